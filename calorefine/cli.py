@@ -1,0 +1,129 @@
+"""The command lines: `lightning fit|validate|test|predict`, and `calorefine` with the same and every other stage.
+
+All verbs take their options from YAML (`-c file.yaml`), from the command line, or both; `--print_config` shows them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ActionConfigFile, ArgumentParser
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from calorefine import runs
+from calorefine.data import EventDataModule
+from calorefine.errors import CalorefineError
+from calorefine.models import GenerativeModel
+from calorefine.sampling import sample_file
+from calorefine.validation.comparison import plot_files
+from calorefine.weights.verb import splot_file
+
+LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
+VERBS: dict[str, Callable[..., Any]] = {"splot": splot_file, "sample": sample_file, "plot": plot_files}
+
+
+class CLI(LightningCLI):
+    """LightningCLI with a folder for each run, and calorefine's defaults."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what concerns the run, not the trainer."""
+        parser.add_argument("--runs", type=str, default="runs", help="Folder that gets a new folder for every run.")
+        parser.add_argument("--threads", type=int, default=1, help="Threads of torch; small networks want one.")
+
+    def before_instantiate_classes(self) -> None:
+        """Make the run's folder."""
+        torch.set_num_threads(self._get(self.config, "threads"))
+        self.run_dir: Path | None = None
+        if self.subcommand == "fit":
+            files = self._get(self.config, "config") or []
+            name = Path(str(files[0])).stem if files else "run"
+            self.run_dir = runs.new_run_dir(Path(self._get(self.config, "runs")), name)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give the trainer the run's loggers and callbacks."""
+        if self.run_dir is None:
+            self.save_config_callback = None
+            return super().instantiate_trainer(logger=False, **kwargs)
+        self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir)
+        own = self._get(self.config_init, "trainer").get("logger")
+        logger = runs.loggers(self.run_dir) if own is None else own
+        return super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
+
+
+def lightning(args: Sequence[str] | None = None) -> CLI:
+    """Run `lightning fit|validate|test|predict`; return the finished command with its trainer and model."""
+    _quiet()
+    return CLI(
+        GenerativeModel,
+        EventDataModule,
+        subclass_mode_model=True,
+        save_config_callback=runs.SaveConfig,
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=list(args) if args is not None else None,
+    )
+
+
+def calorefine(args: Sequence[str] | None = None) -> Any:
+    """Run a verb of `calorefine`."""
+    _quiet()
+    given = list(sys.argv[1:] if args is None else args)
+    if given and given[0] in LIGHTNING_VERBS:
+        return lightning(given if args is not None else None)
+    parser = ArgumentParser(prog="calorefine", description="Generators trained on weighted calibration data.")
+    subcommands = parser.add_subcommands(dest="verb", required=True)
+    for name in LIGHTNING_VERBS:
+        subcommands.add_subcommand(name, ArgumentParser(), help=f"The same as 'lightning {name}'.")
+    for name, function in VERBS.items():
+        verb = ArgumentParser(description=(function.__doc__ or "").partition("\n")[0])
+        verb.add_argument("-c", "--config", action=ActionConfigFile, help="Options from a YAML file.")
+        verb.add_function_arguments(function, as_positional=False)
+        subcommands.add_subcommand(name, verb, help=verb.description)
+    options = parser.parse_args([_underscores(arg) for arg in given])
+    torch.set_num_threads(1)
+    instantiated = parser.instantiate_classes(options)[options.verb]
+    return VERBS[options.verb](**{key: value for key, value in instantiated.items() if key != "config"})
+
+
+def _underscores(arg: str) -> str:
+    """Let `--n-per-event` mean `--n_per_event`."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says about hardware that isn't used and workers that aren't needed."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def _report(run: Callable[[], Any]) -> None:
+    """Run a command; print its result, or its error without a traceback."""
+    try:
+        result = run()
+    except CalorefineError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    if result is not None and not isinstance(result, CLI):
+        sys.stdout.write(f"{result}\n")
+
+
+def lightning_main() -> None:
+    """Console script `lightning`."""
+    _report(lightning)
+
+
+def calorefine_main() -> None:
+    """Console script `calorefine`."""
+    _report(calorefine)

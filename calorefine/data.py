@@ -1,0 +1,264 @@
+"""EventDataModule: from ROOT files to whole batches of tensors, split by event key."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from calorefine import keys, stats
+from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.events import Columns, Events
+from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
+from calorefine.transforms import Kind, Preprocessing
+from calorefine.weights import WeightSource
+
+logger = logging.getLogger(__name__)
+
+
+class Batch(NamedTuple):
+    """Events as tensors: in network units for training, in physical units for validation.
+
+    Args:
+        x: (B, d) float32.
+        context: (B, c) float32.
+        weight: (B,) float32, any sign.
+    """
+
+    x: torch.Tensor
+    context: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model needs to know about its training data, beside the batches.
+
+    Args:
+        columns: the description of the data.
+        features: preprocessing of x.
+        context: preprocessing of the encoded context.
+        domain: (c, 2) smallest and largest training value of each encoded context column.
+        mean_weight: mean weight of the training events.
+        provenance: source, number of events, sums of weights, digest: plain containers.
+    """
+
+    columns: Columns
+    features: Preprocessing
+    context: Preprocessing
+    domain: NDArray[np.float64]
+    mean_weight: float
+    provenance: dict[str, Any]
+
+
+class EventDataModule(pl.LightningDataModule):
+    """Weighted events from ROOT files, split by event into training and validation.
+
+    Args:
+        files: a path, a glob, or a list of both.
+        tree: name of the TTree or RNTuple.
+        columns: features, context, key and cut.
+        weights: where weights come from: a branch or expression ("sw_signal"), a source that is fitted at set-up (an
+            sPlot fit), or "none" for weight 1.
+        batch_size: events in a batch; the rest of an epoch that fills no batch is left out.
+        validation_fraction: fraction of the events that is held out, by hash of their key.
+        split_seed: seed of that split.
+        nonfinite: "error", or "drop" to leave out rows with NaN or infinite values.
+        max_memory_gb: above this size the data are memory-mapped files.
+        cache_dir: folder of those files; the system's folder for temporary files if left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: str | list[str],
+        tree: str,
+        columns: Columns,
+        weights: WeightSource | str = "none",
+        batch_size: int = 512,
+        validation_fraction: float = 0.1,
+        split_seed: int = 0,
+        nonfinite: NonFinite = "error",
+        max_memory_gb: float = 4.0,
+        cache_dir: str | None = None,
+    ) -> None:
+        """Keep the options; nothing is read before `setup`."""
+        super().__init__()
+        if not 0 < validation_fraction < 1:
+            raise ConfigError(f"validation_fraction: {validation_fraction} found, expected between 0 and 1")
+        self.source = RootFiles(files, tree)
+        self.columns = columns
+        self.weights = weights
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self.nonfinite = nonfinite
+        self.max_memory_gb = max_memory_gb
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+        self.prepared: Prepared | None = None
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 (signature fixed by Lightning)
+        """Read, weight, split and preprocess the events; done once."""
+        if self.prepared is not None:
+            return
+        self.train, self.validation = self.split(self.read())
+        self.prepared = self._prepare()
+        self._train_set = self._to_network(self.train, self.prepared)
+
+    def read(self) -> Events:
+        """Read all selected events with their weights.
+
+        Raises:
+            WeightError: the weights don't have a positive sum.
+        """
+        wanted = self.columns.expressions("features", "context") | self._weight_expressions()
+        request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
+        table, key, event_key = read_table(
+            self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir
+        )
+        weight = self._weight(table, len(key))
+        stats.require_positive_sum(weight, f"{self.source}, weights '{self._weight_name()}'")
+        return Events(self.columns.encode_features(table), self.columns.encode_context(table), weight, key, event_key)
+
+    def split(self, events: Events) -> tuple[Events, Events]:
+        """Split by event key, so that the candidates of an event stay together.
+
+        Raises:
+            EmptySelectionError: one side is empty.
+        """
+        draw = keys.uniform(keys.stream(events.event_key, "split", seed=self.split_seed))
+        held_out = draw < self.validation_fraction
+        if held_out.all() or not held_out.any():
+            msg = (
+                f"{self.source}: {len(events)} events can't be split into training and validation; expected more events"
+            )
+            raise EmptySelectionError(msg)
+        return events.take(~held_out), events.take(held_out)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches; the order is a function of the global seed and the epoch alone."""
+        size = min(self.batch_size, len(self.train))
+        sampler = ShuffledBatches(len(self.train), size, seed=torch.initial_seed() % 2**31)
+        return DataLoader(self._train_set, sampler=sampler, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """All held-out events, in physical units, as one batch: the validation distance compares all pairs of them."""
+        held_out = self.validation
+        arrays = (held_out.x, held_out.context, held_out.weight.astype(np.float32))
+        everything = [torch.arange(len(held_out))]
+        dataset = BatchDataset(Batch(*(torch.from_numpy(array) for array in arrays)))
+        return DataLoader(dataset, sampler=everything, batch_size=None)  # type: ignore[arg-type]  # any iterable will do
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def _weight_name(self) -> str:
+        return self.weights if isinstance(self.weights, str) else type(self.weights).__name__
+
+    def _weight_expressions(self) -> dict[str, str]:
+        if isinstance(self.weights, str):
+            return {} if self.weights == "none" else {"\0weight": self.weights}
+        return self.weights.branches
+
+    def _weight(self, table: dict[str, NDArray[Any]], n: int) -> NDArray[np.float64]:
+        if not isinstance(self.weights, str):
+            return self.weights.weights(table)
+        return np.ones(n) if self.weights == "none" else np.asarray(table["\0weight"], np.float64)
+
+    def _prepare(self) -> Prepared:
+        train, columns = self.train, self.columns
+        what = f"{self.source}, training events"
+        stats.require_positive_sum(train.weight, what)
+        feature_kinds: list[Kind] = [column.transform for column in columns.features.values()]
+        context_kinds: list[Kind] = []
+        for column in columns.context.values():
+            context_kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)
+        context = train.context
+        domain = np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64)
+        return Prepared(
+            columns=columns,
+            features=Preprocessing.fit(train.x, train.weight, feature_kinds, columns.feature_names),
+            context=Preprocessing.fit(context, train.weight, context_kinds, columns.context_names),
+            domain=domain,
+            mean_weight=stats.sum_w(train.weight) / len(train),
+            provenance=self._provenance(),
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "files": [path.name for path in self.source.paths],
+            "tree": self.source.tree,
+            "weights": self._weight_name(),
+            "n_train": len(self.train),
+            "n_validation": len(self.validation),
+            "sum_w": stats.sum_w(self.train.weight),
+            "n_eff": stats.n_eff(self.train.weight),
+            "digest": digest(self.train),
+        }
+
+    def _to_network(self, events: Events, prepared: Prepared) -> BatchDataset:
+        """Map events to network units once, into memory-mapped files if they don't fit."""
+        maps = (prepared.features, prepared.context)
+        large = 4 * len(events) * sum(module.n_columns for module in maps) > self.max_memory_gb * 1e9
+        arrays = []
+        for module, values in zip(maps, (events.x, events.context), strict=True):
+            shape = values.shape
+            out = memory_map(shape, np.float32, self.cache_dir) if large else np.empty(shape, np.float32)
+            for first in range(0, len(events), 100_000):
+                out[first : first + 100_000] = module(torch.from_numpy(values[first : first + 100_000])).numpy()
+            arrays.append(torch.from_numpy(out))
+        return BatchDataset(Batch(*arrays, torch.from_numpy(events.weight.astype(np.float32))))
+
+
+class BatchDataset(Dataset[Batch]):
+    """Events addressed by whole batches of indices."""
+
+    def __init__(self, events: Batch) -> None:
+        """Hold all events."""
+        self.events = events
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.events.weight)
+
+    def __getitem__(self, index: torch.Tensor) -> Batch:
+        """Events at these indices (B,)."""
+        return Batch(*(array[index] for array in self.events))
+
+
+class ShuffledBatches(Sampler[torch.Tensor]):
+    """Batches of indices in an order that depends on seed and epoch alone, so that a resumed run sees the same ones."""
+
+    def __init__(self, n: int, size: int, *, seed: int) -> None:
+        """Prepare for `n` events in batches of `size`."""
+        self.n, self.size, self.seed, self.epoch = n, size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of full batches."""
+        return self.n // self.size
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Yield the indices (B,) of each batch."""
+        noise = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        order = torch.randperm(self.n, generator=noise)
+        yield from order[: len(self) * self.size].split(self.size)
+
+
+def digest(events: Events) -> str:
+    """SHA-256 over keys, features, context and weights: two trainings with the same digest saw the same data."""
+    total = hashlib.sha256()
+    for array in (events.key, events.x, events.context, events.weight):
+        total.update(np.ascontiguousarray(array))
+    return total.hexdigest()

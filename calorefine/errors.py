@@ -1,0 +1,91 @@
+"""Every error and warning that calorefine raises on purpose.
+
+Each message names the file, branch or option, what was found, what was expected and, where there is one, the nearest
+right answer.  All errors derive from `CalorefineError`, which the command line prints without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CalorefineError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class FileError(CalorefineError):
+    """A file is missing, truncated, unclosed, or holds no such tree."""
+
+
+class BranchError(CalorefineError):
+    """A branch is missing, jagged, or not numeric."""
+
+
+class ExpressionError(CalorefineError):
+    """An expression or cut can't be parsed or evaluated."""
+
+
+class ValueRangeError(CalorefineError):
+    """Values are NaN, infinite, or outside what was declared (an unknown category, say)."""
+
+
+class KeyColumnError(CalorefineError):
+    """Event keys are duplicated, or are not integers."""
+
+
+class WeightError(CalorefineError):
+    """Weights can't be used: sum not positive, or signed weights where an objective needs positive ones."""
+
+
+class EmptySelectionError(CalorefineError):
+    """No event is left after the cut."""
+
+
+class FitError(CalorefineError):
+    """A fit did not converge, or its result fails its own checks."""
+
+
+class ConfigError(CalorefineError):
+    """An option's value can't be used."""
+
+
+class TrainingError(CalorefineError):
+    """Training can't go on: a loss is NaN or infinite."""
+
+
+class CheckpointError(CalorefineError):
+    """A file is not a simulator that this version can load."""
+
+
+class CalorefineWarning(UserWarning):
+    """Base of all warnings."""
+
+
+class KeyWarning(CalorefineWarning):
+    """Events are identified by file and row only."""
+
+
+class SumRuleWarning(CalorefineWarning):
+    """The sWeights do not sum to the yields as exactly as they should."""
+
+
+class FactorizationWarning(CalorefineWarning):
+    """The spectator's shape depends on a column: sWeights are biased."""
+
+
+class DomainWarning(CalorefineWarning):
+    """Events lie outside the domain of the training context."""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the candidate nearest to `name`, or an empty string.
+
+    >>> nearest("p_gev", ["p_GeV", "eta"])
+    "; did you mean 'p_GeV'?"
+    """
+    names = list(candidates)
+    folded = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    found = folded.get(name.lower()) or (close[0] if close else None)
+    return f"; did you mean '{found}'?" if found else ""

@@ -1,0 +1,220 @@
+"""Columns say which branch means what, in which unit; Events are the record that flows.
+
+`Columns` is the one description of a dataset: it is written in the configuration, used by every stage, and stored in the
+checkpoint.  Its context may hold categories (charge, species, sector), which become one 0/1 column each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calorefine.errors import ConfigError, ValueRangeError, nearest
+from calorefine.keys import KeyArray
+
+Table = Mapping[str, NDArray[Any]]
+
+UNITS = {
+    "energy": {"eV": 1e-6, "keV": 1e-3, "MeV": 1.0, "GeV": 1e3, "TeV": 1e6},
+    "length": {"um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3},
+    "angle": {"mrad": 1e-3, "rad": 1.0, "deg": np.pi / 180},
+    "time": {"ps": 1e-3, "ns": 1.0, "us": 1e3},
+}
+_SUFFIXES = {f"_{unit.lower()}": unit for units in UNITS.values() for unit in units if len(unit) > 1}
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where one column comes from, and how it is treated.
+
+    Args:
+        expression: branch, or expression of branches; the column's own name if left out.
+        unit: unit of the column in calorefine; taken from the suffix of its name (`p_gev`) if left out.
+        branch_unit: unit of the expression in the file, if it is another one: values are converted.
+        transform: preprocessing of a numeric column.
+        categories: allowed values of a categorical context; it is one-hot encoded in this order.
+    """
+
+    expression: str | None = None
+    unit: str | None = None
+    branch_unit: str | None = None
+    transform: Literal["quantile", "standard"] = "quantile"
+    categories: list[int | float] | None = None
+
+
+def _factor(name: str, column: Column) -> float:
+    """Factor from the unit in the file to the unit of the column."""
+    suffix = next((unit for end, unit in _SUFFIXES.items() if name.endswith(end)), None)
+    unit = column.unit or suffix
+    if suffix and unit != suffix:
+        msg = f"column '{name}': its name says {suffix}, its unit says {unit}; rename it or correct the unit"
+        raise ConfigError(msg)
+    if column.branch_unit is None or column.branch_unit == unit:
+        return 1.0
+    for units in UNITS.values():
+        if unit in units and column.branch_unit in units:
+            return units[column.branch_unit] / units[unit]
+    known = [symbol for units in UNITS.values() for symbol in units]
+    found = column.branch_unit if column.branch_unit not in known else unit
+    hint = nearest(str(found), known)
+    msg = f"column '{name}': can't convert from {column.branch_unit} to {unit}{hint}; known units: {', '.join(known)}"
+    raise ConfigError(msg)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The description of a dataset.
+
+    Args:
+        features: what is generated.
+        context: the conditions it depends on.
+        key: integer branches that identify an event, such as run and event; the generated file's rows are matched by it.
+        candidate: integer branch that tells the candidates of one event apart.
+        cut: selection, in terms of branches of the file.
+
+    Raises:
+        ConfigError: no feature, a name used twice, a categorical feature, units that don't fit.
+    """
+
+    features: dict[str, Column | None]
+    context: dict[str, Column | None]
+    key: list[str] = field(default_factory=list)
+    candidate: str | None = None
+    cut: str | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in left-out columns and check them."""
+        for group in ("features", "context"):
+            filled = {name: column or Column() for name, column in getattr(self, group).items()}
+            object.__setattr__(self, group, filled)
+        if not self.features:
+            raise ConfigError("columns: no feature given, expected at least one to generate")
+        if both := set(self.features) & set(self.context):
+            raise ConfigError(f"columns: {sorted(both)} are both features and context; expected one or the other")
+        if self.candidate and not self.key:
+            raise ConfigError(
+                "columns: 'candidate' needs 'key' branches that identify the event, such as run and event"
+            )
+        for name, column in self._all().items():
+            _factor(name, column)
+            if column.categories is not None and name in self.features:
+                raise ConfigError(f"feature '{name}' is categorical; only context columns can be")
+            if column.categories is not None and len(set(column.categories)) < 2:
+                raise ConfigError(
+                    f"context '{name}': expected at least two distinct categories, not {column.categories}"
+                )
+
+    def _all(self) -> dict[str, Column]:
+        return {**self.features, **self.context}
+
+    def expressions(self, *groups: Literal["features", "context"]) -> dict[str, str]:
+        """Return the expression of each column of these groups, unit conversion included."""
+        out = {}
+        for group in groups:
+            for name, column in getattr(self, group).items():
+                factor = _factor(name, column)
+                text = column.expression or name
+                out[name] = text if factor == 1.0 else f"({text}) * {factor!r}"
+        return out
+
+    @property
+    def key_branches(self) -> list[str]:
+        """The integer branches to read: key, then candidate."""
+        return [*self.key, *([self.candidate] if self.candidate else [])]
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the generated features, in order."""
+        return list(self.features)
+
+    @property
+    def context_names(self) -> list[str]:
+        """Names of the encoded context columns: one for each numeric column, one for each category."""
+        names = []
+        for name, column in self.context.items():
+            names += [name] if column.categories is None else [f"{name}={value:g}" for value in column.categories]
+        return names
+
+    def encode_features(self, table: Table) -> NDArray[np.float32]:
+        """Stack the features to (n, d) float32."""
+        return np.stack([np.asarray(table[name], np.float32) for name in self.features], axis=1)
+
+    def encode_context(self, table: Table, *, strict: bool = True) -> NDArray[np.float32]:
+        """Stack the context to (n, c) float32, with categories one-hot encoded.
+
+        Args:
+            table: arrays (n,) by name of context column.
+            strict: raise for an unknown category; otherwise its columns are all 0 and the event is outside the domain.
+
+        Raises:
+            ValueRangeError: unknown categories, with their number.
+        """
+        n = len(next(iter(table.values()))) if self.context else len(next(iter(table.values()), ()))
+        parts = []
+        for name, column in self.context.items():
+            values = np.asarray(table[name])
+            if column.categories is None:
+                parts.append(values[:, None])
+                continue
+            encoded = values[:, None] == np.asarray(column.categories)
+            if strict and not encoded.any(axis=1).all():
+                unknown = np.unique(values[~encoded.any(axis=1)])
+                msg = (
+                    f"context '{name}': {np.sum(~encoded.any(axis=1))} of {n} events have values {unknown[:5].tolist()}, "
+                    f"expected one of the categories {column.categories}"
+                )
+                raise ValueRangeError(msg)
+            parts.append(encoded)
+        return (
+            np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe") if parts else np.zeros((n, 0), np.float32)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for the checkpoint and the provenance."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Columns:
+        """Inverse of `to_dict`."""
+        groups = {g: {k: Column(**v) for k, v in values[g].items()} for g in ("features", "context")}
+        return cls(**{**values, **groups})
+
+
+@dataclass(frozen=True)
+class Events:
+    """Weighted events.
+
+    Args:
+        x: (n, d) float32 features, in the units of `Columns`.
+        context: (n, c) float32 encoded conditions.
+        weight: (n,) float64, may be negative.
+        key: (n,) uint64, one for each candidate: latent noise goes by it.
+        event_key: (n,) uint64, shared by the candidates of an event: splits and bootstrap weights go by it.
+    """
+
+    x: NDArray[np.float32]
+    context: NDArray[np.float32]
+    weight: NDArray[np.float64]
+    key: KeyArray
+    event_key: KeyArray
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.weight)
+
+    def take(self, index: NDArray[Any]) -> Events:
+        """Events at these indices, or where this mask is true."""
+        return Events(*(getattr(self, f.name)[index] for f in dataclasses.fields(self)))
+
+
+def unknown_columns(wanted: Iterable[str], known: Iterable[str], *, option: str) -> None:
+    """Raise `ConfigError` for the first name that isn't known, naming the nearest one."""
+    names = list(known)
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(f"{option}: '{name}' is no column{nearest(name, names)}; there are {', '.join(names)}")

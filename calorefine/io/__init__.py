@@ -1,0 +1,1 @@
+"""Files to events and back; knows formats, no physics."""

@@ -1,0 +1,357 @@
+"""Read TTrees and RNTuples with uproot, streamed in chunks of rows.
+
+One way in: `RootFiles` names the files and the tree, `RootFiles.chunks` yields evaluated expressions with their event
+keys, and `read_table` collects them, in memory or in memory-mapped files when they don't fit.
+"""
+
+from __future__ import annotations
+
+import glob
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import uproot
+from numpy.typing import NDArray
+
+from calorefine import keys
+from calorefine.errors import (
+    BranchError,
+    EmptySelectionError,
+    FileError,
+    KeyColumnError,
+    KeyWarning,
+    ValueRangeError,
+    nearest,
+)
+from calorefine.io import expressions
+
+NonFinite = Literal["error", "drop"]
+CHUNK_ROWS = 200_000
+_RNTUPLE_NUMBERS = frozenset(
+    ["float", "double", "bool", "char", "std::byte"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive selected rows of one file.
+
+    Args:
+        branches: raw arrays (n,) in the file's own types.
+        values: evaluated expressions, (n,) float64 (bool for conditions).
+        key: (n,) uint64, one for each candidate.
+        event_key: (n,) uint64, one for each event.
+    """
+
+    branches: dict[str, NDArray[Any]]
+    values: dict[str, NDArray[Any]]
+    key: keys.KeyArray
+    event_key: keys.KeyArray
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.key)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to read.
+
+    Args:
+        expressions: expression by name of the column it gives.
+        key: integer branches that identify an event.
+        candidate: integer branch that tells candidates of an event apart.
+        cut: condition; rows that fail it are left out.
+        branches: further raw branches, to pass through.
+        nonfinite: what to do about NaN and infinite values of the expressions: raise, or leave the row out.
+    """
+
+    expressions: Mapping[str, str]
+    key: Sequence[str] = ()
+    candidate: str | None = None
+    cut: str | None = None
+    branches: Sequence[str] = ()
+    nonfinite: NonFinite = "error"
+
+    def needed(self) -> list[str]:
+        """All branches to read from the file."""
+        texts = [*self.expressions.values(), *([self.cut] if self.cut else [])]
+        wanted = [name for text in texts for name in expressions.branches(text)]
+        wanted += [*self.key, *([self.candidate] if self.candidate else []), *self.branches]
+        return list(dict.fromkeys(wanted))
+
+
+@dataclass(frozen=True)
+class RootFiles:
+    """One or more ROOT files with the same tree.
+
+    Args:
+        files: a path, a glob, or a list of both.
+        tree: name of the TTree or RNTuple, with its directory if it has one.
+
+    Raises:
+        FileError: a path or glob matches no file.
+    """
+
+    files: str | Path | list[str] | list[Path]
+    tree: str
+    paths: list[Path] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Expand globs."""
+        patterns = self.files if isinstance(self.files, list) else [self.files]
+        object.__setattr__(self, "paths", [path for pattern in patterns for path in _expand(str(pattern))])
+
+    def __str__(self) -> str:
+        """Name the files and the tree, for messages."""
+        shown = ", ".join(map(str, self.paths[:3])) + (
+            f" and {len(self.paths) - 3} more" if len(self.paths) > 3 else ""
+        )
+        return f"{shown}, tree '{self.tree}'"
+
+    def n_entries(self) -> int:
+        """Number of rows in all files, before any cut."""
+        return sum(_entries(path, self.tree) for path in self.paths)
+
+    def branch_names(self) -> list[str]:
+        """Names of the branches in the first file."""
+        with _open(self.paths[0]) as file:
+            return list(_tree(file, self.paths[0], self.tree).keys(recursive=False))
+
+    def dtypes(self, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
+        """Types of these branches in the first file.
+
+        Raises:
+            BranchError: a branch is missing, jagged, or not numeric.
+        """
+        with _open(self.paths[0]) as file:
+            tree = _tree(file, self.paths[0], self.tree)
+            _check_branches(tree, names, f"{self.paths[0]}, tree '{self.tree}'")
+            first = tree.arrays(list(names), library="np", entry_stop=1)
+        return {name: first[name].dtype for name in names}
+
+    def chunks(self, request: Request, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Yield the selected rows, in the order of the files.
+
+        Memory use doesn't depend on the size of the files.  If a row has a NaN or infinite value and
+        `request.nonfinite` is "error", nothing more is yielded, but all rows are counted before raising.
+
+        Raises:
+            FileError: a file is missing, truncated or unclosed, or holds no such tree.
+            BranchError: a branch is missing, jagged, or not numeric.
+            ValueRangeError: NaN or infinite values, counted by column.
+            ExpressionError: an expression can't be evaluated.
+        """
+        bad: dict[str, int] = {}
+        dropped = 0
+        for path in self.paths:
+            for branches, first in _batches(path, self.tree, request.needed(), rows):
+                chunk, counts, n_bad = _select(branches, first, path, request)
+                for name, count in counts.items():
+                    bad[name] = bad.get(name, 0) + count
+                dropped += n_bad
+                if len(chunk) and not (bad and request.nonfinite == "error"):
+                    yield chunk
+        self._report_nonfinite(bad, dropped, request.nonfinite)
+
+    def _report_nonfinite(self, bad: dict[str, int], dropped: int, policy: NonFinite) -> None:
+        if not bad:
+            return
+        found = ", ".join(f"{name}: {count}" for name, count in bad.items())
+        if policy == "error":
+            msg = (
+                f"{self}: NaN or infinite values in {dropped} rows ({found}), expected finite ones; "
+                "cut them away, or set nonfinite: drop to leave these rows out"
+            )
+            raise ValueRangeError(msg)
+        warnings.warn(f"{self}: left out {dropped} rows with NaN or infinite values ({found})", stacklevel=3)
+
+
+def read_table(
+    source: RootFiles, request: Request, *, max_memory_gb: float = 4.0, cache_dir: Path | None = None
+) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
+    """Collect all selected rows.
+
+    Args:
+        source: the files.
+        request: what to read.
+        max_memory_gb: above this size the arrays are memory-mapped files, removed with the last reference to them.
+        cache_dir: where those go; the system's folder for temporary files if left out.
+
+    Returns:
+        Arrays (n,) float64 by name of expression, keys (n,) and event keys (n,).
+
+    Raises:
+        EmptySelectionError: no row is left.
+        KeyColumnError: two rows have the same key.
+    """
+    if not request.key:
+        msg = f"{source}: no key branches given, so events are identified by file name and row; splitting or "
+        warnings.warn(msg + "renaming the files changes splits, bootstrap weights and noise", KeyWarning, stacklevel=2)
+    n = source.n_entries()
+    store = _Store(n, [*request.expressions], max_memory_gb, cache_dir)
+    for chunk in source.chunks(request):
+        store.append({**chunk.values, "\0key": chunk.key, "\0event": chunk.event_key}, len(chunk))
+    if store.filled == 0:
+        raise EmptySelectionError(f"{source}: none of {n} rows is left after the cut '{request.cut}', expected some")
+    table = store.arrays()
+    key, event_key = table.pop("\0key"), table.pop("\0event")
+    check_unique(key, str(source), [*request.key, *([request.candidate] if request.candidate else [])])
+    return table, key, event_key
+
+
+def check_unique(key: keys.KeyArray, where: str, branches: Sequence[str]) -> None:
+    """Raise `KeyColumnError` if a key appears twice.
+
+    Two events with the same key would share their split, bootstrap weight and latent noise.
+    """
+    ordered = np.sort(key)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated) == 0:
+        return
+    rows = np.flatnonzero(key == repeated[0])[:2]
+    msg = (
+        f"{where}: {len(repeated)} of {len(key)} rows repeat the key ({', '.join(branches)}) of an earlier row, "
+        f"selected rows {rows[0]} and {rows[1]} for one; expected a key of its own for each. "
+        "If an event has several candidates, name the branch that numbers them as 'candidate'"
+    )
+    raise KeyColumnError(msg)
+
+
+class _Store:
+    """Growing columns in memory, or in memory-mapped files."""
+
+    def __init__(self, n: int, names: list[str], max_memory_gb: float, cache_dir: Path | None) -> None:
+        types = dict.fromkeys(names, np.float64) | {"\0key": np.uint64, "\0event": np.uint64}
+        self.filled = 0
+        if 8 * n * len(types) <= max_memory_gb * 1e9:
+            self._arrays: dict[str, NDArray[Any]] = {name: np.empty(n, dtype) for name, dtype in types.items()}
+        else:
+            self._arrays = {name: memory_map((n,), dtype, cache_dir) for name, dtype in types.items()}
+
+    def append(self, values: Mapping[str, NDArray[Any]], n: int) -> None:
+        for name, array in self._arrays.items():
+            array[self.filled : self.filled + n] = values[name]
+        self.filled += n
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {name: array[: self.filled] for name, array in self._arrays.items()}
+
+
+def memory_map(shape: tuple[int, ...], dtype: Any, cache_dir: Path | None) -> NDArray[Any]:
+    """Allocate an array in an anonymous temporary file, which vanishes with the array."""
+    with tempfile.TemporaryFile(dir=cache_dir, prefix="calorefine-") as file:
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def _expand(pattern: str) -> list[Path]:
+    paths = sorted(Path(found) for found in glob.glob(pattern)) if glob.has_magic(pattern) else [Path(pattern)]
+    existing = [path for path in paths if path.is_file()]
+    if existing:
+        return existing
+    folder = Path(pattern).parent
+    siblings = [str(path) for path in folder.glob("*")] if folder.is_dir() else []
+    raise FileError(f"{pattern}: no such file{nearest(pattern, siblings)}")
+
+
+def _open(path: Path) -> Any:
+    try:
+        file = uproot.open(path)
+    except Exception as error:  # uproot raises many types for a file that is not ROOT or was cut off
+        raise FileError(f"{path}: not a readable ROOT file, truncated or never closed ({error})") from error
+    end, size = file.file.fEND, path.stat().st_size
+    if size < end or (file.file.fSeekFree == 0 and not file.keys()):
+        file.close()
+        raise FileError(f"{path}: truncated or never closed: {size} bytes found, {end} expected from its header")
+    return file
+
+
+def _tree(file: Any, path: Path, name: str) -> Any:
+    readable = {key: kind for key, kind in file.classnames(cycle=False).items() if kind in ("TTree", "ROOT::RNTuple")}
+    if name not in readable:
+        found = ", ".join(readable) or "none"
+        raise FileError(f"{path}: holds no tree '{name}'{nearest(name, readable)}; found {found}")
+    try:
+        return file[name]
+    except Exception as error:
+        raise FileError(f"{path}: tree '{name}' can't be read, the file is truncated or damaged ({error})") from error
+
+
+def _entries(path: Path, tree: str) -> int:
+    with _open(path) as file:
+        return int(_tree(file, path, tree).num_entries)
+
+
+def _check_branches(tree: Any, names: Sequence[str], where: str) -> None:
+    available = tree.keys()
+    for name in names:
+        if name not in available:
+            raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, available)}")
+        branch = tree[name]
+        if hasattr(branch, "interpretation"):
+            shape = getattr(branch.interpretation, "inner_shape", None)
+            numeric = isinstance(branch.interpretation, uproot.AsDtype) and shape == ()
+        else:
+            numeric = branch.typename in _RNTUPLE_NUMBERS
+        if not numeric:
+            msg = f"{where}: branch '{name}' is of type {branch.typename}, expected one number per event"
+            raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
+
+
+def _batches(path: Path, name: str, wanted: list[str], rows: int) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
+    with _open(path) as file:
+        tree = _tree(file, path, name)
+        _check_branches(tree, wanted, f"{path}, tree '{name}'")
+        n = int(tree.num_entries)
+        for first in range(0, n, rows):
+            last = min(first + rows, n)
+            try:
+                arrays = tree.arrays(wanted, library="np", entry_start=first, entry_stop=last)
+            except Exception as error:
+                msg = f"{path}, tree '{name}': rows {first} to {last} can't be read, the file is truncated or damaged"
+                raise FileError(f"{msg} ({error})") from error
+            yield {branch: _native(arrays[branch]) for branch in wanted}, first
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _select(
+    branches: dict[str, NDArray[Any]], first: int, path: Path, request: Request
+) -> tuple[Chunk, dict[str, int], int]:
+    """Apply the cut and the policy for non-finite values to one batch."""
+    n = len(next(iter(branches.values())))
+    rows = np.arange(first, first + n)
+    if request.cut:
+        mask = expressions.evaluate(request.cut, branches).astype(bool)
+        branches, rows = {name: values[mask] for name, values in branches.items()}, rows[mask]
+    values = {name: expressions.evaluate(text, branches) for name, text in request.expressions.items()}
+    finite = {name: np.isfinite(array) for name, array in values.items()}
+    counts = {name: int(np.sum(~mask)) for name, mask in finite.items() if not mask.all()}
+    keep = np.logical_and.reduce([*finite.values(), np.ones(len(rows), bool)])
+    if counts:
+        branches = {name: array[keep] for name, array in branches.items()}
+        values = {name: array[keep] for name, array in values.items()}
+    event_key, key = _keys(branches, rows[keep], path, request)
+    return Chunk(branches, values, key, event_key), counts, int(np.sum(~keep))
+
+
+def _keys(
+    branches: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], path: Path, request: Request
+) -> tuple[keys.KeyArray, keys.KeyArray]:
+    """Event keys and candidate keys of one batch."""
+    for name in [*request.key, *([request.candidate] if request.candidate else [])]:
+        if not np.issubdtype(branches[name].dtype, np.integer):
+            msg = f"{path}: key branch '{name}' is of type {branches[name].dtype}, expected integers"
+            raise KeyColumnError(msg)
+    if not request.key:
+        event = keys.combine(keys.stream(np.zeros(1, np.uint64), path.name), rows)
+        return event, event
+    event = keys.make_keys([branches[name] for name in request.key])
+    return event, (keys.combine(event, branches[request.candidate]) if request.candidate else event)

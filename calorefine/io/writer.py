@@ -1,0 +1,96 @@
+"""Write files beside their final place and move them there when complete.
+
+At any moment the final path holds what it held before, or the complete new file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import uproot
+from numpy.typing import NDArray
+
+from calorefine.errors import ConfigError, FileError
+
+TreeFormat = Literal["ttree", "rntuple"]
+PROVENANCE = "calorefine_provenance"
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a path beside `path`; move it over `path` at the end, or remove it if anything was raised.
+
+    Args:
+        path: where the file belongs.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ConfigError: the file exists and may not be replaced.
+        FileError: its folder doesn't exist.
+    """
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path}: exists already; choose another output, or replace it with --overwrite true")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder '{path.parent}'; create it first")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class TreeWriter:
+    """One tree in a ROOT file, extended chunk by chunk, with its provenance.
+
+    Args:
+        file: the open, writable file.
+        tree: name of the tree.
+        tree_format: TTree, or RNTuple, which ROOT reads from version 6.34 on.
+    """
+
+    def __init__(self, file: Any, tree: str, tree_format: TreeFormat) -> None:
+        """Create nothing before the first chunk tells the types."""
+        self._file, self._name, self._format = file, tree, tree_format
+        self._tree: Any = None
+
+    def extend(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Append rows; every call has the same branches."""
+        if self._tree is None:
+            self.create({name: array.dtype for name, array in arrays.items()})
+        self._tree.extend(dict(arrays))
+
+    def create(self, types: Mapping[str, np.dtype[Any]]) -> None:
+        """Create the empty tree."""
+        make = self._file.mktree if self._format == "ttree" else self._file.mkrntuple
+        self._tree = make(self._name, dict(types))
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Write the provenance as a JSON string object."""
+        self._file[PROVENANCE] = json.dumps(provenance)
+
+
+@contextmanager
+def write_tree(
+    path: Path, tree: str, *, tree_format: TreeFormat = "ttree", overwrite: bool = False
+) -> Iterator[TreeWriter]:
+    """Open a ROOT file for one tree; it appears under `path` when the block ends without an error.
+
+    Raises:
+        ConfigError: the file exists and may not be replaced.
+        FileError: its folder doesn't exist.
+    """
+    with replacing(path, overwrite=overwrite) as beside, uproot.recreate(beside, compression=uproot.ZSTD(1)) as file:
+        yield TreeWriter(file, tree, tree_format)
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Return the provenance of a file written by calorefine, empty if it has none."""
+    with uproot.open(path) as file:
+        return json.loads(str(file[PROVENANCE])) if PROVENANCE in file else {}

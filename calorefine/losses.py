@@ -1,0 +1,98 @@
+r"""Objectives with weights: formulas only.
+
+A conditional generator is compared with the reference at the *same* contexts and weights in both terms:
+
+.. math:: \sum_i w_i \, [D(x_i, c_i) - D(G(z_i, c_i), c_i)] \, / \, (B \bar w) ,
+
+since sPlot weights make the joint density of (x, context) that of the signal.  With other weights on the generated term
+the critic would compare signal contexts with mixture contexts.  :math:`\bar w` is the mean weight of the whole training
+sample, never the batch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from calorefine.stats import batch_mean
+
+Critic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def wasserstein(
+    reference: torch.Tensor, generated: torch.Tensor, *, weight: torch.Tensor, mean_weight: float
+) -> torch.Tensor:
+    """Weighted difference of the critic's values, reference minus generated (Arjovsky et al., arXiv:1701.07875, eq. 2).
+
+    Args:
+        reference: (B,) critic at (x_i, c_i).
+        generated: (B,) critic at (G(z_i, c_i), c_i).
+        weight: (B,) any sign, the same for both terms.
+        mean_weight: mean over the whole training sample.
+
+    Returns:
+        () tensor: the critic maximizes it, the generator minimizes it.
+    """
+    return batch_mean(reference - generated, weight, mean_weight)
+
+
+def energy_distance(
+    reference: torch.Tensor,
+    generated: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    mean_weight: float,
+    unbiased: bool,
+) -> torch.Tensor:
+    r"""Weighted energy distance :math:`\sum_{ij} w_i w_j k_{ij}` of reference and generated points at the same contexts.
+
+    The kernel of a pair of events is
+    :math:`k_{ij} = |r_i - g_j| + |g_i - r_j| - |r_i - r_j| - |g_i - g_j|` (Szekely and Rizzo, 2013,
+    doi:10.1016/j.jspi.2013.03.018, eq. 2.5).
+
+    Args:
+        reference: (B, k) points of the reference events.
+        generated: (B, k) points generated at their contexts.
+        weight: (B,) any sign, the same for both.
+        mean_weight: mean over the whole training sample.
+        unbiased: leave out the pairs i = j and divide by B (B - 1) (U-statistic, for minibatches and held-out events; it
+            can be negative).  Otherwise the plug-in form of a full sample, never negative, larger by about
+            sum w^2 / (sum w)^2 in expectation.
+
+    Returns:
+        () tensor.
+    """
+    kernel = 2 * distances(reference, generated) - distances(reference, reference) - distances(generated, generated)
+    if unbiased:
+        kernel = kernel - torch.diag_embed(kernel.diagonal())
+    n = len(weight)
+    pairs = n * (n - 1) if unbiased else n * n
+    return weight @ kernel @ weight / (pairs * mean_weight**2)
+
+
+def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances (m, n) of points (m, k) and (n, k), with a finite gradient where points coincide."""
+    square = a.square().sum(1)[:, None] + b.square().sum(1)[None] - 2 * a @ b.T
+    return (square.clamp_min(0) + 1e-8).sqrt()
+
+
+def interpolate(x: torch.Tensor, y: torch.Tensor, *, noise: torch.Generator) -> torch.Tensor:
+    """Points (B, d) uniform between x_i and y_i; they carry no weights, since a penalty must not be negative."""
+    mix = torch.rand(len(x), 1, generator=noise)
+    return torch.lerp(x, y, mix).detach().requires_grad_()
+
+
+def gradient_penalty(values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Penalty mean (|grad| - 1)^2 on the critic's gradient (Gulrajani et al., arXiv:1704.00028, eq. 3).
+
+    Args:
+        values: (B,) critic at `points`.
+        points: (B, d), with gradient.
+
+    Returns:
+        () tensor, unweighted.
+    """
+    (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=True)
+    norm = (gradient.square().sum(1) + 1e-12).sqrt()
+    return (norm - 1).square().mean()

@@ -1,0 +1,9 @@
+"""One recipe per file.  `MODELS` is the registry that checkpoints and tests go by: a new recipe is one line here."""
+
+from calorefine.models.base import GenerativeModel
+from calorefine.models.cramer_gan import CramerGAN
+from calorefine.models.wgan import WGAN
+
+MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in (WGAN, CramerGAN)}
+
+__all__ = ["MODELS", "WGAN", "CramerGAN", "GenerativeModel"]

@@ -1,0 +1,159 @@
+"""Training of a generator against a critic, with weights: what the GAN recipes share.
+
+Each batch updates the critic; every `n_critic`-th batch updates the generator too.  The generator that samples is an
+exponential moving average of the trained one.  Rates fall linearly to zero over the run.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+
+from calorefine.data import Batch
+from calorefine.errors import ConfigError
+from calorefine.models.base import GenerativeModel, frozen
+from calorefine.nets import MLP, Activation, update_average
+
+FINAL_RATE = 0.01
+
+
+class AdversarialModel(GenerativeModel):
+    """Generator and critic, both fully connected.
+
+    Args:
+        latent_size: number of standard normal numbers that make one event.
+        generator_hidden: widths of the generator's hidden layers.
+        critic_hidden: widths of the critic's hidden layers.
+        act: activation of both.
+        learning_rate: initial rate of both, for Adam.
+        betas: moments of Adam.
+        n_critic: critic updates for each generator update.
+        penalty_weight: weight of the gradient penalty.
+        average_decay: decay of the generator's moving average.
+    """
+
+    critic_outputs: ClassVar[int]
+
+    def __init__(
+        self,
+        *,
+        latent_size: int = 16,
+        generator_hidden: list[int] = [128, 128, 128],  # noqa: B006 (never changed; shown by --print_config)
+        critic_hidden: list[int] = [128, 128, 128],  # noqa: B006 (never changed; shown by --print_config)
+        act: Activation = "leaky_relu",
+        learning_rate: float = 1e-3,
+        betas: tuple[float, float] = (0.0, 0.9),
+        n_critic: int = 3,
+        penalty_weight: float = 1.0,
+        average_decay: float = 0.999,
+    ) -> None:
+        """Check the options; networks are built when the data are known."""
+        super().__init__(latent_size=latent_size)
+        if n_critic < 1:
+            raise ConfigError(f"n_critic: {n_critic} found, expected at least 1")
+        if not 0 <= average_decay < 1:
+            raise ConfigError(f"average_decay: {average_decay} found, expected at least 0 and less than 1")
+        self.automatic_optimization = False
+        self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
+        self.learning_rate, self.betas = learning_rate, betas
+        self.n_critic, self.penalty_weight, self.average_decay = n_critic, penalty_weight, average_decay
+        self.save_hyperparameters()
+
+    def build(self, n_features: int, n_context: int) -> None:
+        """Create generator, critic, and the averaged generator."""
+        n_in = self.latent_size + n_context
+        self.generator = MLP(n_in, n_features, hidden=self.generator_hidden, act=self.act)
+        self.critic = MLP(n_features + n_context, self.critic_outputs, hidden=self.critic_hidden, act=self.act)
+        self.average = frozen(copy.deepcopy(self.generator))
+
+    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Generate with the averaged generator."""
+        return self.average(torch.cat([latent, context], dim=1))
+
+    def evaluate_critic(self, *samples: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Critic outputs (B, k) of several (x, context) samples, in one pass."""
+        stacked = torch.cat([torch.cat(sample, dim=1) for sample in samples])
+        return self.critic(stacked).chunk(len(samples))
+
+    @abstractmethod
+    def data_term(
+        self, reference: torch.Tensor, generated: torch.Tensor, weight: torch.Tensor, mean_weight: float, *, full: bool
+    ) -> torch.Tensor:
+        """Distance () that the critic maximizes and the generator minimizes, from critic outputs (B, k)."""
+
+    @abstractmethod
+    def penalty(self, batch: Batch, generated: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        """Unweighted penalty () on the critic's gradient."""
+
+    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
+        """Full-sample data term with the current generator and critic."""
+        generated = self.generator(torch.cat([latent, batch.context], dim=1))
+        outputs = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
+        return self.data_term(*outputs, batch.weight, float(batch.weight.mean()), full=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the critic, and every `n_critic`-th time the generator."""
+        noise = self.step_noise(self.current_epoch, batch_idx)
+        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        self._update(self._critic_loss(batch, noise), optimizers[0], schedulers[0], "critic_loss", batch_idx)
+        if self.n_updates(batch_idx) % self.n_critic == 0:
+            self._update(self._generator_loss(batch, noise), optimizers[1], schedulers[1], "generator_loss", batch_idx)
+            count = self.n_updates(batch_idx) // self.n_critic
+            update_average(self.average, self.generator, min(self.average_decay, count / (count + 10)))
+
+    def n_updates(self, batch_idx: int) -> int:
+        """Critic updates so far, this one included."""
+        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
+
+    def configure_optimizers(self) -> Any:
+        """Adam for critic and generator, with linearly falling rates."""
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ConfigError(
+                "trainer.max_epochs: no limit found, expected a number of epochs for the rates to fall over"
+            )
+        pairs = []
+        for network, steps in ((self.critic, total), (self.generator, total / self.n_critic)):
+            optimizer = Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
+            pairs.append((optimizer, LambdaLR(optimizer, _Linear(steps))))
+        return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs]
+
+    def _critic_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
+        with torch.no_grad():
+            generated = self._generate_trained(batch, noise)
+        outputs = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
+        distance = self.data_term(*outputs, batch.weight, self.mean_weight, full=False)
+        return self.penalty_weight * self.penalty(batch, generated, noise) - distance
+
+    def _generator_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
+        generated = self._generate_trained(batch, noise)
+        outputs = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
+        return self.data_term(*outputs, batch.weight, self.mean_weight, full=False)
+
+    def _generate_trained(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
+        latent = torch.randn(len(batch.weight), self.latent_size, generator=noise)
+        return self.generator(torch.cat([latent, batch.context], dim=1))
+
+    def _update(self, loss: torch.Tensor, optimizer: Any, scheduler: Any, name: str, batch_idx: int) -> None:
+        self.check_finite(loss, name)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        scheduler.step()
+        if batch_idx % self.trainer.log_every_n_steps < self.n_critic:  # type: ignore[attr-defined]  # set by Lightning
+            self.log(name, loss.detach(), prog_bar=True)
+
+
+class _Linear:
+    """Factor of the learning rate: from 1 down to 1 % over `total` steps."""
+
+    def __init__(self, total: float) -> None:
+        self.total = total
+
+    def __call__(self, step: int) -> float:
+        return max(1 - step / self.total, FINAL_RATE)

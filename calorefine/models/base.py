@@ -1,0 +1,164 @@
+"""What every recipe shares: preprocessing, the validation distance, and a checkpoint that can sample on its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from calorefine import losses
+from calorefine.data import Batch, Prepared
+from calorefine.errors import CheckpointError, TrainingError
+from calorefine.transforms import Preprocessing
+
+CHECKPOINT_KEY = "calorefine"
+CHECKPOINT_FORMAT = 1
+VALIDATION_EVENTS = 8192
+
+
+class GenerativeModel(pl.LightningModule, ABC):
+    """A conditional generator of events, trained on weighted events.
+
+    A recipe implements `build`, `generate`, `objective`, and Lightning's `training_step` and `configure_optimizers`.
+    Its constructor's arguments are its configuration.
+
+    Args:
+        latent_size: number of standard normal numbers that make one event.
+    """
+
+    features: Preprocessing
+    context: Preprocessing
+    noise_seed: torch.Tensor
+
+    def __init__(self, *, latent_size: int) -> None:
+        """Fix the latent space; networks are built when the data are known."""
+        super().__init__()
+        self.latent_size = latent_size
+        self.spec: dict[str, Any] | None = None
+        self.register_buffer("noise_seed", torch.tensor(torch.initial_seed() % 2**31))
+
+    @abstractmethod
+    def build(self, n_features: int, n_context: int) -> None:
+        """Create the networks."""
+
+    @abstractmethod
+    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Generate events in network units: (n, latent_size) and (n, c) to (n, d)."""
+
+    @abstractmethod
+    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
+        """Data term of the objective on a full sample, in network units.
+
+        It doesn't change if a weight-2 event is replaced by two of weight 1, if events of weight 0 are added, if events
+        are reordered, or if all weights are scaled.
+
+        Args:
+            batch: the whole sample.
+            latent: (n, latent_size) noise of the generated events.
+
+        Returns:
+            () tensor.
+        """
+
+    def prepare(self, prepared: Prepared) -> None:
+        """Take over preprocessing and description of the training data, and build the networks."""
+        self.features, self.context = prepared.features, prepared.context
+        self.mean_weight = prepared.mean_weight
+        self.build(prepared.features.n_columns, prepared.context.n_columns)
+        self.spec = {
+            "format": CHECKPOINT_FORMAT,
+            "model": type(self).__name__,
+            "init_args": {k: v for k, v in self.hparams.items() if not k.startswith("_")},
+            "columns": prepared.columns.to_dict(),
+            "domain": prepared.domain.tolist(),
+            "mean_weight": prepared.mean_weight,
+            "provenance": prepared.provenance,
+        }
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 (signature fixed by Lightning)
+        """Build the networks from the data module, once."""
+        if self.spec is None:
+            self.prepare(self.trainer.datamodule.prepared)  # type: ignore[attr-defined]  # set by Lightning
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add all that sampling needs, as plain containers."""
+        checkpoint[CHECKPOINT_KEY] = self.spec
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume on other data: their preprocessing would not fit.
+
+        Raises:
+            CheckpointError: the checkpoint is from other training data.
+        """
+        if self.spec is None or not self.trainer.training:
+            return
+        found = checkpoint[CHECKPOINT_KEY]["provenance"]["digest"]
+        expected = self.spec["provenance"]["digest"]
+        if found != expected:
+            msg = (
+                f"the checkpoint was trained on data with digest {found[:12]}, these have {expected[:12]}; "
+                "resume with the same files, columns, cut, weights and split"
+            )
+            raise CheckpointError(msg)
+
+    def step_noise(self, *position: int) -> torch.Generator:
+        """Random numbers of one training step: a function of the seed and the step, so that resuming is exact."""
+        seed = int(self.noise_seed)
+        for number in position:
+            seed = (seed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**64
+        return torch.Generator().manual_seed(seed % 2**63)
+
+    def check_finite(self, loss: torch.Tensor, name: str) -> None:
+        """Raise `TrainingError` for a loss that is NaN or infinite."""
+        if torch.isfinite(loss):
+            return
+        msg = (
+            f"{name} is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}: training stopped, the last "
+            "checkpoint is kept; try a smaller learning_rate or look for extreme weights"
+        )
+        raise TrainingError(msg)
+
+    @torch.no_grad()
+    def distance(self, events: Batch) -> torch.Tensor:
+        """Energy distance of held-out events and events generated at their contexts.
+
+        The unbiased form: valid with signed weights, zero in expectation for a perfect generator, and possibly negative.
+        Of more than 8192 events the first ones are compared.  The noise is the same in every call.
+
+        Args:
+            events: in physical units, weights of any sign.
+
+        Returns:
+            () tensor, in network units.
+        """
+        events = Batch(*(array[:VALIDATION_EVENTS] for array in events))
+        context = self.context(events.context)
+        latent = torch.randn(len(context), self.latent_size, generator=torch.Generator().manual_seed(0))
+        return losses.energy_distance(
+            torch.cat([self.features(events.x), context], dim=1),
+            torch.cat([self.generate(latent, context), context], dim=1),
+            weight=events.weight,
+            mean_weight=float(events.weight.mean()),
+            unbiased=True,
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
+        """Log the validation distance, by which the best checkpoint is chosen."""
+        distance = self.distance(batch)
+        self.check_finite(distance, "the validation distance")
+        self.log("val_distance", distance, prog_bar=True, batch_size=len(batch.weight))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Generate one event at each context of the batch, in physical units (n, d)."""
+        latent = torch.randn(len(batch.weight), self.latent_size, generator=self.step_noise(batch_idx))
+        return self.features.inverse(self.generate(latent, self.context(batch.context)))
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Switch off gradients of a module that is never trained by an optimizer."""
+    return module.requires_grad_(requires_grad=False)

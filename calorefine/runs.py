@@ -1,0 +1,94 @@
+"""A folder for every run, and what is said at its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from calorefine.nets import n_parameters
+
+
+def new_run_dir(root: Path, name: str) -> Path:
+    """Create the first free folder ``root/name/000``, ``001``, ...; safe against other processes doing the same."""
+    parent = root / name
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while True:
+        candidate = parent / f"{number:03d}"
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return candidate
+
+
+def loggers(run_dir: Path) -> list[Logger]:
+    """CSV and TensorBoard logs inside the run's folder."""
+    return [CSVLogger(run_dir, name=None, version="csv"), TensorBoardLogger(run_dir, name=None, version="tensorboard")]
+
+
+def callbacks(run_dir: Path) -> list[pl.Callback]:
+    """Checkpoints `best.ckpt` (by validation distance) and `last.ckpt`, a progress bar, and the closing summary."""
+    best = ModelCheckpoint(
+        run_dir / "checkpoints",
+        filename="best",
+        monitor="val_distance",
+        mode="min",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    return [best, TQDMProgressBar(refresh_rate=20), RunSummary(run_dir, best)]
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the complete configuration as ``config.yaml`` in the run's folder."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the folder from the trainer later."""
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Write the file."""
+        path = Path(trainer.default_root_dir) / self.config_filename
+        self.parser.save(self.config, path, skip_none=False, overwrite=False, multifile=False)
+
+
+class RunSummary(pl.Callback):
+    """Say at the end what was trained on what, how well, where it is, and what to do next."""
+
+    def __init__(self, run_dir: Path, best: ModelCheckpoint) -> None:
+        """Remember where the run's files are."""
+        self.run_dir, self.best = run_dir, best
+        self.start = time.perf_counter()
+        self.text = ""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the summary."""
+        data = pl_module.spec["provenance"]  # type: ignore[index]  # set before training
+        score = self.best.best_model_score
+        distance = "none: no validation ran" if score is None else f"{float(score):.5f}"
+        checkpoint = self.best.best_model_path or self.best.last_model_path
+        rows = {
+            "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
+            "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
+            "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {data['n_eff']:.0f}",
+            "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
+            "distance": f"{distance} (energy distance on held-out events, best epoch)",
+            "checkpoint": checkpoint,
+            "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
+        }
+        self.text = "\n".join(f"{name:>10}  {value}" for name, value in rows.items())
+        if trainer.is_global_zero:
+            (self.run_dir / "summary.txt").write_text(self.text + "\n")
+            trainer.print(f"\n{self.text}")

@@ -1,0 +1,165 @@
+"""`calorefine sample`: conditions from ROOT files in, generated events as a ROOT file out, streamed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calorefine.errors import ConfigError
+from calorefine.events import Column, Columns, unknown_columns
+from calorefine.io.root import Chunk, Request, RootFiles, check_unique
+from calorefine.io.writer import TreeFormat, TreeWriter, write_tree
+from calorefine.keys import KeyArray
+from calorefine.simulator import Simulator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SampleSummary:
+    """What was generated.
+
+    Args:
+        output: the file.
+        n_conditions: rows read.
+        n_generated: rows written.
+        n_outside: conditions outside the training domain, by context column.
+        n_outside_any: conditions outside in any column.
+        seconds: wall time.
+    """
+
+    output: Path
+    n_conditions: int = 0
+    n_generated: int = 0
+    n_outside: dict[str, int] = field(default_factory=dict)
+    n_outside_any: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """Report for the terminal."""
+        rate = self.n_generated / max(self.seconds, 1e-9)
+        lines = [f"{self.output}: {self.n_generated} events in {self.seconds:.1f} s ({rate:,.0f} per second)"]
+        share = self.n_outside_any / max(self.n_conditions, 1)
+        columns = ", ".join(f"{name} {count}" for name, count in self.n_outside.items() if count)
+        lines.append(f"outside the training domain (in_domain = false): {self.n_outside_any} conditions, {share:.2%}")
+        return "\n".join(lines) + (f" ({columns})" if columns else "")
+
+
+def sample_file(
+    *,
+    checkpoint: str,
+    conditions: str | list[str],
+    output: str,
+    tree: str = "events",
+    seed: int = 0,
+    n_per_event: int = 1,
+    pass_through: str | list[str] = "",
+    context: dict[str, Column] | None = None,
+    key: list[str] | None = None,
+    tree_format: TreeFormat = "ttree",
+    overwrite: bool = False,
+) -> SampleSummary:
+    """Generate events at the conditions of ROOT files and write them as a tree with the same rows in the same order.
+
+    The output holds the features by name, `in_domain`, the branches to pass through, with n_per_event > 1 also `copy`, and
+    its provenance as a JSON string.  The values of an event depend on its key, the seed and the copy alone.
+
+    Args:
+        checkpoint: a checkpoint of `lightning fit`.
+        conditions: ROOT files with the context columns; a path, a glob, or a list.
+        output: the ROOT file to write.
+        tree: name of the tree, in the conditions and in the output.
+        seed: seed of the latent noise.
+        n_per_event: how many events to generate at each condition.
+        pass_through: branches to copy, as a list or separated by commas.
+        context: expressions of context columns where this file names or scales them otherwise.
+        key: key branches where this file names them otherwise; [] identifies events by file and row.
+        tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
+        overwrite: replace an existing output.
+
+    Returns:
+        What was generated.
+
+    Raises:
+        CalorefineError: bad input; nothing is left under the output's name.
+    """
+    start = time.perf_counter()
+    simulator = Simulator.load(checkpoint)
+    columns = _columns(simulator.columns, context, key)
+    carried = (
+        [name for name in pass_through.split(",") if name] if isinstance(pass_through, str) else list(pass_through)
+    )
+    if clash := {*columns.feature_names, "in_domain", "copy"} & set(carried):
+        raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
+    source = RootFiles(conditions, tree)
+    request = Request(columns.expressions("context"), columns.key, columns.candidate, branches=carried)
+    summary = SampleSummary(Path(output), n_outside=dict.fromkeys(columns.context, 0))
+    seen: list[KeyArray] = []
+    with write_tree(summary.output, tree, tree_format=tree_format, overwrite=overwrite) as writer:
+        for chunk in source.chunks(request):
+            seen.append(chunk.key)
+            _generate(simulator, chunk, carried, seed, n_per_event, writer, summary)
+        check_unique(np.concatenate([*seen, np.zeros(0, np.uint64)]), str(source), columns.key_branches)
+        writer.finish(_provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary))
+    summary.seconds = time.perf_counter() - start
+    return summary
+
+
+def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str] | None) -> Columns:
+    """Columns of the checkpoint, adapted to the names of the conditions file."""
+    changed = context or {}
+    unknown_columns(changed, columns.context, option="--context")
+    merged: dict[str, Column | None] = {**columns.context, **changed}
+    own = columns.key if key is None else key
+    return Columns(dict(columns.features), merged, own, columns.candidate if key is None else None)
+
+
+def _generate(
+    simulator: Simulator,
+    chunk: Chunk,
+    carried: list[str],
+    seed: int,
+    n_per_event: int,
+    writer: TreeWriter,
+    summary: SampleSummary,
+) -> None:
+    """Generate and write the events of one chunk, and count them."""
+    generated = simulator.sample(chunk.values, seed=seed, key=chunk.key, n_per_event=n_per_event)
+    branches: dict[str, NDArray[Any]] = {name: np.repeat(chunk.branches[name], n_per_event) for name in carried}
+    if n_per_event > 1:
+        branches["copy"] = np.tile(np.arange(n_per_event, dtype=np.int32), len(chunk))
+    writer.extend({**generated, **branches})
+    summary.n_conditions += len(chunk)
+    summary.n_generated += len(chunk) * n_per_event
+    summary.n_outside_any += int(np.sum(~generated["in_domain"][::n_per_event]))
+    for name, count in simulator.count_outside(chunk.values).items():
+        summary.n_outside[name] += count
+
+
+def _provenance(
+    simulator: Simulator, checkpoint: Path, source: RootFiles, seed: int, n_per_event: int, summary: SampleSummary
+) -> dict[str, Any]:
+    return {
+        "calorefine": version("calorefine"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "model": simulator.spec["model"],
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "training": simulator.spec["provenance"],
+        "columns": simulator.spec["columns"],
+        "conditions": [path.name for path in source.paths],
+        "seed": seed,
+        "n_per_event": n_per_event,
+        "n_conditions": summary.n_conditions,
+        "n_outside_domain": summary.n_outside_any,
+    }

@@ -1,0 +1,163 @@
+"""Simulator: the artefact a user keeps.  A checkpoint goes in, generated events come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from calorefine import keys
+from calorefine.data import Prepared
+from calorefine.errors import CheckpointError, ConfigError, nearest
+from calorefine.events import Columns
+from calorefine.models import MODELS
+from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel
+from calorefine.transforms import Preprocessing
+
+BLOCK = 8192
+
+
+class Simulator:
+    """A trained generator with all that sampling needs.
+
+    Args:
+        model: the recipe with its trained networks.
+        spec: description of model and training data, plain containers.
+    """
+
+    def __init__(self, model: GenerativeModel, spec: Mapping[str, Any]) -> None:
+        """Freeze the model."""
+        self.model = model.eval().requires_grad_(requires_grad=False)
+        self.spec = dict(spec)
+        self.columns = Columns.from_dict(spec["columns"])
+        self.domain = np.asarray(spec["domain"], np.float64).reshape(-1, 2)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Simulator:
+        """Load a checkpoint written by `lightning fit` or by `save`, without running code from it.
+
+        Raises:
+            CheckpointError: the file is missing, is no checkpoint of calorefine, or was written by a newer version.
+        """
+        checkpoint = _read_checkpoint(Path(path))
+        spec, state = checkpoint[CHECKPOINT_KEY], checkpoint["state_dict"]
+        if spec["format"] != CHECKPOINT_FORMAT or spec["model"] not in MODELS:
+            msg = (
+                f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected one of {', '.join(MODELS)} in "
+                f"format {CHECKPOINT_FORMAT}; it was written by another version of calorefine"
+            )
+            raise CheckpointError(msg)
+        model = MODELS[spec["model"]](**spec["init_args"])
+        maps = {
+            name: Preprocessing(state[f"{name}.knots"], state[f"{name}.slopes"]) for name in ("features", "context")
+        }
+        model.prepare(
+            Prepared(
+                columns=Columns.from_dict(spec["columns"]),
+                domain=np.asarray(spec["domain"]),
+                mean_weight=spec["mean_weight"],
+                provenance=spec["provenance"],
+                **maps,
+            )
+        )
+        model.load_state_dict(state)
+        return cls(model, spec)
+
+    def save(self, path: str | Path) -> None:
+        """Write a slim checkpoint, without the state of the training."""
+        torch.save({CHECKPOINT_KEY: self.spec, "state_dict": self.model.state_dict()}, path)
+
+    def sample(
+        self,
+        context: Mapping[str, ArrayLike],
+        *,
+        seed: int,
+        key: keys.KeyArray | None = None,
+        n_per_event: int = 1,
+    ) -> dict[str, NDArray[Any]]:
+        """Generate events at the given conditions.
+
+        The values of an event are a function of its key, `seed` and the number of the copy alone.
+
+        Args:
+            context: arrays (n,) by name of context column, in the units of `columns`; categories by their value.
+            seed: seed of the latent noise.
+            key: (n,) uint64; the row number serves if it is left out.
+            n_per_event: how many events to generate at each condition; copies of an event follow each other.
+
+        Returns:
+            Features (n * n_per_event,) float32 by name, in the units of `columns`, unweighted, and `in_domain`
+            (n * n_per_event,) bool: whether every context column is within the range of the training events.
+
+        Raises:
+            ConfigError: a context column is missing, or `n_per_event` is less than 1.
+        """
+        if n_per_event < 1:
+            raise ConfigError(f"n_per_event: {n_per_event} found, expected at least 1")
+        encoded = self._encode(context)
+        key = keys.make_keys([np.arange(len(encoded))]) if key is None else np.asarray(key, np.uint64)
+        if len(key) != len(encoded):
+            raise ConfigError(f"key: {len(key)} keys found for {len(encoded)} conditions, expected one for each")
+        out = np.empty((n_per_event, len(encoded), len(self.columns.features)), np.float32)
+        for copy in range(n_per_event):
+            self._fill(out[copy], encoded, keys.stream(key, "latent", seed=seed, copy=copy))
+        x = out.swapaxes(0, 1).reshape(-1, out.shape[2])
+        features = {name: np.ascontiguousarray(x[:, j]) for j, name in enumerate(self.columns.features)}
+        return features | {"in_domain": np.repeat(self.in_domain(encoded), n_per_event)}
+
+    def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Tell which rows of encoded context (n, c) lie within the training range in every column."""
+        inside = self._inside(encoded).values()
+        return np.logical_and.reduce([np.ones(len(encoded), bool), *inside])
+
+    def count_outside(self, context: Mapping[str, ArrayLike]) -> dict[str, int]:
+        """Count the conditions outside the training range, by context column."""
+        return {name: int(np.sum(~inside)) for name, inside in self._inside(self._encode(context)).items()}
+
+    def _inside(self, encoded: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]:
+        low, high = self.domain.astype(np.float32).T
+        within = (encoded >= low) & (encoded <= high)
+        out, first = {}, 0
+        for name, column in self.columns.context.items():
+            width = len(column.categories or [0])
+            columns = slice(first, first + width)
+            out[name] = within[:, columns].all(axis=1)
+            if column.categories:
+                out[name] &= encoded[:, columns].any(axis=1)
+            first += width
+        return out
+
+    def _encode(self, context: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+        table = {}
+        for name in self.columns.context:
+            if name not in context:
+                raise ConfigError(f"context: column '{name}' is missing{nearest(name, context)}")
+            table[name] = np.asarray(context[name])
+        return self.columns.encode_context(table, strict=False)
+
+    @torch.inference_mode()
+    def _fill(self, out: NDArray[np.float32], encoded: NDArray[np.float32], latent_key: keys.KeyArray) -> None:
+        """Generate block by block, so that the working set stays in the cache."""
+        model = self.model
+        for first in range(0, len(out), BLOCK):
+            rows = slice(first, first + BLOCK)
+            latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
+            context = model.context(torch.from_numpy(encoded[rows]))
+            out[rows] = model.features.inverse(model.generate(latent, context)).numpy()
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        siblings = [str(found) for found in path.parent.glob("*.ckpt")]
+        raise CheckpointError(f"{path}: no such checkpoint{nearest(str(path), siblings)}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is no checkpoint
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+        raise CheckpointError(f"{path}: not a checkpoint of calorefine, expected one written by 'lightning fit'")
+    return checkpoint

@@ -1,0 +1,147 @@
+"""Weighted sample statistics: the only place that averages over events.
+
+Two ways to average exist, and each has one helper here.  *Statistics of a sample* divide by the sum of its weights
+(`mean`, `covariance`, `quantile`).  *Minibatch losses* divide by the batch size times the global mean weight
+(`batch_mean`), since a batch of signed weights can sum to zero or less.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from calorefine.errors import WeightError
+
+FloatArray = NDArray[np.float64]
+
+
+def sum_w(weight: ArrayLike) -> float:
+    """Sum of the weights, in float64."""
+    return float(np.sum(weight, dtype=np.float64))
+
+
+def sum_w2(weight: ArrayLike) -> float:
+    """Sum of the squared weights: the variance of `sum_w` for independent events."""
+    return float(np.sum(np.square(weight, dtype=np.float64)))
+
+
+def n_eff(weight: ArrayLike) -> float:
+    r"""Effective number of events :math:`(\sum w)^2 / \sum w^2`; 0 where all weights are 0.
+
+    Signed weights are allowed and count as they are: it is the size of an unweighted sample with the same relative
+    error on its number of events.
+
+    >>> n_eff([2.0, 2.0, 2.0])
+    3.0
+    """
+    squares = sum_w2(weight)
+    return sum_w(weight) ** 2 / squares if squares > 0 else 0.0
+
+
+def require_positive_sum(weight: ArrayLike, what: str) -> float:
+    """Return the sum of the weights, or raise.
+
+    Args:
+        weight: (n,) weights, any sign.
+        what: what the weights belong to, for the message.
+
+    Raises:
+        WeightError: the sum is not positive, or not finite.
+    """
+    total = sum_w(weight)
+    if not np.isfinite(total) or total <= 0:
+        msg = (
+            f"{what}: the weights of {np.size(weight)} events sum to {total:g}, expected a positive sum; "
+            "check the weight branch or expression, and that it is the weight of the species you want"
+        )
+        raise WeightError(msg)
+    return total
+
+
+def mean(values: ArrayLike, weight: ArrayLike) -> FloatArray:
+    r"""Weighted mean :math:`\sum_i w_i x_i / \sum_i w_i`.
+
+    Args:
+        values: (n,) or (n, d).
+        weight: (n,), any sign, positive sum.
+
+    Returns:
+        () or (d,), in the units of `values`.
+
+    Raises:
+        WeightError: the weights don't have a positive sum.
+    """
+    total = require_positive_sum(weight, "weighted mean")
+    return np.tensordot(np.asarray(weight, np.float64), np.asarray(values, np.float64), axes=(0, 0)) / total
+
+
+def covariance(values: ArrayLike, weight: ArrayLike) -> FloatArray:
+    r"""Weighted covariance :math:`\sum_i w_i (x_i-\bar x)(x_i-\bar x)^T / \sum_i w_i`.
+
+    With signed weights the diagonal is not guaranteed to be positive.
+
+    Args:
+        values: (n, d).
+        weight: (n,), any sign, positive sum.
+
+    Returns:
+        (d, d), in the squared units of `values`; no small-sample correction.
+    """
+    centred = np.asarray(values, np.float64) - mean(values, weight)
+    return (centred * np.asarray(weight, np.float64)[:, None]).T @ centred / sum_w(weight)
+
+
+def quantile(values: ArrayLike, weight: ArrayLike, levels: ArrayLike) -> FloatArray:
+    """Weighted quantiles: the inverse of the weighted distribution function.
+
+    With signed weights the weighted distribution function is not monotone; its nearest monotone function in the least
+    squares sense (isotonic regression, weighted by nothing) is used, clipped to [0, 1]. It has the same expectation
+    in large samples and doesn't ratchet up on every upward fluctuation as a running maximum does.
+
+    Args:
+        values: (n,).
+        weight: (n,), any sign, positive sum; events of weight 0 change nothing.
+        levels: (k,) in [0, 1].
+
+    Returns:
+        (k,), nondecreasing in `levels`; each is a value of the sample.
+
+    Raises:
+        WeightError: the weights don't have a positive sum.
+
+    >>> quantile([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1], [0.5, 1.0])
+    array([2., 4.])
+    """
+    total = require_positive_sum(weight, "weighted quantile")
+    values, weight = np.asarray(values, np.float64), np.asarray(weight, np.float64)
+    used = weight != 0
+    unique, group = np.unique(values[used], return_inverse=True)
+    cumulative = np.cumsum(np.bincount(group, weight[used])) / total
+    if np.any(np.diff(cumulative) < 0):
+        cumulative = _isotonic(cumulative)
+    index = np.searchsorted(np.clip(cumulative, 0, 1), np.asarray(levels) - 1e-12)
+    return unique[np.minimum(index, len(unique) - 1)]
+
+
+def _isotonic(cumulative: FloatArray) -> FloatArray:
+    from scipy.optimize import isotonic_regression
+
+    return isotonic_regression(cumulative).x
+
+
+def batch_mean(values: torch.Tensor, weight: torch.Tensor, mean_weight: float) -> torch.Tensor:
+    r"""Minibatch estimate :math:`\sum_{i \in B} w_i v_i / (|B| \, \bar w)` of the weighted mean over the whole sample.
+
+    Unbiased for any batch of events drawn uniformly, whatever the sign of the batch's own sum of weights; on the full
+    sample it is the weighted mean.
+
+    Args:
+        values: (B,) per-event values.
+        weight: (B,), any sign.
+        mean_weight: mean weight of the *whole* training sample, positive.
+
+    Returns:
+        () tensor.
+    """
+    return (weight * values).sum() / (len(weight) * mean_weight)

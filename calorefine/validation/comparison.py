@@ -1,0 +1,136 @@
+"""`calorefine plot`: distributions of generated against weighted reference events, with ratio panels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import mplhep
+import numpy as np
+from hist import Hist
+from hist.axis import Regular
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from calorefine import stats
+from calorefine.errors import ConfigError
+from calorefine.io.root import Request, RootFiles
+from calorefine.io.writer import read_provenance, replacing
+
+PANELS_PER_ROW = 4
+STYLE = {
+    **mplhep.style.ATLAS,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9,
+}
+
+
+def plot_files(
+    *,
+    generated: str,
+    reference: str,
+    output: str,
+    features: list[str] | None = None,
+    tree: str = "events",
+    generated_weight: str = "none",
+    reference_weight: str = "none",
+    bins: int = 40,
+    overwrite: bool = False,
+) -> str:
+    """Draw the distribution of each feature in a generated and a reference file.
+
+    Both are normalized to the reference's sum of weights; statistical errors are sqrt(sum_w2) in each bin.
+
+    Args:
+        generated: ROOT file of generated events.
+        reference: ROOT file of reference events.
+        output: picture to write; its ending tells the format (png, pdf, svg).
+        features: branches or expressions in both files; the generated features if left out.
+        tree: name of the tree in both files.
+        generated_weight: branch or expression of the generated events' weight, or "none".
+        reference_weight: branch or expression of the reference events' weight, signed ones included, or "none".
+        bins: number of bins.
+        overwrite: replace an existing picture.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        CalorefineError: bad input.
+        WeightError: the weights don't have a positive sum.
+    """
+    made, target = RootFiles(generated, tree), RootFiles(reference, tree)
+    names = features or list(read_provenance(made.paths[0]).get("columns", {}).get("features", {}))
+    if not names:
+        raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")
+    samples = [_read(made, names, generated_weight), _read(target, names, reference_weight)]
+    figure = compare(names, *samples, bins=bins)
+    with replacing(Path(output), overwrite=overwrite) as beside:
+        figure.savefig(beside, format=Path(output).suffix.lstrip(".") or "png", dpi=110)
+    return (
+        f"{output}: {len(names)} features of {len(samples[0][1])} generated and {len(samples[1][1])} reference events"
+    )
+
+
+Sample = tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _read(source: RootFiles, names: list[str], weight: str) -> Sample:
+    wanted = {name: name for name in names} | ({} if weight == "none" else {"\0weight": weight})
+    chunks = [chunk.values for chunk in source.chunks(Request(wanted))]
+    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in wanted}
+    w = values.pop("\0weight", np.ones(len(values[names[0]])))
+    stats.require_positive_sum(w, f"{source}, weight '{weight}'")
+    return values, w
+
+
+def compare(names: list[str], generated: Sample, reference: Sample, *, bins: int = 40) -> Figure:
+    """Draw all features, each with the ratio generated over reference below it."""
+    columns = min(len(names), PANELS_PER_ROW)
+    rows = -(-len(names) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * columns, 3.9 * rows))
+        grid = figure.add_gridspec(
+            rows, columns, wspace=0.3, hspace=0.25, left=0.05, right=0.99, top=0.98, bottom=0.32 / (3.9 * rows) + 0.04
+        )
+        for number, name in enumerate(names):
+            cell = grid[number // columns, number % columns].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.08)
+            upper, lower = cell.subplots(sharex=True)
+            _panel(upper, lower, name, (generated[0][name], generated[1]), (reference[0][name], reference[1]), bins)
+        figure.axes[0].legend(frameon=False, loc="upper right")
+        return figure
+
+
+def _panel(upper: Axes, lower: Axes, name: str, generated: Any, reference: Any, bins: int) -> None:
+    axis = Regular(bins, *_range(*reference), name=name)
+    made, target = (
+        Hist(axis, storage="weight").fill(values, weight=weight) for values, weight in (generated, reference)
+    )
+    made *= stats.sum_w(reference[1]) / stats.sum_w(generated[1])
+    mplhep.histplot(target, ax=upper, histtype="errorbar", color="black", label="reference", markersize=3, flow="none")
+    mplhep.histplot(made, ax=upper, histtype="step", color="tab:red", label="generated", flow="none")
+    top = 1.3 * max(target.values().max(), made.values().max())
+    upper.set(xlabel="", ylabel="events / bin", ylim=(min(0.0, 1.1 * target.values().min()), top))
+    upper.tick_params(labelbottom=False)
+    lower.ticklabel_format(axis="x", style="plain", useOffset=False)
+    known = target.values() > 3 * np.sqrt(target.variances())
+    ratio, error = np.full(bins, np.nan), np.full(bins, np.nan)
+    ratio[known] = made.values()[known] / target.values()[known]
+    variance = (made.variances() + ratio**2 * target.variances())[known]
+    error[known] = np.sqrt(variance) / target.values()[known]
+    lower.axhline(1, color="gray", linewidth=0.8)
+    lower.errorbar(axis.centers, ratio, error, fmt=".", color="tab:red", markersize=3, linewidth=0.8)
+    lower.set(
+        xlabel=name, ylabel="gen. / ref.", ylim=(0.5, 1.5), yticks=[0.6, 1.0, 1.4], xlim=(axis.edges[0], axis.edges[-1])
+    )
+
+
+def _range(values: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
+    """Central 99.6 % of the reference and a margin."""
+    low, high = stats.quantile(values, weight, [0.002, 0.998])
+    margin = 0.05 * (high - low) or 0.5
+    return float(low - margin), float(high + margin)
