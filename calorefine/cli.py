@@ -37,6 +37,10 @@ class CLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="Folder that gets a new folder for every run.")
         parser.add_argument("--threads", type=int, default=1, help="Threads of torch; small networks want one.")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments given, or the command line's."""
+        self.config = parser.parse_args(args)
+
     def before_instantiate_classes(self) -> None:
         """Make the run's folder."""
         torch.set_num_threads(self._get(self.config, "threads"))
@@ -51,8 +55,10 @@ class CLI(LightningCLI):
         if self.run_dir is None:
             self.save_config_callback = None
             return super().instantiate_trainer(logger=False, **kwargs)
-        self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir)
-        own = self._get(self.config_init, "trainer").get("logger")
+        trainer = self._get(self.config_init, "trainer")
+        progress_bar = trainer.get("enable_progress_bar") is not False
+        self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir, progress_bar=progress_bar)
+        own = trainer.get("logger")
         logger = runs.loggers(self.run_dir) if own is None else own
         return super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
 
@@ -67,7 +73,6 @@ def lightning(args: Sequence[str] | None = None) -> CLI:
         save_config_callback=runs.SaveConfig,
         seed_everything_default=1,
         auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
         args=list(args) if args is not None else None,
     )
 
@@ -89,7 +94,7 @@ def calorefine(args: Sequence[str] | None = None) -> Any:
         subcommands.add_subcommand(name, verb, help=verb.description)
     options = parser.parse_args([_underscores(arg) for arg in given])
     torch.set_num_threads(1)
-    instantiated = parser.instantiate_classes(options)[options.verb]
+    instantiated = parser.instantiate(options)[options.verb]
     return VERBS[options.verb](**{key: value for key, value in instantiated.items() if key != "config"})
 
 
@@ -102,10 +107,11 @@ def _underscores(arg: str) -> str:
 
 
 def _quiet() -> None:
-    """Leave out what Lightning says about hardware that isn't used and workers that aren't needed."""
+    """Leave out what Lightning says about hardware that isn't used, workers that aren't needed, and torch's internals."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*", ".*callbacks used to create.*"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _report(run: Callable[[], Any]) -> None:

@@ -1,7 +1,7 @@
 """Columns say which branch means what, in which unit; Events are the record that flows.
 
-`Columns` is the one description of a dataset: it is written in the configuration, used by every stage, and stored in the
-checkpoint.  Its context may hold categories (charge, species, sector), which become one 0/1 column each.
+`Columns` is the one description of a dataset: it is written in the configuration, used by every stage, and stored in
+the checkpoint.  Its context may hold categories (charge, species, sector), which become one 0/1 column each.
 """
 
 from __future__ import annotations
@@ -47,10 +47,18 @@ class Column:
     categories: list[int | float] | None = None
 
 
+def _suffix(name: str) -> str | None:
+    return next((unit for end, unit in _SUFFIXES.items() if name.endswith(end)), None)
+
+
+def unit_of(name: str, column: Column) -> str | None:
+    """Unit of a column: the one that was given, or the one in its name."""
+    return column.unit or _suffix(name)
+
+
 def _factor(name: str, column: Column) -> float:
     """Factor from the unit in the file to the unit of the column."""
-    suffix = next((unit for end, unit in _SUFFIXES.items() if name.endswith(end)), None)
-    unit = column.unit or suffix
+    suffix, unit = _suffix(name), unit_of(name, column)
     if suffix and unit != suffix:
         msg = f"column '{name}': its name says {suffix}, its unit says {unit}; rename it or correct the unit"
         raise ConfigError(msg)
@@ -73,7 +81,7 @@ class Columns:
     Args:
         features: what is generated.
         context: the conditions it depends on.
-        key: integer branches that identify an event, such as run and event; the generated file's rows are matched by it.
+        key: integer branches that identify an event, such as run and event; all that is random goes by it.
         candidate: integer branch that tells the candidates of one event apart.
         cut: selection, in terms of branches of the file.
 
@@ -137,7 +145,7 @@ class Columns:
         """Names of the encoded context columns: one for each numeric column, one for each category."""
         names = []
         for name, column in self.context.items():
-            names += [name] if column.categories is None else [f"{name}={value:g}" for value in column.categories]
+            names += [name] if column.categories is None else [f"{name}={value:.15g}" for value in column.categories]
         return names
 
     def encode_features(self, table: Table) -> NDArray[np.float32]:
@@ -164,8 +172,9 @@ class Columns:
             encoded = values[:, None] == np.asarray(column.categories)
             if strict and not encoded.any(axis=1).all():
                 unknown = np.unique(values[~encoded.any(axis=1)])
+                count = int(np.sum(~encoded.any(axis=1)))
                 msg = (
-                    f"context '{name}': {np.sum(~encoded.any(axis=1))} of {n} events have values {unknown[:5].tolist()}, "
+                    f"context '{name}': {count} of {n} events have values {unknown[:5].tolist()}, "
                     f"expected one of the categories {column.categories}"
                 )
                 raise ValueRangeError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def loggers(run_dir: Path) -> list[Logger]:
     return [CSVLogger(run_dir, name=None, version="csv"), TensorBoardLogger(run_dir, name=None, version="tensorboard")]
 
 
-def callbacks(run_dir: Path) -> list[pl.Callback]:
+def callbacks(run_dir: Path, *, progress_bar: bool) -> list[pl.Callback]:
     """Checkpoints `best.ckpt` (by validation distance) and `last.ckpt`, a progress bar, and the closing summary."""
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         run_dir / "checkpoints",
         filename="best",
         monitor="val_distance",
@@ -44,7 +45,24 @@ def callbacks(run_dir: Path) -> list[pl.Callback]:
         save_last=True,
         enable_version_counter=False,
     )
-    return [best, TQDMProgressBar(refresh_rate=20), RunSummary(run_dir, best)]
+    bar: list[pl.Callback] = [TQDMProgressBar(refresh_rate=20)] if progress_bar else []
+    return [best, RunSummary(run_dir, best), *bar]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that takes the best checkpoint along when a run is resumed in a new folder."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy the earlier run's best checkpoint, and leave the earlier run as it is."""
+        earlier, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        if not earlier.is_file() or score is None:
+            return
+        folder = Path(str(self.dirpath))
+        folder.mkdir(parents=True, exist_ok=True)
+        copied = str(shutil.copy2(earlier, folder / "best.ckpt"))
+        self.best_model_path = self.kth_best_model_path = copied
+        self.best_model_score = self.kth_value = score
+        self.best_k_models = {copied: score}
 
 
 class SaveConfig(SaveConfigCallback):

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import ConfigError
-from calorefine.events import Column, Columns, unknown_columns
-from calorefine.io.root import Chunk, Request, RootFiles, check_unique
+from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.events import Column, Columns, unit_of, unknown_columns
+from calorefine.io.root import Chunk, Request, RootFiles, check_unique, warn_of_row_keys
 from calorefine.io.writer import TreeFormat, TreeWriter, write_tree
 from calorefine.keys import KeyArray
 from calorefine.simulator import Simulator
@@ -70,8 +70,8 @@ def sample_file(
 ) -> SampleSummary:
     """Generate events at the conditions of ROOT files and write them as a tree with the same rows in the same order.
 
-    The output holds the features by name, `in_domain`, the branches to pass through, with n_per_event > 1 also `copy`, and
-    its provenance as a JSON string.  The values of an event depend on its key, the seed and the copy alone.
+    The output holds the features by name, `in_domain`, the branches to pass through, with n_per_event > 1 also `copy`,
+    and its provenance as a JSON string.  The values of an event depend on its key, the seed and the copy alone.
 
     Args:
         checkpoint: a checkpoint of `lightning fit`.
@@ -96,11 +96,15 @@ def sample_file(
     simulator = Simulator.load(checkpoint)
     columns = _columns(simulator.columns, context, key)
     carried = (
-        [name for name in pass_through.split(",") if name] if isinstance(pass_through, str) else list(pass_through)
+        [name.strip() for name in pass_through.split(",") if name.strip()]
+        if isinstance(pass_through, str)
+        else list(pass_through)
     )
     if clash := {*columns.feature_names, "in_domain", "copy"} & set(carried):
         raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
     source = RootFiles(conditions, tree)
+    if not columns.key:
+        warn_of_row_keys(source)
     request = Request(columns.expressions("context"), columns.key, columns.candidate, branches=carried)
     summary = SampleSummary(Path(output), n_outside=dict.fromkeys(columns.context, 0))
     seen: list[KeyArray] = []
@@ -108,6 +112,8 @@ def sample_file(
         for chunk in source.chunks(request):
             seen.append(chunk.key)
             _generate(simulator, chunk, carried, seed, n_per_event, writer, summary)
+        if summary.n_conditions == 0:
+            raise EmptySelectionError(f"{source}: the tree has no rows, expected conditions to generate events at")
         check_unique(np.concatenate([*seen, np.zeros(0, np.uint64)]), str(source), columns.key_branches)
         writer.finish(_provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary))
     summary.seconds = time.perf_counter() - start
@@ -118,7 +124,13 @@ def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str]
     """Columns of the checkpoint, adapted to the names of the conditions file."""
     changed = context or {}
     unknown_columns(changed, columns.context, option="--context")
-    merged: dict[str, Column | None] = {**columns.context, **changed}
+    merged: dict[str, Column | None] = {**columns.context}
+    for name, column in changed.items():
+        known = columns.context[name] or Column()
+        if column.unit not in (None, unit_of(name, known)):
+            msg = f"--context {name}: unit {column.unit} found, expected {unit_of(name, known)} as in training; "
+            raise ConfigError(msg + "give the unit in the file as branch_unit")
+        merged[name] = replace(known, expression=column.expression, branch_unit=column.branch_unit)
     own = columns.key if key is None else key
     return Columns(dict(columns.features), merged, own, columns.candidate if key is None else None)
 

@@ -19,6 +19,7 @@ from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, Generative
 from calorefine.transforms import Preprocessing
 
 BLOCK = 8192
+MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
 
 
 class Simulator:
@@ -94,11 +95,11 @@ class Simulator:
             (n * n_per_event,) bool: whether every context column is within the range of the training events.
 
         Raises:
-            ConfigError: a context column is missing, or `n_per_event` is less than 1.
+            ConfigError: a context column is missing or has another length, or `n_per_event` is less than 1.
         """
         if n_per_event < 1:
             raise ConfigError(f"n_per_event: {n_per_event} found, expected at least 1")
-        encoded = self._encode(context)
+        encoded = self._encode(context, n_unconditional=0 if key is None else len(key))
         key = keys.make_keys([np.arange(len(encoded))]) if key is None else np.asarray(key, np.uint64)
         if len(key) != len(encoded):
             raise ConfigError(f"key: {len(key)} keys found for {len(encoded)} conditions, expected one for each")
@@ -131,23 +132,27 @@ class Simulator:
             first += width
         return out
 
-    def _encode(self, context: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+    def _encode(self, context: Mapping[str, ArrayLike], *, n_unconditional: int = 0) -> NDArray[np.float32]:
         table = {}
         for name in self.columns.context:
             if name not in context:
                 raise ConfigError(f"context: column '{name}' is missing{nearest(name, context)}")
-            table[name] = np.asarray(context[name])
-        return self.columns.encode_context(table, strict=False)
+            table[name] = np.atleast_1d(np.asarray(context[name]))
+        shapes = {name: array.shape for name, array in table.items()}
+        if len(set(shapes.values())) > 1 or any(len(shape) > 1 for shape in shapes.values()):
+            raise ConfigError(f"context: arrays of shapes {shapes} found, expected one number for each condition")
+        return self.columns.encode_context(table, strict=False) if table else np.zeros((n_unconditional, 0), np.float32)
 
     @torch.inference_mode()
     def _fill(self, out: NDArray[np.float32], encoded: NDArray[np.float32], latent_key: keys.KeyArray) -> None:
         """Generate block by block, so that the working set stays in the cache."""
         model = self.model
         for first in range(0, len(out), BLOCK):
-            rows = slice(first, first + BLOCK)
+            size = min(BLOCK, len(out) - first)
+            rows = np.minimum(np.arange(first, first + max(size, MIN_ROWS)), len(out) - 1)
             latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
             context = model.context(torch.from_numpy(encoded[rows]))
-            out[rows] = model.features.inverse(model.generate(latent, context)).numpy()
+            out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

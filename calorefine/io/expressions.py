@@ -1,8 +1,9 @@
 """Expressions and cuts on branches, as a physicist writes them, evaluated by numexpr.
 
-Python's operators and numexpr's functions (`sqrt`, `exp`, `log`, `sin`, `arctan2`, `where`, ...) are understood, and also
-``&&``, ``||``, ``and``, ``or``, ``not`` and chained comparisons.  Nothing else is: a checkpoint carries its expressions
-along, and loading a stranger's must not run code.
+Python's operators and numexpr's functions (`sqrt`, `exp`, `log`, `arctan2`, `where`, ...) are understood, and
+also ``&&``, ``||``, ``and``, ``or``, ``not`` and chained comparisons.  Nothing else is: a checkpoint carries its
+expressions along, and loading a stranger's must not run code.  As in C, a number is a condition: it holds unless zero.
+All is evaluated in double precision; an integer that double precision can't hold is an error.
 """
 
 from __future__ import annotations
@@ -16,23 +17,50 @@ import numexpr
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import ExpressionError, nearest
+from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Table
 
 _FUNCTIONS = frozenset(
-    ["where", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "log", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "floor", "ceil"]
+    [
+        "where",
+        "sin",
+        "cos",
+        "tan",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arctan2",
+        "sinh",
+        "cosh",
+        "tanh",
+        "arcsinh",
+        "arccosh",
+        "arctanh",
+        "log",
+        "log10",
+        "log1p",
+        "exp",
+        "expm1",
+        "sqrt",
+        "abs",
+        "floor",
+        "ceil",
+    ]
 )
 _ALLOWED = (
-    ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Load,
-    ast.operator, ast.unaryop, ast.cmpop,
+    ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Load,
+    ast.boolop,
+    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.BitAnd, ast.BitOr, ast.unaryop,
+    ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
 )  # fmt: skip
+_LARGEST_EXACT = 2**53
 
 
 class _Logic(ast.NodeTransformer):
     """Turn `and`, `or`, `not` and chained comparisons into the operators that act on arrays."""
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        values = [self.visit(value) for value in node.values]
+        values = [self._condition(value) for value in node.values]
         operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
         return self._join(values, operator)
 
@@ -42,8 +70,19 @@ class _Logic(ast.NodeTransformer):
         return self._join(pairs, ast.BitAnd())
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        operand = self.visit(node.operand)
-        return ast.UnaryOp(ast.Invert() if isinstance(node.op, ast.Not) else node.op, operand)
+        if isinstance(node.op, ast.Not):
+            return ast.UnaryOp(ast.Invert(), self._condition(node.operand))
+        return ast.UnaryOp(node.op, self.visit(node.operand))
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """Make integers floating-point numbers, whose powers can't grow without limit."""
+        return ast.Constant(float(node.value)) if type(node.value) is int else node
+
+    def _condition(self, node: ast.expr) -> Any:
+        truth = isinstance(node, ast.Compare | ast.BoolOp) or (
+            isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+        )
+        return self.visit(node) if truth else ast.Compare(self.visit(node), [ast.NotEq()], [ast.Constant(0.0)])
 
     @staticmethod
     def _join(parts: list[Any], operator: ast.operator) -> ast.AST:
@@ -56,28 +95,39 @@ class _Logic(ast.NodeTransformer):
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the expression for numexpr and the branches that it needs."""
-    python = re.sub(r"!(?!=)", " not ", text.replace("&&", " and ").replace("||", " or ")).strip()
+    python = re.sub(r"!(?!=)", " not ", text.replace("&&", " and ").replace("||", " or "))
     try:
-        tree = ast.parse(python, mode="eval")
+        tree = ast.parse(" ".join(python.split()), mode="eval")
+        names = _names(tree, text)
+        return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
     except SyntaxError as error:
-        raise ExpressionError(
-            f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
-        ) from error
-    tree = ast.fix_missing_locations(_Logic().visit(tree))
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
+        raise ExpressionError(msg) from error
+    except (ValueError, OverflowError, RecursionError, MemoryError) as error:
+        raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
+
+
+def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
+    """Return the branches in an expression, after refusing all that is not arithmetic."""
+    called = {id(node.func): node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
     names = []
     for node in ast.walk(tree):
-        if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)):
+        constant = isinstance(node, ast.Constant) and type(node.value) not in (bool, int, float)
+        if not isinstance(node, _ALLOWED) or constant:
+            what = type(node).__name__ if isinstance(node, ast.operator | ast.cmpop) else f"'{ast.unparse(node)}'"
+            hint = "; write ** for powers" if isinstance(node, ast.BitXor) else ""
             raise ExpressionError(
-                f"expression '{text}': '{ast.unparse(node)}' is not understood, expected arithmetic, comparisons, "
+                f"expression '{text}': {what} is not understood{hint}; expected arithmetic, comparisons, &&, ||, !, "
                 f"and the functions {', '.join(sorted(_FUNCTIONS))}"
             )
-        if isinstance(node, ast.Name) and id(node) in called and node.id not in _FUNCTIONS:
-            hint = nearest(node.id, _FUNCTIONS)
-            raise ExpressionError(f"expression '{text}': there is no function '{node.id}'{hint}")
         if isinstance(node, ast.Name) and id(node) not in called:
-            names.append(node.id)
-    return ast.unparse(tree), tuple(dict.fromkeys(names))
+            names.append(node)
+    for function in called.values():
+        name = ast.unparse(function)
+        if name not in _FUNCTIONS:
+            hint = nearest(name, _FUNCTIONS) or f"; there are {', '.join(sorted(_FUNCTIONS))}"
+            raise ExpressionError(f"expression '{text}': there is no function '{name}'{hint}")
+    return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
 
 
 def branches(text: str) -> tuple[str, ...]:
@@ -103,22 +153,34 @@ def evaluate(text: str, table: Table) -> NDArray[Any]:
         (n,) float64, or bool for a condition.
 
     Raises:
-        ExpressionError: it can't be parsed or evaluated.
+        ExpressionError: it can't be parsed or evaluated, or needs an integer that a double can't hold exactly.
+        BranchError: it needs a branch that isn't in the table.
 
     >>> evaluate("a > 1 || !(b < 4)", {"a": np.array([0.0, 2.0]), "b": np.array([3.0, 3.0])})
     array([False,  True])
     """
     expression, names = _parse(text)
-    arrays = {name: _widen(table[name]) for name in names}
+    arrays = {name: _widen(name, table, text) for name in names}
     if expression in arrays:
         return arrays[expression]
     try:
         result = numexpr.evaluate(expression, local_dict=arrays, global_dict={}, sanitize=False)
-    except (ValueError, TypeError, KeyError, NotImplementedError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, NotImplementedError, ArithmeticError) as error:
         raise ExpressionError(f"expression '{text}' can't be evaluated: {error}") from error
     n = len(next(iter(table.values())))
     return np.broadcast_to(result if result.dtype == bool else result.astype(np.float64), (n,))
 
 
-def _widen(values: NDArray[Any]) -> NDArray[Any]:
+def _widen(name: str, table: Table, text: str) -> NDArray[Any]:
+    """Return a branch as bool or float64."""
+    if name not in table:
+        raise BranchError(f"expression '{text}' needs a branch '{name}', which isn't there{nearest(name, table)}")
+    values = table[name]
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values):
+        largest = max(int(values.max()), -int(values.min()))
+        if largest > _LARGEST_EXACT:
+            msg = f"expression '{text}': branch '{name}' holds integers up to {largest}, expected at most 2**53 in "
+            raise ExpressionError(
+                msg + "an expression, which is evaluated in double precision; pass it through, or use it as key"
+            )
     return values if values.dtype == bool else values.astype(np.float64)

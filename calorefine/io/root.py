@@ -6,7 +6,6 @@ keys, and `read_table` collects them, in memory or in memory-mapped files when t
 
 from __future__ import annotations
 
-import glob
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,26 +14,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import uproot
 from numpy.typing import NDArray
 
 from calorefine import keys
 from calorefine.errors import (
     BranchError,
+    CalorefineWarning,
     EmptySelectionError,
     FileError,
     KeyColumnError,
     KeyWarning,
     ValueRangeError,
-    nearest,
 )
-from calorefine.io import expressions
+from calorefine.io import expressions, files
 
 NonFinite = Literal["error", "drop"]
 CHUNK_ROWS = 200_000
-_RNTUPLE_NUMBERS = frozenset(
-    ["float", "double", "bool", "char", "std::byte"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
-)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+_ROW = "\0row"
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,12 @@ class Request:
         """All branches to read from the file."""
         texts = [*self.expressions.values(), *([self.cut] if self.cut else [])]
         wanted = [name for text in texts for name in expressions.branches(text)]
-        wanted += [*self.key, *([self.candidate] if self.candidate else []), *self.branches]
-        return list(dict.fromkeys(wanted))
+        return list(dict.fromkeys([*wanted, *self.key_branches, *self.branches]))
+
+    @property
+    def key_branches(self) -> list[str]:
+        """The integer branches that identify a row: key, then candidate."""
+        return [*self.key, *([self.candidate] if self.candidate else [])]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class RootFiles:
     def __post_init__(self) -> None:
         """Expand globs."""
         patterns = self.files if isinstance(self.files, list) else [self.files]
-        object.__setattr__(self, "paths", [path for pattern in patterns for path in _expand(str(pattern))])
+        object.__setattr__(self, "paths", [path for pattern in patterns for path in files.expand(str(pattern))])
+        if not self.paths:
+            raise FileError("files: none given, expected at least one ROOT file")
 
     def __str__(self) -> str:
         """Name the files and the tree, for messages."""
@@ -116,12 +119,12 @@ class RootFiles:
 
     def n_entries(self) -> int:
         """Number of rows in all files, before any cut."""
-        return sum(_entries(path, self.tree) for path in self.paths)
+        return sum(files.n_entries(path, self.tree) for path in self.paths)
 
     def branch_names(self) -> list[str]:
         """Names of the branches in the first file."""
-        with _open(self.paths[0]) as file:
-            return list(_tree(file, self.paths[0], self.tree).keys(recursive=False))
+        with files.open_file(self.paths[0]) as file:
+            return list(files.find_tree(file, self.paths[0], self.tree).keys(recursive=False))
 
     def dtypes(self, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
         """Types of these branches in the first file.
@@ -129,9 +132,9 @@ class RootFiles:
         Raises:
             BranchError: a branch is missing, jagged, or not numeric.
         """
-        with _open(self.paths[0]) as file:
-            tree = _tree(file, self.paths[0], self.tree)
-            _check_branches(tree, names, f"{self.paths[0]}, tree '{self.tree}'")
+        with files.open_file(self.paths[0]) as file:
+            tree = files.find_tree(file, self.paths[0], self.tree)
+            files.check_branches(tree, names, f"{self.paths[0]}, tree '{self.tree}'")
             first = tree.arrays(list(names), library="np", entry_stop=1)
         return {name: first[name].dtype for name in names}
 
@@ -149,15 +152,24 @@ class RootFiles:
         """
         bad: dict[str, int] = {}
         dropped = 0
+        types: dict[str, np.dtype[Any]] = {}
         for path in self.paths:
-            for branches, first in _batches(path, self.tree, request.needed(), rows):
-                chunk, counts, n_bad = _select(branches, first, path, request)
+            for branches, at in files.batches(path, self.tree, request.needed(), rows):
+                self._check_types(types, {name: branches[name].dtype for name in request.branches}, path)
+                chunk, counts, n_bad = _select(branches, at, path, request)
                 for name, count in counts.items():
                     bad[name] = bad.get(name, 0) + count
                 dropped += n_bad
                 if len(chunk) and not (bad and request.nonfinite == "error"):
                     yield chunk
         self._report_nonfinite(bad, dropped, request.nonfinite)
+
+    def _check_types(self, known: dict[str, np.dtype[Any]], found: dict[str, np.dtype[Any]], path: Path) -> None:
+        """Refuse a raw branch whose type changes between files: writing it on would change its values."""
+        for name, dtype in found.items():
+            if known.setdefault(name, dtype) != dtype:
+                msg = f"{path}, tree '{self.tree}': branch '{name}' is of type {dtype}, expected {known[name]} as in "
+                raise BranchError(msg + f"{self.paths[0]}; process files of different types one by one")
 
     def _report_nonfinite(self, bad: dict[str, int], dropped: int, policy: NonFinite) -> None:
         if not bad:
@@ -169,7 +181,8 @@ class RootFiles:
                 "cut them away, or set nonfinite: drop to leave these rows out"
             )
             raise ValueRangeError(msg)
-        warnings.warn(f"{self}: left out {dropped} rows with NaN or infinite values ({found})", stacklevel=3)
+        msg = f"{self}: left out {dropped} of the selected rows, with NaN or infinite values ({found})"
+        warnings.warn(msg, CalorefineWarning, stacklevel=3)
 
 
 def read_table(
@@ -191,18 +204,40 @@ def read_table(
         KeyColumnError: two rows have the same key.
     """
     if not request.key:
-        msg = f"{source}: no key branches given, so events are identified by file name and row; splitting or "
-        warnings.warn(msg + "renaming the files changes splits, bootstrap weights and noise", KeyWarning, stacklevel=2)
+        warn_of_row_keys(source)
     n = source.n_entries()
     store = _Store(n, [*request.expressions], max_memory_gb, cache_dir)
     for chunk in source.chunks(request):
         store.append({**chunk.values, "\0key": chunk.key, "\0event": chunk.event_key}, len(chunk))
     if store.filled == 0:
-        raise EmptySelectionError(f"{source}: none of {n} rows is left after the cut '{request.cut}', expected some")
+        raise EmptySelectionError(f"{source}: {_why_empty(n, request)}, expected some events")
     table = store.arrays()
     key, event_key = table.pop("\0key"), table.pop("\0event")
-    check_unique(key, str(source), [*request.key, *([request.candidate] if request.candidate else [])])
+    check_unique(key, str(source), request.key_branches)
     return table, key, event_key
+
+
+def _why_empty(n: int, request: Request) -> str:
+    if n == 0:
+        return "the tree has no rows"
+    reasons = ([f"the cut '{request.cut}'"] if request.cut else []) + (
+        ["nonfinite: drop"] if request.nonfinite == "drop" else []
+    )
+    return f"none of {n} rows is left after {' and '.join(reasons)}"
+
+
+def warn_of_row_keys(source: RootFiles) -> None:
+    """Warn that events are identified by file and row.
+
+    Raises:
+        KeyColumnError: two files have the same name, so that not even this is possible.
+    """
+    names = [path.name for path in source.paths]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        msg = f"{source}: {len(names)} files but the name '{min(repeated)}' repeats, and no key branches are given; "
+        raise KeyColumnError(msg + "expected key branches, such as run and event, or files of different names")
+    msg = f"{source}: no key branches given, so events are identified by file name and row; splitting or renaming "
+    warnings.warn(msg + "the files changes splits, bootstrap weights and noise", KeyWarning, stacklevel=3)
 
 
 def check_unique(key: keys.KeyArray, where: str, branches: Sequence[str]) -> None:
@@ -249,109 +284,34 @@ def memory_map(shape: tuple[int, ...], dtype: Any, cache_dir: Path | None) -> ND
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 
-def _expand(pattern: str) -> list[Path]:
-    paths = sorted(Path(found) for found in glob.glob(pattern)) if glob.has_magic(pattern) else [Path(pattern)]
-    existing = [path for path in paths if path.is_file()]
-    if existing:
-        return existing
-    folder = Path(pattern).parent
-    siblings = [str(path) for path in folder.glob("*")] if folder.is_dir() else []
-    raise FileError(f"{pattern}: no such file{nearest(pattern, siblings)}")
-
-
-def _open(path: Path) -> Any:
-    try:
-        file = uproot.open(path)
-    except Exception as error:  # uproot raises many types for a file that is not ROOT or was cut off
-        raise FileError(f"{path}: not a readable ROOT file, truncated or never closed ({error})") from error
-    end, size = file.file.fEND, path.stat().st_size
-    if size < end or (file.file.fSeekFree == 0 and not file.keys()):
-        file.close()
-        raise FileError(f"{path}: truncated or never closed: {size} bytes found, {end} expected from its header")
-    return file
-
-
-def _tree(file: Any, path: Path, name: str) -> Any:
-    readable = {key: kind for key, kind in file.classnames(cycle=False).items() if kind in ("TTree", "ROOT::RNTuple")}
-    if name not in readable:
-        found = ", ".join(readable) or "none"
-        raise FileError(f"{path}: holds no tree '{name}'{nearest(name, readable)}; found {found}")
-    try:
-        return file[name]
-    except Exception as error:
-        raise FileError(f"{path}: tree '{name}' can't be read, the file is truncated or damaged ({error})") from error
-
-
-def _entries(path: Path, tree: str) -> int:
-    with _open(path) as file:
-        return int(_tree(file, path, tree).num_entries)
-
-
-def _check_branches(tree: Any, names: Sequence[str], where: str) -> None:
-    available = tree.keys()
-    for name in names:
-        if name not in available:
-            raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, available)}")
-        branch = tree[name]
-        if hasattr(branch, "interpretation"):
-            shape = getattr(branch.interpretation, "inner_shape", None)
-            numeric = isinstance(branch.interpretation, uproot.AsDtype) and shape == ()
-        else:
-            numeric = branch.typename in _RNTUPLE_NUMBERS
-        if not numeric:
-            msg = f"{where}: branch '{name}' is of type {branch.typename}, expected one number per event"
-            raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
-
-
-def _batches(path: Path, name: str, wanted: list[str], rows: int) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
-    with _open(path) as file:
-        tree = _tree(file, path, name)
-        _check_branches(tree, wanted, f"{path}, tree '{name}'")
-        n = int(tree.num_entries)
-        for first in range(0, n, rows):
-            last = min(first + rows, n)
-            try:
-                arrays = tree.arrays(wanted, library="np", entry_start=first, entry_stop=last)
-            except Exception as error:
-                msg = f"{path}, tree '{name}': rows {first} to {last} can't be read, the file is truncated or damaged"
-                raise FileError(f"{msg} ({error})") from error
-            yield {branch: _native(arrays[branch]) for branch in wanted}, first
-
-
-def _native(values: NDArray[Any]) -> NDArray[Any]:
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
 def _select(
-    branches: dict[str, NDArray[Any]], first: int, path: Path, request: Request
+    branches: dict[str, NDArray[Any]], rows: range, path: Path, request: Request
 ) -> tuple[Chunk, dict[str, int], int]:
     """Apply the cut and the policy for non-finite values to one batch."""
-    n = len(next(iter(branches.values())))
-    rows = np.arange(first, first + n)
+    table = {**branches, _ROW: np.arange(rows.start, rows.stop)}
     if request.cut:
-        mask = expressions.evaluate(request.cut, branches).astype(bool)
-        branches, rows = {name: values[mask] for name, values in branches.items()}, rows[mask]
-    values = {name: expressions.evaluate(text, branches) for name, text in request.expressions.items()}
-    finite = {name: np.isfinite(array) for name, array in values.items()}
+        mask = expressions.evaluate(request.cut, table).astype(bool)
+        table = {name: array[mask] for name, array in table.items()}
+    values = {name: expressions.evaluate(text, table) for name, text in request.expressions.items()}
+    finite = {name: np.abs(array) <= FLOAT32_MAX for name, array in values.items()}
     counts = {name: int(np.sum(~mask)) for name, mask in finite.items() if not mask.all()}
-    keep = np.logical_and.reduce([*finite.values(), np.ones(len(rows), bool)])
+    keep = np.logical_and.reduce([*finite.values(), np.ones(len(table[_ROW]), bool)])
     if counts:
-        branches = {name: array[keep] for name, array in branches.items()}
+        table = {name: array[keep] for name, array in table.items()}
         values = {name: array[keep] for name, array in values.items()}
-    event_key, key = _keys(branches, rows[keep], path, request)
-    return Chunk(branches, values, key, event_key), counts, int(np.sum(~keep))
+    event_key, key = _keys(table, path, request)
+    del table[_ROW]
+    return Chunk(table, values, key, event_key), counts, int(np.sum(~keep))
 
 
-def _keys(
-    branches: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], path: Path, request: Request
-) -> tuple[keys.KeyArray, keys.KeyArray]:
+def _keys(branches: Mapping[str, NDArray[Any]], path: Path, request: Request) -> tuple[keys.KeyArray, keys.KeyArray]:
     """Event keys and candidate keys of one batch."""
-    for name in [*request.key, *([request.candidate] if request.candidate else [])]:
+    for name in request.key_branches:
         if not np.issubdtype(branches[name].dtype, np.integer):
             msg = f"{path}: key branch '{name}' is of type {branches[name].dtype}, expected integers"
             raise KeyColumnError(msg)
     if not request.key:
-        event = keys.combine(keys.stream(np.zeros(1, np.uint64), path.name), rows)
+        event = keys.combine(keys.stream(np.zeros(1, np.uint64), path.name), branches[_ROW])
         return event, event
     event = keys.make_keys([branches[name] for name in request.key])
     return event, (keys.combine(event, branches[request.candidate]) if request.candidate else event)

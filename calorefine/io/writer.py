@@ -17,6 +17,7 @@ import uproot
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, FileError
+from calorefine.io.files import open_file
 
 TreeFormat = Literal["ttree", "rntuple"]
 PROVENANCE = "calorefine_provenance"
@@ -32,8 +33,10 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises:
         ConfigError: the file exists and may not be replaced.
-        FileError: its folder doesn't exist.
+        FileError: its folder doesn't exist, or it is a folder itself.
     """
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder, expected the name of a file")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: exists already; choose another output, or replace it with --overwrite true")
     if not path.parent.is_dir():
@@ -91,6 +94,10 @@ def write_tree(
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """Return the provenance of a file written by calorefine, empty if it has none."""
-    with uproot.open(path) as file:
+    """Return the provenance of a file written by calorefine, empty if it has none.
+
+    Raises:
+        FileError: the file can't be read.
+    """
+    with open_file(path) as file:
         return json.loads(str(file[PROVENANCE])) if PROVENANCE in file else {}

@@ -11,11 +11,12 @@ import numpy as np
 from hist import Hist
 from hist.axis import Regular
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calorefine import stats
-from calorefine.errors import ConfigError
+from calorefine.errors import ConfigError, EmptySelectionError, nearest
 from calorefine.io.root import Request, RootFiles
 from calorefine.io.writer import read_provenance, replacing
 
@@ -63,6 +64,9 @@ def plot_files(
         CalorefineError: bad input.
         WeightError: the weights don't have a positive sum.
     """
+    if bins < 1:
+        raise ConfigError(f"bins: {bins} found, expected at least 1")
+    picture = _format(Path(output))
     made, target = RootFiles(generated, tree), RootFiles(reference, tree)
     names = features or list(read_provenance(made.paths[0]).get("columns", {}).get("features", {}))
     if not names:
@@ -70,10 +74,19 @@ def plot_files(
     samples = [_read(made, names, generated_weight), _read(target, names, reference_weight)]
     figure = compare(names, *samples, bins=bins)
     with replacing(Path(output), overwrite=overwrite) as beside:
-        figure.savefig(beside, format=Path(output).suffix.lstrip(".") or "png", dpi=110)
+        figure.savefig(beside, format=picture, dpi=110)
     return (
         f"{output}: {len(names)} features of {len(samples[0][1])} generated and {len(samples[1][1])} reference events"
     )
+
+
+def _format(path: Path) -> str:
+    """Picture format by the ending of the name, png without one."""
+    known = FigureCanvasBase.get_supported_filetypes()
+    ending = path.suffix.lstrip(".") or "png"
+    if ending not in known:
+        raise ConfigError(f"{path}: no known picture format{nearest(ending, known)}; there are {', '.join(known)}")
+    return ending
 
 
 Sample = tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]
@@ -82,6 +95,8 @@ Sample = tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]
 def _read(source: RootFiles, names: list[str], weight: str) -> Sample:
     wanted = {name: name for name in names} | ({} if weight == "none" else {"\0weight": weight})
     chunks = [chunk.values for chunk in source.chunks(Request(wanted))]
+    if not chunks:
+        raise EmptySelectionError(f"{source}: the tree has no rows, expected events to draw")
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in wanted}
     w = values.pop("\0weight", np.ones(len(values[names[0]])))
     stats.require_positive_sum(w, f"{source}, weight '{weight}'")

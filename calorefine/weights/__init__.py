@@ -1,5 +1,6 @@
 """Where an event's weight comes from: so far, a fit of a spectator."""
 
+from calorefine.weights.factorization import FactorizationResult, factorization_test, warn_if_dependent
 from calorefine.weights.shapes import (
     Chebyshev,
     CrystalBall,
@@ -17,9 +18,12 @@ __all__ = [
     "DoubleGaussian",
     "DoubleSidedCrystalBall",
     "Exponential",
+    "FactorizationResult",
     "Gaussian",
     "SPlot",
     "SPlotFit",
     "Shape",
     "WeightSource",
+    "factorization_test",
+    "warn_if_dependent",
 ]

@@ -1,6 +1,6 @@
 r"""Shapes of a spectator variable: densities normalized on a range, with their primitives and start values.
 
-Each shape defines an unnormalized density :math:`f` and its primitive :math:`F`; on the range :math:`[a, b]`
+With an unnormalized density :math:`f` and its primitive :math:`F`, on the range :math:`[a, b]`
 
 .. math:: p(m) = f(m) / (F(b) - F(a)), \qquad P(m) = (F(m) - F(a)) / (F(b) - F(a)),
 
@@ -80,11 +80,11 @@ class Guess:
 
 
 class Shape(ABC):
-    """A density on a range; subclasses give `density`, `primitive` and default parameters."""
+    """A density on a range; subclasses give `pdf`, `cdf` and the parameters' defaults."""
 
     peaked: ClassVar[bool] = False
     """Whether the start values come from the data's one highest peak."""
-    probes: ClassVar[tuple[str, ...]] = ()
+    probes: tuple[str, ...] = ()
     """Parameters that even a small sample determines; the factorization test lets these vary."""
 
     def __init__(
@@ -107,7 +107,8 @@ class Shape(ABC):
                 raise ConfigError(msg + nearest(name, self.starts))
         for name, (lowest, highest) in self.limits.items():
             if not lowest < highest:
-                msg = f"{type(self).__name__}: limits of '{name}' are [{lowest:g}, {highest:g}], expected lowest < highest"
+                kind = type(self).__name__
+                msg = f"{kind}: limits of '{name}' are [{lowest:g}, {highest:g}], expected lowest < highest"
                 raise ConfigError(msg)
 
     def __repr__(self) -> str:
@@ -120,12 +121,27 @@ class Shape(ABC):
         """Start value, lowest and highest value of each parameter."""
 
     @abstractmethod
-    def density(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Unnormalized density at `m`."""
+    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
+        """Density normalized on [low, high].
+
+        Args:
+            m: (n,) values within the range.
+            low: lower end of the range.
+            high: upper end.
+            params: values in the order of `parameters`.
+
+        Returns:
+            (n,), per unit of `m`; what it gives outside the range is not meant to be used.
+        """
 
     @abstractmethod
-    def primitive(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Integral of `density` up to a constant."""
+    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
+        """Integral of `pdf` from `low` to `m`: (n,), 0 at `low` and 1 at `high`; arguments as for `pdf`."""
+
+    def complaint(self, low: float, high: float, *params: float) -> str:
+        """What is wrong with these fitted values, or an empty string."""
+        values = self.pdf(np.linspace(low, high, 101), low, high, *params)
+        return "" if np.all(np.isfinite(values)) else "the density is infinite or NaN; give better start values"
 
     def parameters(self, guess: Guess) -> list[Parameter]:
         """Fit parameters in the order in which `pdf` takes them.
@@ -147,35 +163,38 @@ class Shape(ABC):
             parameters.append(Parameter(name, value, limits, name in self.fixed))
         return parameters
 
+
+class Peak(Shape):
+    """A shape defined on the whole axis by its `density` and the integral of that, `primitive`."""
+
+    peaked = True
+    probes = ("mean", "width")
+
+    def defaults(self, guess: Guess) -> dict[str, tuple[float, float, float]]:
+        """Mean within the range, width between 1/2000 of it and all of it."""
+        return {"mean": (guess.mean, guess.low, guess.high), "width": (guess.width, guess.span / 2000, guess.span)}
+
+    @abstractmethod
+    def density(self, m: FloatArray, *params: float) -> FloatArray:
+        """Density at `m` (n,), not normalized."""
+
+    @abstractmethod
+    def primitive(self, m: FloatArray, *params: float) -> FloatArray:
+        """Integral of `density` from minus infinity to `m` (n,)."""
+
     def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Density normalized on [low, high].
-
-        Args:
-            m: (n,) values within the range.
-            low: lower end of the range.
-            high: upper end.
-            params: values in the order of `parameters`.
-
-        Returns:
-            (n,), per unit of `m`; what it gives outside the range is not meant to be used.
-        """
-        ends = self.primitive(np.array([low, high]), low, high, *params)
-        return self.density(np.asarray(m, np.float64), low, high, *params) / (ends[1] - ends[0])
+        """Density normalized on [low, high]; see `Shape.pdf`."""
+        ends = self.primitive(np.array([low, high]), *params)
+        return self.density(np.asarray(m, np.float64), *params) / (ends[1] - ends[0])
 
     def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Integral of `pdf` from `low` to `m`: (n,), 0 at `low` and 1 at `high`; arguments as for `pdf`."""
-        ends = self.primitive(np.array([low, high]), low, high, *params)
-        return (self.primitive(np.asarray(m, np.float64), low, high, *params) - ends[0]) / (ends[1] - ends[0])
-
-    def complaint(self, low: float, high: float, *params: float) -> str:
-        """What is wrong with these fitted values, or an empty string."""
-        return ""
+        """Integral of `pdf` from `low`; see `Shape.cdf`."""
+        ends = self.primitive(np.array([low, high]), *params)
+        return (self.primitive(np.asarray(m, np.float64), *params) - ends[0]) / (ends[1] - ends[0])
 
 
-class Gaussian(Shape):
+class Gaussian(Peak):
     """Gaussian: `mean`, `width` (standard deviation before the range cuts it)."""
-
-    peaked, probes = True, ("mean", "width")
 
     def __init__(
         self,
@@ -188,27 +207,23 @@ class Gaussian(Shape):
         """Start values in the spectator's unit; see `Shape`."""
         super().__init__({"mean": mean, "width": width}, limits, fixed)
 
-    def defaults(self, guess: Guess) -> dict[str, tuple[float, float, float]]:
-        """Mean within the range, width between 1/2000 of it and all of it."""
-        return _peak_defaults(guess)
-
-    def density(self, m: FloatArray, low: float, high: float, mean: float, width: float) -> FloatArray:
+    def density(self, m: FloatArray, *params: float) -> FloatArray:
         """Gaussian of unit integral on the whole axis."""
+        mean, width = params
         return _gauss(m, mean, width)
 
-    def primitive(self, m: FloatArray, low: float, high: float, mean: float, width: float) -> FloatArray:
+    def primitive(self, m: FloatArray, *params: float) -> FloatArray:
         """Gaussian distribution function."""
+        mean, width = params
         return ndtr((m - mean) / width)
 
 
-class DoubleGaussian(Shape):
+class DoubleGaussian(Peak):
     """Two Gaussians: a share `fraction` at `mean` of `width`, the rest at `mean + offset` of `width * width_ratio`.
 
     The ratio is limited to above 1, so that the two can't swap their labels.  ``fixed: [offset]`` makes them share the
     mean.
     """
-
-    peaked, probes = True, ("mean", "width")
 
     def __init__(
         self,
@@ -227,29 +242,29 @@ class DoubleGaussian(Shape):
 
     def defaults(self, guess: Guess) -> dict[str, tuple[float, float, float]]:
         """A core somewhat narrower than the peak, and twice that width below it."""
-        peak = _peak_defaults(guess)
+        peak = super().defaults(guess)
         width = self.starts["width"] or 0.85 * guess.width
         peak["width"] = (width, *peak["width"][1:])
-        second = {"width_ratio": (2.0, 1.1, 10.0), "fraction": (0.7, 0.01, 0.99), "offset": (0.0, -4 * width, 4 * width)}
+        second = {
+            "width_ratio": (2.0, 1.1, 10.0),
+            "fraction": (0.7, 0.01, 0.99),
+            "offset": (0.0, -4 * width, 4 * width),
+        }
         return peak | second
 
-    def density(
-        self, m: FloatArray, low: float, high: float, mean: float, width: float, ratio: float, part: float, offset: float
-    ) -> FloatArray:
+    def density(self, m: FloatArray, *params: float) -> FloatArray:
         """Sum of two Gaussians, of unit integral on the whole axis."""
+        mean, width, ratio, part, offset = params
         return part * _gauss(m, mean, width) + (1 - part) * _gauss(m, mean + offset, width * ratio)
 
-    def primitive(
-        self, m: FloatArray, low: float, high: float, mean: float, width: float, ratio: float, part: float, offset: float
-    ) -> FloatArray:
+    def primitive(self, m: FloatArray, *params: float) -> FloatArray:
         """Sum of two Gaussian distribution functions."""
+        mean, width, ratio, part, offset = params
         return part * ndtr((m - mean) / width) + (1 - part) * ndtr((m - mean - offset) / (width * ratio))
 
 
-class CrystalBall(Shape):
+class CrystalBall(Peak):
     r"""Gaussian with a power law on the left: :math:`(1 + \alpha(-\alpha - z)/n)^{-n}` below :math:`z = -\alpha`."""
-
-    peaked, probes = True, ("mean", "width")
 
     def __init__(
         self,
@@ -266,25 +281,21 @@ class CrystalBall(Shape):
 
     def defaults(self, guess: Guess) -> dict[str, tuple[float, float, float]]:
         """A tail from 1.5 widths on."""
-        return _peak_defaults(guess) | {"alpha": (1.5, 0.2, 5.0), "n": (3.0, 1.05, 50.0)}
+        return super().defaults(guess) | {"alpha": (1.5, 0.2, 5.0), "n": (3.0, 1.05, 50.0)}
 
-    def density(
-        self, m: FloatArray, low: float, high: float, mean: float, width: float, alpha: float, n: float
-    ) -> FloatArray:
+    def density(self, m: FloatArray, *params: float) -> FloatArray:
         """Density of height 1 at the mean."""
+        mean, width, alpha, n = params
         return _crystal_ball((m - mean) / width, (alpha, n), None)
 
-    def primitive(
-        self, m: FloatArray, low: float, high: float, mean: float, width: float, alpha: float, n: float
-    ) -> FloatArray:
+    def primitive(self, m: FloatArray, *params: float) -> FloatArray:
         """Integral from minus infinity."""
+        mean, width, alpha, n = params
         return width * _crystal_ball_primitive((m - mean) / width, (alpha, n), None)
 
 
-class DoubleSidedCrystalBall(Shape):
+class DoubleSidedCrystalBall(Peak):
     """Gaussian with a power law on either side (`CrystalBall` for the formula)."""
-
-    peaked, probes = True, ("mean", "width")
 
     def __init__(
         self,
@@ -305,19 +316,17 @@ class DoubleSidedCrystalBall(Shape):
     def defaults(self, guess: Guess) -> dict[str, tuple[float, float, float]]:
         """Tails from 1.5 widths on."""
         tails = {f"{name}_{side}": value for side in ("left", "right") for name, value in _TAIL.items()}
-        return _peak_defaults(guess) | tails
+        return super().defaults(guess) | tails
 
-    def density(
-        self, m: FloatArray, low: float, high: float, mean: float, width: float, *tails: float
-    ) -> FloatArray:
+    def density(self, m: FloatArray, *params: float) -> FloatArray:
         """Density of height 1 at the mean."""
-        return _crystal_ball((m - mean) / width, tails[:2], tails[2:])
+        mean, width, *tails = params
+        return _crystal_ball((m - mean) / width, tuple(tails[:2]), tuple(tails[2:]))
 
-    def primitive(
-        self, m: FloatArray, low: float, high: float, mean: float, width: float, *tails: float
-    ) -> FloatArray:
+    def primitive(self, m: FloatArray, *params: float) -> FloatArray:
         """Integral from minus infinity."""
-        return width * _crystal_ball_primitive((m - mean) / width, tails[:2], tails[2:])
+        mean, width, *tails = params
+        return width * _crystal_ball_primitive((m - mean) / width, tuple(tails[:2]), tuple(tails[2:]))
 
 
 class Exponential(Shape):
@@ -339,14 +348,21 @@ class Exponential(Shape):
         """Up to 100 e-folds in the range, either way."""
         return {"slope": (guess.slope, -100 / guess.span, 100 / guess.span)}
 
-    def density(self, m: FloatArray, low: float, high: float, slope: float) -> FloatArray:
-        """Exponential of value 1 at the higher end of the two."""
-        return np.exp(slope * (m - (high if slope > 0 else low)))
+    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
+        """Density normalized on [low, high]; see `Shape.pdf`."""
+        end, integral = self._from_higher_end(np.array([low, high]), low, high, *params)
+        return np.exp(params[0] * (np.asarray(m, np.float64) - end)) / (integral[1] - integral[0])
 
-    def primitive(self, m: FloatArray, low: float, high: float, slope: float) -> FloatArray:
-        """Integral from that end, stable at slope 0."""
-        distance = m - (high if slope > 0 else low)
-        return np.expm1(slope * distance) / slope if abs(slope) * (high - low) > 1e-12 else distance
+    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
+        """Integral of `pdf` from `low`; see `Shape.cdf`."""
+        integral = self._from_higher_end(np.append(m, [low, high]), low, high, *params)[1]
+        return (integral[:-2] - integral[-2]) / (integral[-1] - integral[-2])
+
+    def _from_higher_end(self, m: FloatArray, low: float, high: float, slope: float) -> tuple[float, FloatArray]:
+        """End where the density is higher (set to 1 there, against overflow), and the integral from it to `m`."""
+        end = high if slope > 0 else low
+        flat = abs(slope) * (high - low) < 1e-12
+        return end, m - end if flat else np.expm1(slope * (m - end)) / slope
 
 
 class Chebyshev(Shape):
@@ -375,29 +391,35 @@ class Chebyshev(Shape):
             msg = f"Chebyshev: degree is {degree}, expected at least 1"
             raise ConfigError(msg)
         if coefficients is not None and len(coefficients) != degree:
-            msg = f"Chebyshev: {len(coefficients)} coefficients given, expected {degree}, the degree (the constant is 1)"
+            msg = (
+                f"Chebyshev: {len(coefficients)} coefficients given, expected the degree, {degree} (the constant is 1)"
+            )
             raise ConfigError(msg)
         self.degree = degree
         self.probes = tuple(f"a_{k}" for k in range(1, min(degree, 2) + 1))
-        super().__init__({f"a_{k}": (coefficients or [None] * degree)[k - 1] for k in range(1, degree + 1)}, limits, fixed)
+        starts = {f"a_{k}": coefficients[k - 1] if coefficients else None for k in range(1, degree + 1)}
+        super().__init__(starts, limits, fixed)
 
     def defaults(self, guess: Guess) -> dict[str, tuple[float, float, float]]:
-        """Coefficients within 2 of 0."""
-        return {f"a_{k}": (0.0, -2.0, 2.0) for k in range(1, self.degree + 1)}
+        """Slope of the data's outer tenths, no curvature; coefficients within 2 of 0."""
+        first = float(np.clip(guess.slope * guess.span / 2, -0.5, 0.5))
+        return {f"a_{k}": (first if k == 1 else 0.0, -2.0, 2.0) for k in range(1, self.degree + 1)}
 
-    def density(self, m: FloatArray, low: float, high: float, *coefficients: float) -> FloatArray:
-        """Polynomial, kept above `FLOOR`."""
-        return chebyshev.chebval(_to_unit(m, low, high), self._positive(coefficients))
+    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
+        """Polynomial, kept above `FLOOR` and normalized on [low, high]; see `Shape.pdf`."""
+        series = self._positive(params)
+        ends = chebyshev.chebval([-1.0, 1.0], chebyshev.chebint(series))
+        return chebyshev.chebval(_to_unit(m, low, high), series) * 2 / (high - low) / (ends[1] - ends[0])
 
-    def primitive(self, m: FloatArray, low: float, high: float, *coefficients: float) -> FloatArray:
-        """Integral of the polynomial, exact."""
-        integral = chebyshev.chebint(self._positive(coefficients))
-        return (high - low) / 2 * chebyshev.chebval(_to_unit(m, low, high), integral)
+    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
+        """Integral of `pdf` from `low`; see `Shape.cdf`."""
+        integral = chebyshev.chebint(self._positive(params))
+        ends = chebyshev.chebval([-1.0, 1.0], integral)
+        return (chebyshev.chebval(_to_unit(m, low, high), integral) - ends[0]) / (ends[1] - ends[0])
 
-    def complaint(self, low: float, high: float, *coefficients: float) -> str:
+    def complaint(self, low: float, high: float, *params: float) -> str:
         """Say where the polynomial would be negative."""
-        series = np.array([1.0, *coefficients])
-        where, value = _minimum(series)
+        where, value = _minimum(np.array([1.0, *params]))
         if value >= self.FLOOR:
             return ""
         m = low + (where + 1) / 2 * (high - low)
@@ -411,10 +433,6 @@ class Chebyshev(Shape):
 
 
 _TAIL = {"alpha": (1.5, 0.2, 5.0), "n": (3.0, 1.05, 50.0)}
-
-
-def _peak_defaults(guess: Guess) -> dict[str, tuple[float, float, float]]:
-    return {"mean": (guess.mean, guess.low, guess.high), "width": (guess.width, guess.span / 2000, guess.span)}
 
 
 def _gauss(m: FloatArray, mean: float, width: float) -> FloatArray:
@@ -467,7 +485,7 @@ def _tail(distance: FloatArray, alpha: float, n: float) -> FloatArray:
     return np.exp(-0.5 * alpha**2) * (1 + alpha / n * (distance - alpha)) ** -n
 
 
-def _tail_integral(distance: FloatArray, alpha: float, n: float) -> FloatArray:
+def _tail_integral(distance: FloatArray | float, alpha: float, n: float) -> FloatArray:
     """Integral of `_tail` from `distance` to infinity."""
     return np.exp(-0.5 * alpha**2) * n / alpha / (n - 1) * (1 + alpha / n * (distance - alpha)) ** (1 - n)
 

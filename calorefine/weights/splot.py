@@ -10,7 +10,7 @@ expectation.  Independence is what `calorefine.weights.factorization` tests.  Th
 weigh first, cut later.
 
 References: Pivk and Le Diberder, arXiv:physics/0402083; Dembinski, Kenzie, Langenbruch and Schmelling,
-arXiv:2112.04574 (variant B of the W matrix; sum rules in its section 2).
+arXiv:2112.04574 (variant B of the W matrix).
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ class SPlotFit:
         values: their fitted values.
         errors: their standard deviations (0 if fixed).
         covariance: their covariance, (p, p).
+        limits: their limits.
         fixed: names of the parameters that were fixed.
-        at_limit: names of the parameters found at a limit: their errors mean nothing.
+        at_limit: names of the parameters found at a limit: their errors mean nothing (0 if the fit converged only
+            when they were held there).
         method: "unbinned" or "binned, N bins".
         valid: whether MIGRAD converged (`SPlot.fit` raises if not).
         n_events: events in the range, bootstrap counts included.
@@ -95,6 +97,7 @@ class SPlotFit:
     values: tuple[float, ...]
     errors: tuple[float, ...]
     covariance: FloatArray
+    limits: tuple[tuple[float, float], ...]
     fixed: tuple[str, ...]
     at_limit: tuple[str, ...]
     method: str
@@ -176,11 +179,12 @@ class SPlotFit:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the functions, as JSON types."""
+        """Everything but the functions, as JSON types (None for a p-value without degrees of freedom)."""
         plain = {key: getattr(self, key) for key in ("spectator", "target", "method", "valid", "n_events", "n_outside")}
         tables = {key: list(getattr(self, key)) for key in ("names", "values", "errors", "fixed", "at_limit")}
         arrays = {key: getattr(self, key).tolist() for key in ("covariance", "edges", "observed", "expected", "pulls")}
         checks = {key: getattr(self, key) for key in ("yields", "chi2", "ndf", "p_value", "sum_rule", "n_effective")}
+        checks["p_value"] = None if np.isnan(self.p_value) else self.p_value
         return plain | {"range": [self.mixture.low, self.mixture.high]} | tables | arrays | checks
 
 
@@ -204,8 +208,9 @@ class SPlot(WeightSource):
             range: lowest and highest value fitted, both included, in the spectator's unit.
             species: name to shape, at least two.
             target: species whose weight `weights` returns.
-            max_unbinned: events above which the fit is binned.  Unbinned, 31 000 events of a double Gaussian on an
-                exponential take 0.2 s, 200 000 take 1.4 s and 10^6 take 8 s on one core.
+            max_unbinned: events above which the fit is binned.  Measured for a double Gaussian on an exponential, on
+                one core: unbinned, 31 000 events take 0.15 s, 200 000 take 1.3 s and 10^6 take 6 s; binned, 10^6 take
+                0.4 s (and once per installation 4 s for the compilation of iminuit's cost function).
             bins: number of bins then; they should be much narrower than the narrowest peak.
 
         Raises:
@@ -259,7 +264,7 @@ class SPlot(WeightSource):
         method, cost = self._cost(mixture, m)
         minuit = _minimize(cost, parameters, self.spectator)
         values = tuple(float(value) for value in minuit.values)
-        _check_shapes(mixture, values)
+        _check_species(mixture, values)
         cows = _weight_functions(mixture, values, m)
         weights = {name: cows[index](m) for index, name in enumerate(self.species)}
         edges, observed, expected = _binned(mixture, values, m)
@@ -271,6 +276,7 @@ class SPlot(WeightSource):
             values=values,
             errors=tuple(0.0 if fixed else float(e) for e, fixed in zip(minuit.errors, minuit.fixed, strict=True)),
             covariance=np.array(minuit.covariance),
+            limits=tuple(p.limits for p in parameters),
             fixed=tuple(p.name for p in parameters if p.fixed),
             at_limit=_at_limit(parameters, values),
             method=method,
@@ -306,8 +312,7 @@ class SPlot(WeightSource):
 
     def _start(self, mixture: Mixture, m: FloatArray) -> list[Parameter]:
         shapes = mixture.parameters(Guess.from_data(m, *self.range))
-        unknown = (0.0,) * len(self.species)
-        yields = mixture.yields_only(m, (*unknown, *(p.start for p in shapes))[len(unknown) :])
+        yields = mixture.yields_only(m, tuple(p.start for p in shapes))
         named = zip(self.species, np.maximum(yields, 1e-3 * len(m)), strict=True)
         return [Parameter(f"n_{name}", float(value), (0.0, np.inf)) for name, value in named] + shapes
 
@@ -352,7 +357,7 @@ def _counts(multiplicity: NDArray[Any], n_events: int) -> NDArray[np.int64]:
 
 
 def _minimize(cost: ExtendedUnbinnedNLL | ExtendedBinnedNLL, parameters: list[Parameter], spectator: str) -> Minuit:
-    """MIGRAD and HESSE; if they fail, SIMPLEX and MIGRAD with strategy 2."""
+    """MIGRAD and HESSE; if that fails SIMPLEX and MIGRAD with strategy 2, then with parameters held at their limits."""
     minuit = Minuit(cost, *(p.start for p in parameters), name=[p.name for p in parameters])
     for p in parameters:
         minuit.limits[p.name], minuit.fixed[p.name] = p.limits, p.fixed
@@ -362,6 +367,11 @@ def _minimize(cost: ExtendedUnbinnedNLL | ExtendedBinnedNLL, parameters: list[Pa
         if not minuit.valid:
             minuit.simplex()
             minuit.strategy = 2
+            minuit.migrad(ncall=20_000)
+        stuck = [name for name in _at_limit(parameters, tuple(minuit.values)) if not name.startswith("n_")]
+        if not minuit.valid and stuck:
+            for name in stuck:
+                minuit.fixed[name] = True
             minuit.migrad(ncall=20_000)
         if minuit.valid:
             minuit.hesse()
@@ -395,9 +405,12 @@ def _at_limit(parameters: list[Parameter], values: tuple[float, ...]) -> tuple[s
     return tuple(names)
 
 
-def _check_shapes(mixture: Mixture, values: tuple[float, ...]) -> None:
-    for (name, shape), group in zip(mixture.shapes.items(), mixture.split(values)[1], strict=True):
+def _check_species(mixture: Mixture, values: tuple[float, ...]) -> None:
+    yields, groups = mixture.split(values)
+    for (name, shape), size, group in zip(mixture.shapes.items(), yields, groups, strict=True):
         complaint = shape.complaint(mixture.low, mixture.high, *group)
+        if size < 0.5:
+            complaint = f"its fitted yield is {size:.2g} events, expected some; remove it, or check the shapes"
         if complaint:
             msg = f"species '{name}': {complaint}"
             raise FitError(msg)
@@ -417,8 +430,8 @@ def _weight_functions(mixture: Mixture, values: tuple[float, ...], m: FloatArray
 def _check_sum_rule(weights: dict[str, FloatArray], values: tuple[float, ...], spectator: str) -> dict[str, float]:
     r"""Relative deviations of :math:`\sum_i w_k(m_i) = N_k` and of :math:`\sum_k w_k(m) = 1`.
 
-    Both hold where the yields are at their maximum: arXiv:physics/0402083, equations 15 and 16 of its section 2.2.
-    A yield below the root of the number of events counts as that.
+    Both hold where the yields are at their maximum (arXiv:physics/0402083, properties of the sWeights;
+    arXiv:2112.04574).  A yield below the root of the number of events counts as that.
     """
     least = np.sqrt(len(next(iter(weights.values()))))
     deviations = {
@@ -429,7 +442,7 @@ def _check_sum_rule(weights: dict[str, FloatArray], values: tuple[float, ...], s
     name, worst = max(deviations.items(), key=lambda item: item[1])
     msg = (
         f"sWeights of {spectator}: the sum rule for {name} is off by {worst:.2g}, expected below {SUM_RULE_WARNING:g} "
-        "(arXiv:physics/0402083, section 2.2; arXiv:2112.04574, section 2): the yields are not at their maximum"
+        "(arXiv:physics/0402083, arXiv:2112.04574): the yields are not at their maximum"
     )
     if not worst <= SUM_RULE_ERROR:
         raise FitError(msg)
@@ -443,11 +456,9 @@ def _binned(mixture: Mixture, values: tuple[float, ...], m: FloatArray) -> tuple
     observed, edges = np.histogram(m, int(np.clip(len(m) // 20, 20, 100)), (mixture.low, mixture.high))
     cumulative = mixture.scaled_cdf(edges, *values)
     kept = [0]
-    for index in range(1, len(edges)):
-        if cumulative[index] - cumulative[kept[-1]] >= 10 and (
-            cumulative[-1] - cumulative[index] >= 10 or index == len(edges) - 1
-        ):
+    for index in range(1, len(edges) - 1):
+        if min(cumulative[index] - cumulative[kept[-1]], cumulative[-1] - cumulative[index]) >= 10:
             kept.append(index)
-    kept = kept if kept[-1] == len(edges) - 1 else [*kept[:-1], len(edges) - 1] if len(kept) > 1 else [0, len(edges) - 1]
+    kept.append(len(edges) - 1)
     total = np.concatenate([[0], np.cumsum(observed)])[kept]
     return edges[kept], np.diff(total).astype(np.float64), np.diff(cumulative[kept])

@@ -79,7 +79,7 @@ def splot_file(
     spectator = table[splot.spectator]
     fit = splot.fit(spectator)
     tested = {name: table[name] for name in [*columns.features, *columns.context]}
-    results = factorization_test(splot, spectator, tested)
+    results = factorization_test(splot, spectator, tested, fit=fit)
     warn_if_dependent(results)
     report = SPlotReport(target, fit, results)
     _write(report, source, request, splot.spectator, tree_format, overwrite=overwrite)

@@ -1,0 +1,84 @@
+r"""Analytic toys whose truth is known in closed form.
+
+`ImpureToy` is a calibration sample in small: a signal with two features, whose means and widths are known functions of
+the context, over a background of another shape, and a spectator that separates them statistically.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+GAMMA_SHAPE = 4.0
+
+
+@dataclass(frozen=True)
+class ImpureToy:
+    r"""Signal and background with densities known in closed form.
+
+    The context c lies in [0, 1]; an event is signal with probability :math:`f(c) = \bar f \, (1 + 4c) \ln(5) / 4`, which
+    varies fivefold.  The density of c is proportional to 1 / f(c), so that the signal is uniform in c.  The spectator m
+    lies in [0, 1]: a Gaussian peak of the signal over a flat background, independent of everything else within each
+    species.
+
+    =========  =======================================  ================================
+    feature    signal                                   background
+    =========  =======================================  ================================
+    `x`        normal, mean 1 + c, width 0.5 + 0.3 c    normal, mean c, width 0.6
+    `y`        gamma of shape 4, mean 2 - c             gamma of shape 4, mean 2.5 - c
+    =========  =======================================  ================================
+
+    Args:
+        fraction: mean signal fraction.
+        peak: mean of the spectator's peak.
+        resolution: its width.
+    """
+
+    fraction: float = 0.2
+    peak: float = 0.5
+    resolution: float = 0.005
+
+    def purity(self, c: FloatArray) -> FloatArray:
+        """Probability of signal at context c (n,)."""
+        return self.fraction * (1 + 4 * c) * np.log(5) / 4
+
+    def generate(self, n: int, *, seed: int) -> dict[str, NDArray[Any]]:
+        """Draw n events: columns c, m, x, y, `true_signal`, run, event, each (n,)."""
+        rng = np.random.default_rng(seed)
+        c = (5 ** rng.random(n) - 1) / 4
+        signal = rng.random(n) < self.purity(c)
+        mean, width = self.signal_moments(c)
+        x = np.where(signal, rng.normal(mean[:, 0], width[:, 0]), rng.normal(c, 0.6))
+        y = np.where(signal, rng.gamma(GAMMA_SHAPE, mean[:, 1] / GAMMA_SHAPE), rng.gamma(GAMMA_SHAPE, (2.5 - c) / GAMMA_SHAPE))
+        m = np.where(signal, rng.normal(self.peak, self.resolution, n), rng.random(n))
+        numbers = {"run": np.ones(n, np.uint32), "event": np.arange(n, dtype=np.uint64)}
+        return {"c": c, "m": m, "x": x, "y": y, "true_signal": signal} | numbers
+
+    def signal_moments(self, c: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """True means and widths (n, 2) of the signal's x and y at context c (n,)."""
+        mean = np.stack([1 + c, 2 - c], axis=1)
+        width = np.stack([0.5 + 0.3 * c, (2 - c) / np.sqrt(GAMMA_SHAPE)], axis=1)
+        return mean, width
+
+    def sweights(self, m: FloatArray) -> FloatArray:
+        """Signal sWeights (n,) for the true densities and fraction (Dembinski et al., arXiv:2112.04574, eq. 8).
+
+        Args:
+            m: (n,) spectator.
+        """
+        densities = np.stack([self._peak_density(m), np.ones_like(m)])
+        grid = np.linspace(0, 1, 20_001)
+        on_grid = np.stack([self._peak_density(grid), np.ones_like(grid)])
+        mixed = self.fraction * on_grid[0] + (1 - self.fraction) * on_grid[1]
+        overlap = np.trapezoid(on_grid[:, None] * on_grid[None] / mixed, grid, axis=-1)
+        total = self.fraction * densities[0] + (1 - self.fraction) * densities[1]
+        return np.linalg.inv(overlap)[0] @ densities / total
+
+    def _peak_density(self, m: FloatArray) -> FloatArray:
+        z = (m - self.peak) / self.resolution
+        return np.exp(-0.5 * z**2) / (self.resolution * np.sqrt(2 * np.pi))

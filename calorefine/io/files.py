@@ -1,0 +1,125 @@
+"""Open ROOT files, and find trees and branches in them, with messages that say what is wrong and what is near."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import uproot
+from numpy.typing import NDArray
+
+from calorefine.errors import BranchError, FileError, nearest
+
+TREES = ("TTree", "ROOT::RNTuple")
+_RNTUPLE_NUMBERS = frozenset(
+    ["float", "double", "bool"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
+)
+
+
+def expand(pattern: str) -> list[Path]:
+    """Return the files that a path or glob names, sorted.
+
+    Raises:
+        FileError: there is none.
+    """
+    paths = sorted(Path(found) for found in glob.glob(pattern)) if glob.has_magic(pattern) else [Path(pattern)]
+    existing = [path for path in paths if path.is_file()]
+    if existing:
+        return existing
+    if Path(pattern).is_dir():
+        raise FileError(f"{pattern}: is a folder, expected a file; did you mean '{Path(pattern) / '*.root'}'?")
+    folder = Path(pattern).parent
+    siblings = [str(path) for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
+    raise FileError(f"{pattern}: no such file{nearest(pattern, siblings)}")
+
+
+def open_file(path: Path) -> Any:
+    """Open a ROOT file that is whole: a context manager.
+
+    Raises:
+        FileError: it is not a ROOT file, or was truncated, or never closed.
+    """
+    try:
+        file = uproot.open(path, array_cache=None)  # rows are read once
+    except Exception as error:  # uproot raises many types for a file that is not ROOT or was cut off
+        raise FileError(f"{path}: not a readable ROOT file, truncated or never closed ({error})") from error
+    end, size = file.file.fEND, path.stat().st_size
+    if size < end:
+        file.close()
+        raise FileError(f"{path}: truncated: {size} bytes found, {end} expected from its header")
+    if file.file.fSeekFree <= file.file.fBEGIN:  # ROOT writes the list of free segments when it closes the file
+        file.close()
+        raise FileError(f"{path}: never closed by the program that wrote it; write it again, or recover it with ROOT")
+    return file
+
+
+def find_tree(file: Any, path: Path, name: str) -> Any:
+    """Return the TTree or RNTuple of this name.
+
+    Raises:
+        FileError: there is none, or it can't be read.
+    """
+    kinds = file.classnames(cycle=False)
+    trees = [key for key, kind in kinds.items() if kind in TREES]
+    if name not in trees:
+        found = f"holds no tree '{name}'" if name not in kinds else f"'{name}' is a {kinds[name]}, not a tree"
+        raise FileError(f"{path}: {found}{nearest(name, trees)}; trees found: {', '.join(trees) or 'none'}")
+    try:
+        tree = file[name]
+        tree.num_entries, tree.keys()  # noqa: B018 (an RNTuple reads its header and footer here)
+    except Exception as error:
+        raise FileError(f"{path}: tree '{name}' can't be read, the file is truncated or damaged ({error})") from error
+    return tree
+
+
+def n_entries(path: Path, tree: str) -> int:
+    """Number of rows of a tree."""
+    with open_file(path) as file:
+        return int(find_tree(file, path, tree).num_entries)
+
+
+def check_branches(tree: Any, names: Sequence[str], where: str) -> None:
+    """Raise `BranchError` for the first branch that is missing, or isn't one number per event."""
+    available = tree.keys()
+    for name in names:
+        if name not in available:
+            raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, available)}")
+        if not _is_number(tree, name):
+            found = tree[name].typename or "a record"
+            msg = f"{where}: branch '{name}' is of type {found}, expected one number per event"
+            raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
+
+
+def _is_number(tree: Any, name: str) -> bool:
+    branch = tree[name]
+    if not hasattr(branch, "interpretation"):  # a field of an RNTuple
+        return branch.typename in _RNTUPLE_NUMBERS and name in tree.keys(recursive=False)
+    kind = branch.interpretation
+    return isinstance(kind, uproot.AsDtype) and kind.inner_shape == () and kind.to_dtype.kind in "biuf"
+
+
+def batches(path: Path, name: str, wanted: list[str], rows: int) -> Iterator[tuple[dict[str, NDArray[Any]], range]]:
+    """Yield the branches of consecutive rows, in native byte order, and the range of those rows.
+
+    Raises:
+        FileError: the file or the tree can't be read.
+        BranchError: a branch is missing, jagged, or not numeric.
+    """
+    with open_file(path) as file:
+        tree = find_tree(file, path, name)
+        check_branches(tree, wanted, f"{path}, tree '{name}'")
+        n = int(tree.num_entries)
+        for first in range(0, n, rows):
+            last = min(first + rows, n)
+            try:
+                arrays = tree.arrays(wanted, library="np", entry_start=first, entry_stop=last) if wanted else {}
+            except Exception as error:
+                msg = f"{path}, tree '{name}': rows {first} to {last} can't be read, the file is truncated or damaged"
+                raise FileError(f"{msg} ({error})") from error
+            yield {branch: _native(arrays[branch]) for branch in wanted}, range(first, last)
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)

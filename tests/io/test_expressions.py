@@ -1,0 +1,154 @@
+"""Expressions: what physicists write is understood, and nothing else is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calorefine.errors import BranchError, ExpressionError
+from calorefine.io.expressions import branches, evaluate
+
+A, F, FLAG = np.array([1.0, -2.0, 3.0]), np.array([0.1, 0.2, 0.3], np.float32), np.array([True, False, True])
+K, J = np.array([-7, 2**52 + 1, 5], np.int64), np.array([0, 3, 5], np.int32)
+U, U8 = np.array([2**53, 0, 7], np.uint64), np.array([255, 0, 2], np.uint8)
+TABLE = {"a": A, "f": F, "flag": FLAG, "i": K, "j": J, "u": U, "u8": U8, "where": A}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a > 1 && flag", (A > 1) & FLAG),
+        ("a > 1 || flag", (A > 1) | FLAG),
+        ("a>1&&!flag||a<0", (A > 1) & ~FLAG | (A < 0)),
+        ("!(a > 1)", ~(A > 1)),
+        ("a != 1 && !flag", (A != 1) & ~FLAG),
+        ("not a > 1 or flag and j == 3", ~(A > 1) | (FLAG & (J == 3))),
+        ("-2 < a <= 3", (A > -2) & (A <= 3)),
+        ("0 < j < a + 1 && flag", (J > 0) & (J < A + 1) & FLAG),
+        ("j && a > 0", (J != 0) & (A > 0)),
+        ("!j", J == 0),
+        ("not (j and flag)", ~((J != 0) & FLAG)),
+        ("u8 || flag", (U8 != 0) | FLAG),
+        ("flag", FLAG),
+        ("flag == 1", FLAG),
+        ("~flag & (a > 0)", ~FLAG & (A > 0)),
+        ("flag | (a > 2)", FLAG | (A > 2)),
+        ("True", np.ones(3, bool)),
+        ("a == 1 && 1", A == 1),
+    ],
+)
+def test_conditions(text, expected):
+    result = evaluate(text, TABLE)
+    assert result.dtype == bool
+    assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", A),
+        ("(a)", A),
+        ("  a ", A),
+        ("a\n  + f", A + F.astype(np.float64)),
+        ("f", F.astype(np.float64)),
+        ("f * 2", F.astype(np.float64) * 2),
+        ("j % 3", J % 3),
+        ("u % 2 + u8", U % np.uint64(2) + U8),
+        ("u8 + 1", np.array([256.0, 1.0, 3.0])),
+        ("u - 8", U.astype(np.float64) - 8),
+        ("u", U.astype(np.float64)),
+        ("i", K.astype(np.float64)),
+        ("-i", -K.astype(np.float64)),
+        ("j / 2", J / 2),
+        ("i * i", K.astype(np.float64) ** 2),
+        ("a ** 2 - -a", A**2 + A),
+        ("sqrt(abs(a))", np.sqrt(np.abs(A))),
+        ("arctan2(a, f) + log10(abs(a)) * exp(f)", np.arctan2(A, F.astype(float)) + np.log10(abs(A)) * np.exp(F * 1.0)),
+        ("where(flag, a, -a)", np.abs(A)),
+        ("where", A),
+        ("flag + 1", FLAG + 1.0),
+        ("flag * a", FLAG * A),
+        ("3", np.full(3, 3.0)),
+        ("1.5e3", np.full(3, 1500.0)),
+    ],
+)
+def test_values(text, expected):
+    result = evaluate(text, TABLE)
+    assert result.dtype == np.float64
+    assert result.shape == (3,)
+    np.testing.assert_allclose(result, expected, rtol=1e-6 if "arctan2" in text else 1e-15)
+
+
+def test_division_by_zero_and_logarithms_give_values_that_the_reader_counts():
+    result = evaluate("1 / (a - 1) + log(a)", TABLE)
+    assert np.isinf(result[0])
+    assert np.isnan(result[1])
+    assert np.isfinite(result[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sqt(a)", "no function 'sqt'; did you mean 'sqrt'"),
+        ("atan2(a, f)", "did you mean 'arctan2'"),
+        ("pow(a, 2)", "no function 'pow'; there are abs, arccos"),
+        ("a +* 2", "can't be parsed: invalid syntax at character 4"),
+        ("a = 1", "can't be parsed"),
+        ("", "can't be parsed"),
+        ("TMath::Abs(a)", "can't be parsed"),
+        ("a; j", "can't be parsed"),
+        ("a.real", "'a.real' is not understood"),
+        ("__import__('os').system('touch x')", "is not understood"),
+        ("eval('1')", "is not understood"),
+        ("eval(a)", "no function 'eval'"),
+        ("__builtins__", "__builtins__"),
+        ("a.__class__.__bases__[0]", "is not understood"),
+        ("a[0]", "is not understood"),
+        ("(lambda: a)()", "is not understood"),
+        ("[b for b in a]", "is not understood"),
+        ("a if flag else f", "is not understood"),
+        ("f'{a}'", "is not understood"),
+        ("(b := a)", "is not understood"),
+        ("sqrt(x=a)", "is not understood"),
+        ("sqrt(*a)", "is not understood"),
+        ("'text'", "is not understood"),
+        ("None", "is not understood"),
+        ("2j * a", "is not understood"),
+        ("a is f", "Is is not understood"),
+        ("a in f", "In is not understood"),
+        ("a @ f", "MatMult is not understood"),
+        ("j << 3", "LShift is not understood"),
+        ("a ^ 2", "write \\*\\* for powers"),
+        ("a & 1", "can't be evaluated"),
+        ("sin(a, f)", "can't be evaluated"),
+        ("1 / 0", "can't be evaluated: .*division by zero"),
+        ("10 ** 400 * a", "can't be evaluated"),
+        ("9 ** 9 ** 9 ** 9", "can't be evaluated"),
+        ("9" * 400, "can't be parsed"),
+        ("-" * 100_000 + "a", "can't be parsed"),
+        ("a\0", "can't be parsed"),
+    ],
+)
+def test_refused(text, message):
+    with pytest.raises((ExpressionError, BranchError), match=message):
+        evaluate(text, TABLE)
+
+
+def test_missing_branch_names_the_nearest():
+    with pytest.raises(BranchError, match="'A > 1' needs a branch 'A', which isn't there; did you mean 'a'"):
+        evaluate("A > 1", TABLE)
+
+
+@pytest.mark.parametrize("values", [np.array([2**53 + 1], np.uint64), np.array([-(2**60)], np.int64)])
+def test_integers_that_double_precision_cannot_hold_are_refused(values):
+    """Such as `event % 10` of a 64-bit hash, which would be wrong without a word."""
+    with pytest.raises(ExpressionError, match=r"branch 'event' holds integers up to .* expected at most 2\*\*53"):
+        evaluate("event % 10 == 3", {"event": values})
+
+
+def test_branches_are_named_once_and_without_functions():
+    assert branches("where(where > 0, px, py) + px && a") == ("where", "px", "py", "a")
+
+
+def test_empty_table():
+    assert evaluate("a > 1 && u < 3", {name: array[:0] for name, array in TABLE.items()}).shape == (0,)

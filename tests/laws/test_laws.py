@@ -1,0 +1,160 @@
+"""Laws that every model in the registry obeys; a new model is tested by being registered."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from calorefine import Column, Columns, Simulator, stats
+from calorefine.data import Batch, Prepared
+from calorefine.models import MODELS
+from calorefine.transforms import Preprocessing
+
+N, D = 240, 3
+COLUMNS = Columns(features={"a": Column(), "b": Column(), "d": Column()}, context={"p": Column(), "q": Column()})
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads make single-event inference many times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=sorted(MODELS))
+def model(request):
+    """Every registered model, untrained, on signed weights."""
+    torch.manual_seed(5)
+    rng = np.random.default_rng(5)
+    x, context = rng.normal(size=(N, D)), rng.random((N, 2))
+    weight = rng.normal(0.5, 1.0, N)
+    prepared = Prepared(
+        columns=COLUMNS,
+        features=Preprocessing.fit(x, weight, ["quantile", "standard", "quantile"], ["a", "b", "d"]),
+        context=Preprocessing.fit(context, weight, ["quantile", "standard"], ["p", "q"]),
+        domain=np.array([[0.0, 1.0], [0.0, 1.0]]),
+        mean_weight=float(weight.mean()),
+        provenance={"digest": "none", "n_train": N},
+    )
+    made = MODELS[request.param]()
+    made.prepare(prepared)
+    return made.double()
+
+
+@pytest.fixture
+def sample():
+    """A full sample in network units with signed weights, and its noise."""
+    rng = np.random.default_rng(6)
+    weight = rng.normal(0.5, 1.0, N)
+    assert (weight < 0).mean() > 0.2
+    return Batch(*(torch.from_numpy(a) for a in (rng.normal(size=(N, D)), rng.normal(size=(N, 2)), weight)))
+
+
+def loss_and_gradient(model, batch, latent):
+    """Data term of the objective and its gradient with respect to all parameters, as one vector."""
+    model.zero_grad()
+    loss = model.objective(batch, latent)
+    loss.backward()
+    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return torch.cat([loss.detach()[None], *gradients])
+
+
+def noise(model, n):
+    return torch.randn(n, model.latent_size, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+
+
+def assert_same(first, second):
+    """Equal to 1e-5, relative to the largest entry."""
+    scale = first.abs().max()
+    assert scale > 0
+    torch.testing.assert_close(first / scale, second / scale, rtol=1e-5, atol=1e-9)
+
+
+def test_doubling_a_weight_is_duplicating_the_event(model, sample):
+    latent = noise(model, N)
+    doubled = Batch(sample.x, sample.context, torch.cat([2 * sample.weight[:50], sample.weight[50:]]))
+    duplicated = Batch(*(torch.cat([a, a[:50]]) for a in sample))
+    assert_same(
+        loss_and_gradient(model, doubled, latent),
+        loss_and_gradient(model, duplicated, torch.cat([latent, latent[:50]])),
+    )
+
+
+def test_events_of_weight_zero_change_nothing(model, sample):
+    latent = noise(model, N + 30)
+    extended = Batch(
+        torch.cat([sample.x, 3 * sample.x[:30] + 1]),
+        torch.cat([sample.context, sample.context[:30] - 2]),
+        torch.cat([sample.weight, torch.zeros(30, dtype=torch.float64)]),
+    )
+    assert_same(loss_and_gradient(model, sample, latent[:N]), loss_and_gradient(model, extended, latent))
+
+
+def test_order_changes_nothing(model, sample):
+    latent = noise(model, N)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(8))
+    shuffled = Batch(*(a[order] for a in sample))
+    assert_same(loss_and_gradient(model, sample, latent), loss_and_gradient(model, shuffled, latent[order]))
+
+
+def test_scaling_all_weights_changes_nothing(model, sample):
+    latent = noise(model, N)
+    scaled = Batch(sample.x, sample.context, 7 * sample.weight)
+    assert_same(loss_and_gradient(model, sample, latent), loss_and_gradient(model, scaled, latent))
+
+
+def test_weights_matter(model, sample):
+    """The laws above would hold for an objective that ignores weights."""
+    latent = noise(model, N)
+    other = Batch(sample.x, sample.context, torch.ones(N, dtype=torch.float64))
+    first, second = (loss_and_gradient(model, batch, latent) for batch in (sample, other))
+    assert (first - second).abs().max() > 1e-2 * first.abs().max()
+
+
+def conditions(n):
+    rng = np.random.default_rng(9)
+    return {"p": rng.random(n), "q": rng.random(n)}
+
+
+def test_save_load_sample_gives_the_same_bits(model, tmp_path):
+    simulator = Simulator(model.float(), model.spec)
+    simulator.save(tmp_path / "model.ckpt")
+    first = simulator.sample(conditions(500), seed=3, n_per_event=2)
+    second = Simulator.load(tmp_path / "model.ckpt").sample(conditions(500), seed=3, n_per_event=2)
+    assert list(first) == ["a", "b", "d", "in_domain"]
+    for name, values in first.items():
+        assert len(values) == 1000
+        np.testing.assert_array_equal(values, second[name])
+
+
+@pytest.mark.parametrize("size", [1, 37])
+def test_chunking_changes_nothing(model, size):
+    n = 10_000
+    simulator = Simulator(model.float(), model.spec)
+    context, key = conditions(n), np.arange(n, dtype=np.uint64) * np.uint64(77)
+    whole = simulator.sample(context, key=key, seed=4)
+    parts = []
+    for first in range(0, n, size):
+        rows = slice(first, first + size)
+        parts.append(simulator.sample({k: v[rows] for k, v in context.items()}, key=key[rows], seed=4))
+    for name, values in whole.items():
+        joined = np.concatenate([part[name] for part in parts])
+        np.testing.assert_allclose(joined, values, rtol=1e-5, atol=0)
+
+
+def test_sampling_does_not_train(model):
+    before = copy.deepcopy(model.state_dict())
+    Simulator(model.float(), model.spec).sample(conditions(10), seed=1)
+    for name, tensor in before.items():
+        torch.testing.assert_close(tensor, model.state_dict()[name].to(tensor.dtype), rtol=1e-6, atol=0)
+
+
+def test_objective_is_the_weighted_one(model, sample):
+    """n_eff of the sample is far below its size, so that the laws test real cancellation of weights."""
+    assert stats.n_eff(sample.weight.numpy()) < N / 2
+    assert torch.isfinite(model.objective(sample, noise(model, N)))

@@ -1,0 +1,162 @@
+"""Training through the command line: resume, errors, logs, folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import uproot
+import yaml
+
+from calorefine import Simulator
+from calorefine.cli import calorefine, lightning
+from calorefine.datasets import ImpureToy
+from calorefine.errors import CheckpointError, TrainingError, WeightError
+from calorefine.models import MODELS
+
+EPOCHS = 6
+
+
+@pytest.fixture(scope="module")
+def toy_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("toy") / "toy.root"
+    table = ImpureToy().generate(1500, seed=11)
+    table["w"] = ImpureToy().sweights(table["m"])
+    with uproot.recreate(path) as file:
+        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    return path
+
+
+@pytest.fixture
+def config(toy_file, tmp_path):
+    """A configuration file on the toy, for any model."""
+    content = {
+        "seed_everything": 4,
+        "data": {
+            "files": str(toy_file),
+            "tree": "events",
+            "columns": {"features": {"x": None, "y": None}, "context": {"c": None}, "key": ["run", "event"]},
+            "weights": "w",
+            "batch_size": 128,
+        },
+        "model": {"class_path": "WGAN", "init_args": {"generator_hidden": [16], "critic_hidden": [16]}},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": EPOCHS,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 5,
+        },
+    }
+    path = tmp_path / "toy_config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def fit(config, tmp_path, *options):
+    return lightning(["fit", "-c", str(config), "--runs", str(tmp_path / "runs"), *options])
+
+
+class Interrupt(pl.Callback):
+    """Stop in the middle of the fourth epoch."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == 3 and trainer.fit_loop.batch_idx == 4:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_resuming_gives_the_same_parameters(config, tmp_path, model):
+    whole = fit(config, tmp_path, "--model.class_path", model)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(config, tmp_path, "--model.class_path", model, "--trainer.callbacks+", f"{__name__}.Interrupt")
+    interrupted = tmp_path / "runs" / "toy_config" / "001" / "checkpoints" / "last.ckpt"
+    assert torch.load(interrupted, weights_only=True)["epoch"] == 2
+    resumed = fit(config, tmp_path, "--model.class_path", model, "--ckpt_path", str(interrupted))
+    assert resumed.trainer.current_epoch == EPOCHS
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0)
+    scores = [run.trainer.checkpoint_callback.best_model_score for run in (whole, resumed)]
+    assert scores[0] == scores[1]
+    assert (resumed.run_dir / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_another_seed_gives_other_parameters(config, tmp_path):
+    first = fit(config, tmp_path, "--trainer.max_epochs", "1")
+    second = fit(config, tmp_path, "--trainer.max_epochs", "1", "--seed_everything", "5")
+    assert not torch.equal(first.model.average[0].weight, second.model.average[0].weight)
+
+
+def test_run_folder_holds_everything_and_is_never_reused(config, tmp_path, capsys):
+    runs = [fit(config, tmp_path, "--trainer.max_epochs", "2").run_dir for _ in range(2)]
+    assert [run.name for run in runs] == ["000", "001"]
+    run = runs[0]
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["model"]["init_args"]["n_critic"] == 3
+    with (run / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"critic_loss", "generator_loss", "val_distance"} <= rows[0].keys()
+    assert sum(row["val_distance"] != "" for row in rows) == 2
+    assert list((run / "tensorboard").glob("events.out.tfevents*"))
+    text = (run / "summary.txt").read_text()
+    for expected in ("WGAN", "n_eff", "2 epochs", "energy distance", "best.ckpt", "calorefine sample"):
+        assert expected in text
+    assert "best.ckpt" in capsys.readouterr().out
+
+
+def test_saved_configuration_reproduces_the_run(config, tmp_path):
+    first = fit(config, tmp_path, "--trainer.max_epochs", "1")
+    second = fit(first.run_dir / "config.yaml", tmp_path)
+    torch.testing.assert_close(first.model.average[0].weight, second.model.average[0].weight, rtol=0, atol=0)
+
+
+def test_checkpoint_samples_without_the_training_data(config, tmp_path):
+    run = fit(config, tmp_path, "--trainer.max_epochs", "1").run_dir
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert json.dumps(checkpoint["calorefine"])
+    events = Simulator.load(run / "checkpoints" / "best.ckpt").sample({"c": np.array([0.2, 1.7])}, seed=1)
+    assert np.isfinite(events["x"]).all()
+    assert events["in_domain"].tolist() == [True, False]
+
+
+def test_validate_test_and_predict(config, tmp_path):
+    run = fit(config, tmp_path, "--trainer.max_epochs", "1")
+    checkpoint = str(run.run_dir / "checkpoints" / "last.ckpt")
+    validated = calorefine(["validate", "-c", str(config), "--ckpt_path", checkpoint])
+    expected = run.trainer.callback_metrics["val_distance"]
+    torch.testing.assert_close(validated.trainer.callback_metrics["val_distance"], expected)
+    tested = lightning(["test", "-c", str(config), "--ckpt_path", checkpoint])
+    torch.testing.assert_close(tested.trainer.callback_metrics["val_distance"], expected)
+    lightning(["predict", "-c", str(config), "--ckpt_path", checkpoint])
+
+
+def test_diverging_training_stops_with_an_error(config, tmp_path):
+    with pytest.raises(TrainingError, match=r"critic_loss is (nan|inf|-inf) at epoch \d+, step \d+.*learning_rate"):
+        fit(config, tmp_path, "--model.init_args.learning_rate", "1e20")
+
+
+def test_resuming_on_other_data_is_refused(config, tmp_path):
+    run = fit(config, tmp_path, "--trainer.max_epochs", "1").run_dir
+    with pytest.raises(CheckpointError, match="other|digest.*resume with the same files"):
+        fit(config, tmp_path, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--data.weights", "none")
+
+
+def test_weights_that_sum_to_nothing(config, tmp_path):
+    with pytest.raises(WeightError, match=r"toy\.root.*weights '-w'.*sum to -\d+.*expected a positive sum"):
+        fit(config, tmp_path, "--data.weights=-w")
+
+
+def test_misspelt_option_is_rejected_by_name(config, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fit(config, tmp_path, "--model.init_args.n_critics", "2")
+    assert "n_critics" in capsys.readouterr().err
+
+
+def test_calorefine_fit_is_lightning_fit(config, tmp_path):
+    arguments = ["fit", "-c", str(config), "--runs", str(tmp_path / "runs"), "--trainer.max_epochs", "1"]
+    first, second = lightning(arguments), calorefine(arguments)
+    torch.testing.assert_close(first.model.average[0].weight, second.model.average[0].weight, rtol=0, atol=0)

@@ -1,0 +1,105 @@
+"""The factorization test accepts what factorizes and names the column that does not."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+from scipy import stats
+
+from calorefine.errors import FactorizationWarning, ValueRangeError
+from calorefine.weights import DoubleGaussian, Exponential, Gaussian, SPlot, factorization_test, warn_if_dependent
+from calorefine.weights.factorization import _holm, column_edges
+
+CALIBRATION = Path(__file__).parents[2] / "examples" / "data" / "electron_calibration.root"
+FEATURES = ["e_over_p", "f_front", "f_back", "width_strip_mm", "f_core", "r_mid", "dx_mm"]
+COLUMNS = [*FEATURES, "p_gev", "x_in_cell_mm", "n_pv"]
+RANGE = (2.6, 3.6)
+
+
+def toy(rng, n, *, slope=0.0, shift=0.0, double=True):
+    """Spectator and columns: `u` may move shapes, `x` differs between species, `few` has three values."""
+    signal, u = rng.random(2 * n) < 0.45, rng.uniform(-0.5, 0.5, 2 * n)
+    x = np.where(signal, rng.normal(1.0, 0.1, 2 * n), rng.normal(0.8, 0.3, 2 * n))
+    narrow = rng.random(2 * n) < (0.7 if double else 1.0)
+    peak = np.where(narrow, rng.normal(3.097, 0.03, 2 * n), rng.normal(3.09, 0.065, 2 * n)) + shift * u
+    m = np.where(signal, peak, 2.6 + rng.exponential(0.7 * (1 + slope * u)))
+    kept = np.flatnonzero((m > RANGE[0]) & (m < RANGE[1]))[:n]
+    columns = {"u": u, "x": x, "few": rng.integers(0, 3, 2 * n), "constant": np.ones(2 * n)}
+    return m[kept], {name: values[kept] for name, values in columns.items()}
+
+
+def splot(signal=None):
+    return SPlot(
+        spectator="m", range=RANGE, species={"signal": signal or DoubleGaussian(), "background": Exponential()}
+    )
+
+
+@pytest.mark.parametrize("dependence", [{"slope": 0.7}, {"shift": 0.015}])
+def test_dependence_is_found_and_named(dependence):
+    """Seed 11, 31 000 events: rejected at p < 1e-3; the largest p-value of ten toys with weaker dependence (0.6, 0.012)
+    was 1e-5.  The other three columns are rejected by chance below 3e-4."""
+    m, columns = toy(np.random.default_rng(11), 31_000, **dependence)
+    results = factorization_test(splot(), m, columns)
+    assert results[0].p_corrected < 1e-3
+    assert results[0].largest[0] == ("background.slope" if "slope" in dependence else "signal.mean")
+    with pytest.warns(FactorizationWarning, match="spectator's shape depends on u: chi2/ndf"):
+        warn_if_dependent(results)
+    assert all(result.p_corrected > 1e-4 for result in results[1:])
+
+
+def test_calibration_sample_factorizes():
+    """A fixed sample in which it holds by construction."""
+    with uproot.open(CALIBRATION) as file:
+        data = file["events"].arrays([*COLUMNS, "m_ee_gev"], library="np")
+    results = factorization_test(splot(), data["m_ee_gev"], {name: data[name] for name in COLUMNS})
+    assert [result.column for result in results] == COLUMNS
+    assert min(result.p_corrected for result in results) > 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_dependent(results)
+
+
+def test_p_values_are_uniform_without_dependence():
+    """Seeds (12, 0..29), 30 toys of 3000 events: Kolmogorov-Smirnov above 1e-4, the chance to fail."""
+    p_values = []
+    for seed in range(30):
+        m, columns = toy(np.random.default_rng([12, seed]), 3000, double=False)
+        p_values += [r.p_value for r in factorization_test(splot(Gaussian()), m, {"x": columns["x"]}, n_bins=3)]
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-4
+
+
+def test_few_valued_and_constant_columns():
+    """Seed 13."""
+    m, columns = toy(np.random.default_rng(13), 5000)
+    results = {result.column: result for result in factorization_test(splot(), m, columns)}
+    assert results["few"].edges == (0, 1, 2, 2)
+    assert results["few"].ndf == 6
+    assert (results["constant"].ndf, results["constant"].p_value) == (0, 1.0)
+
+
+def test_bins_without_a_species_do_not_test_it():
+    """Seed 14: a column that all but separates the species."""
+    m, _ = toy(np.random.default_rng(14), 5000)
+    near = np.abs(m - 3.095) < 0.1
+    result = factorization_test(splot(), m, {"tag": np.where(near, 1.0, 0.0)})[0]
+    assert None in result.deviations["signal.mean"]
+
+
+def test_column_edges():
+    np.testing.assert_array_equal(column_edges(np.arange(100.0), 4), [0, 24, 49, 74, 99])
+    np.testing.assert_array_equal(column_edges(np.array([7.0, 7.0]), 5), [7, 7])
+    np.testing.assert_array_equal(column_edges(np.repeat([0.0, 1.0, 2.0], [50, 50, 1]), 5), [0, 1, 2])
+
+
+def test_holm():
+    assert _holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_bad_columns_are_named():
+    m, columns = toy(np.random.default_rng(15), 2000)
+    with pytest.raises(ValueRangeError, match="column u: 1 of 2000 values are NaN"):
+        factorization_test(splot(), m, {"u": np.append(columns["u"][1:], np.nan)})
+    with pytest.raises(ValueRangeError, match="column u has shape"):
+        factorization_test(splot(), m, {"u": columns["u"][1:]})

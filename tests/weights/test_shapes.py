@@ -1,0 +1,126 @@
+"""Shapes are normalized on their range, agree with scipy, and guess start values."""
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from calorefine.errors import ConfigError
+from calorefine.weights.shapes import (
+    Chebyshev,
+    CrystalBall,
+    DoubleGaussian,
+    DoubleSidedCrystalBall,
+    Exponential,
+    Gaussian,
+    Guess,
+    Mixture,
+)
+
+LOW, HIGH = 2.6, 3.6
+CASES = {
+    "gaussian": (Gaussian(), (3.1, 0.03)),
+    "gaussian beyond the range": (Gaussian(), (3.7, 0.2)),
+    "double gaussian": (DoubleGaussian(), (3.1, 0.03, 2.2, 0.7, -0.01)),
+    "crystal ball": (CrystalBall(), (3.1, 0.04, 1.2, 2.5)),
+    "double-sided crystal ball": (DoubleSidedCrystalBall(), (3.1, 0.04, 1.2, 2.5, 1.7, 4.0)),
+    "exponential": (Exponential(), (-1.4,)),
+    "steep rising exponential": (Exponential(), (90.0,)),
+    "flat exponential": (Exponential(), (0.0,)),
+    "chebyshev": (Chebyshev(3), (-0.3, 0.2, 0.1)),
+    "chebyshev raised": (Chebyshev(2), (-0.3, 1.5)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_density_is_positive_and_integrates_to_one(name):
+    shape, params = CASES[name]
+    m = np.linspace(LOW, HIGH, 20_001)
+    density = shape.pdf(m, LOW, HIGH, *params)
+    assert np.all(density >= 0)
+    assert integrate.simpson(density, x=m) == pytest.approx(1, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cdf_is_the_integral_of_the_density(name):
+    shape, params = CASES[name]
+    m = np.linspace(LOW, HIGH, 20_001)
+    numeric = integrate.cumulative_simpson(shape.pdf(m, LOW, HIGH, *params), x=m, initial=0)
+    cdf = shape.cdf(m, LOW, HIGH, *params)
+    assert cdf[[0, -1]] == pytest.approx([0, 1], abs=1e-12)
+    np.testing.assert_allclose(cdf, numeric, atol=2e-6)
+
+
+def test_crystal_ball_agrees_with_scipy():
+    m = np.linspace(LOW, HIGH, 101)
+    reference = stats.crystalball(1.2, 2.5, loc=3.1, scale=0.04)
+    inside = reference.cdf(HIGH) - reference.cdf(LOW)
+    np.testing.assert_allclose(CrystalBall().pdf(m, LOW, HIGH, 3.1, 0.04, 1.2, 2.5), reference.pdf(m) / inside)
+
+
+def test_double_sided_crystal_ball_is_symmetric_for_equal_tails():
+    shape, params = DoubleSidedCrystalBall(), (3.1, 0.04, 1.2, 2.5, 1.2, 2.5)
+    m = np.linspace(LOW, HIGH, 1001)
+    np.testing.assert_allclose(shape.pdf(m, LOW, HIGH, *params), shape.pdf(m, LOW, HIGH, *params)[::-1], rtol=1e-9)
+
+
+def test_guess_finds_the_peak_and_the_slope():
+    """Seed 1; a peak of 5000 on 10 000: fails by chance below 1e-4."""
+    rng = np.random.default_rng(1)
+    m = np.concatenate([rng.normal(3.1, 0.03, 5000), 2.6 + rng.exponential(0.7, 20_000)])
+    guess = Guess.from_data(m[(m >= LOW) & (m <= HIGH)], LOW, HIGH)
+    assert guess.mean == pytest.approx(3.1, abs=0.015)
+    assert guess.width == pytest.approx(0.03, rel=0.4)
+    assert guess.slope == pytest.approx(-1 / 0.7, rel=0.2)
+
+
+def test_second_gaussian_is_the_wider_one():
+    widths = {p.name: p for p in DoubleGaussian().parameters(Guess(LOW, HIGH, 3.1, 0.04, -1.0))}
+    assert widths["width_ratio"].limits[0] > 1
+
+
+def test_fixed_and_limits_reach_the_parameters():
+    shape = DoubleGaussian(mean=3.097, limits={"mean": (3.0, 3.2)}, fixed=("offset",))
+    parameters = {p.name: p for p in shape.parameters(Guess(LOW, HIGH, 2.9, 0.04, -1.0))}
+    assert parameters["mean"].start == 3.097
+    assert parameters["mean"].limits == (3.0, 3.2)
+    assert parameters["offset"].fixed
+    assert not parameters["mean"].fixed
+
+
+def test_unknown_parameter_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"no parameter 'widht'.*did you mean 'width'"):
+        Gaussian(limits={"widht": (0.0, 1.0)})
+
+
+def test_reversed_limits_are_refused():
+    with pytest.raises(ConfigError, match="expected lowest < highest"):
+        Gaussian(limits={"mean": (3.2, 3.0)})
+
+
+def test_start_outside_its_limits_is_refused():
+    with pytest.raises(ConfigError, match="start value mean = 5 is outside its limits"):
+        Gaussian(mean=5.0).parameters(Guess(LOW, HIGH, 3.1, 0.03, -1.0))
+
+
+@pytest.mark.parametrize(("degree", "coefficients"), [(0, None), (2, [0.1])])
+def test_chebyshev_checks_its_degree(degree, coefficients):
+    with pytest.raises(ConfigError, match="degree"):
+        Chebyshev(degree, coefficients)
+
+
+def test_chebyshev_says_where_it_would_be_negative():
+    assert Chebyshev(2).complaint(LOW, HIGH, 0.1, 0.2) == ""
+    assert "negative at 3.1" in Chebyshev(2).complaint(LOW, HIGH, 0.0, 1.5)
+
+
+def test_two_peaks_need_a_mean():
+    with pytest.raises(ConfigError, match="both, other are all peaks"):
+        Mixture({"both": Gaussian(), "other": CrystalBall()}, LOW, HIGH).parameters(Guess(LOW, HIGH, 3.1, 0.03, -1.0))
+
+
+def test_mixture_bins_hold_the_yields():
+    mixture = Mixture({"signal": Gaussian(), "background": Exponential()}, LOW, HIGH)
+    edges, values = np.linspace(LOW, HIGH, 11), (100.0, 200.0, 3.1, 0.03, -1.4)
+    assert mixture.scaled_cdf(edges, *values)[-1] == pytest.approx(300)
+    np.testing.assert_allclose(mixture.fractions(edges, values).sum(axis=1), 1)
+    assert mixture.scaled_log_pdf(edges, *values)[0] == 300
