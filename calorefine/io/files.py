@@ -68,7 +68,7 @@ def find_tree(file: Any, path: Path, name: str) -> Any:
         raise FileError(f"{path}: {found}{nearest(name, trees)}; trees found: {', '.join(trees) or 'none'}")
     try:
         tree = file[name]
-        tree.num_entries, tree.keys()  # noqa: B018 (an RNTuple reads its header and footer here)
+        tree.num_entries, tree.keys()  # an RNTuple reads its header and footer only now
     except Exception as error:
         raise FileError(f"{path}: tree '{name}' can't be read, the file is truncated or damaged ({error})") from error
     return tree

@@ -260,7 +260,7 @@ def test_streaming_keeps_memory_flat(root_file, tree_format):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total == n
-    assert peak < 0.75 * 16 * n, f"peak {peak / 1e6:.1f} MB for a file of {16 * n / 1e6:.1f} MB"
+    assert peak < 0.5 * 16 * n, f"peak {peak / 1e6:.1f} MB for a file of {16 * n / 1e6:.1f} MB"
 
 
 def test_request_without_branches(root_file, arrays, tree_format):

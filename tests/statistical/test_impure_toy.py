@@ -1,0 +1,80 @@
+"""Trained on impure data with signed weights, a generator reproduces the pure signal in every bin of the context."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import uproot
+import yaml
+
+from calorefine import Simulator, losses
+from calorefine.cli import lightning
+from calorefine.datasets import ImpureToy
+from calorefine.stats import batch_mean
+
+N_EVENTS, N_CONTEXT_BINS, TOLERANCE = 50_000, 4, 0.06
+CK = "best.ckpt"
+TOY = ImpureToy()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("impure")
+    table = TOY.generate(N_EVENTS, seed=21)
+    table["w"] = TOY.sweights(table["m"])
+    assert (table["w"] < 0).mean() > 0.5
+    purity = TOY.purity(np.array([0.0, 1.0]))
+    assert purity[1] / purity[0] == pytest.approx(5)
+    with uproot.recreate(folder / "toy.root") as file:
+        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    content = {
+        "seed_everything": 1,
+        "data": {
+            "files": str(folder / "toy.root"),
+            "tree": "events",
+            "columns": {"features": {"x": None, "y": None}, "context": {"c": None}, "key": ["run", "event"]},
+            "weights": "w",
+            "batch_size": 1024,
+        },
+        "model": {"class_path": "WGAN", "init_args": {"generator_hidden": [32, 32], "critic_hidden": [64, 64]}},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 80,
+            "check_val_every_n_epoch": 10,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+    }
+    (folder / "toy.yaml").write_text(yaml.safe_dump(content))
+    return folder / "toy.yaml"
+
+
+def deviations(config, *options):
+    """(context bins, features, 2): errors of mean and width, in units of the true width."""
+    run = lightning(["fit", "-c", str(config), "--runs", str(config.parent / "runs"), *options]).run_dir
+    simulator = Simulator.load(run / "checkpoints" / CK)
+    out = np.empty((N_CONTEXT_BINS, 2, 2))
+    for k in range(N_CONTEXT_BINS):
+        c = np.random.default_rng(31 + k).uniform(k / N_CONTEXT_BINS, (k + 1) / N_CONTEXT_BINS, 100_000)
+        events = simulator.sample({"c": c}, seed=5)
+        mean, width = TOY.signal_moments(c)
+        for j, name in enumerate("xy"):
+            true_mean, true_width = mean[:, j].mean(), np.sqrt(np.mean(width[:, j] ** 2) + np.var(mean[:, j]))
+            out[k, j] = (events[name].mean() - true_mean) / true_width, events[name].std() / true_width - 1
+    return out
+
+
+def test_signed_weights_train_the_pure_signal(config):
+    assert np.abs(deviations(config)).max() < TOLERANCE
+
+
+def test_fails_when_the_generated_term_is_unweighted(config):
+    """The bound is sharp enough to notice the one mistake that is easily made."""
+
+    def unweighted(reference, generated, *, weight, mean_weight):
+        return batch_mean(reference, weight, mean_weight) - generated.mean()
+
+    with mock.patch.object(losses, "wasserstein", unweighted):
+        assert np.abs(deviations(config, "--trainer.max_epochs", "20")).max() > TOLERANCE
