@@ -13,10 +13,13 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
@@ -32,6 +35,24 @@ CONTEXT = ["p_gev", "x_in_cell_mm", "n_pv"]
 SEEDS = (1, 2, 3)
 N_SPLITS = 10
 N_BINS = 5
+MAIN = ("wgan", "cramer")  # trained with every seed; the others, for comparison, with the first
+
+
+@dataclass(frozen=True)
+class Closure:
+    """One training, compared with the reference."""
+
+    label: str
+    seed: int
+    auc: float
+    auc_spread: float
+    width_errors: np.ndarray  # of e_over_p, relative, per bin of momentum
+    fit_seconds: float
+
+    @property
+    def max_width_error(self) -> float:
+        """Largest width error of any bin, in absolute value."""
+        return float(np.abs(self.width_errors).max())
 
 
 def classifier_auc(signal: np.ndarray, background: np.ndarray, split: int) -> float:
@@ -71,12 +92,15 @@ def width_errors(generated: np.ndarray, reference: np.ndarray, p_gev: np.ndarray
     """Relative error of the 68 % half-width of e_over_p in bins of momentum with equal numbers of events."""
     edges = np.quantile(p_gev, np.linspace(0, 1, N_BINS + 1))
     index = np.clip(np.searchsorted(edges, p_gev, side="right") - 1, 0, N_BINS - 1)
-    half = [[np.diff(np.quantile(x[index == k], [0.16, 0.84]))[0] for k in range(N_BINS)] for x in (generated, reference)]
-    return np.array(half[0]) / np.array(half[1]) - 1
+    halves = [
+        np.array([np.diff(np.quantile(x[index == k], [0.16, 0.84]))[0] for k in range(N_BINS)])
+        for x in (generated, reference)
+    ]
+    return halves[0] / halves[1] - 1
 
 
 def train(config: str, seed: int, runs: Path, *options: str) -> tuple[Simulator, float]:
-    """Train a committed configuration; return the best checkpoint's simulator and the wall time of the whole command."""
+    """Train a committed configuration; return the best checkpoint's simulator and the wall time of the command."""
     start = time.perf_counter()
     arguments = ["fit", "-c", str(CONFIGS / f"{config}.yaml"), "--runs", str(runs), "--seed_everything", str(seed)]
     arguments += ["--data.files", str(CALIBRATION), "--trainer.enable_progress_bar", "false", *options]
@@ -103,15 +127,60 @@ def variants(folder: Path) -> dict[str, tuple[str, list[str]]]:
 
 def epochs(config: str) -> int:
     """Number of epochs in a configuration."""
-    import yaml
-
     return int(yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["trainer"]["max_epochs"])
 
 
 def signal_fraction() -> float:
     """Fraction of true signal in the calibration sample."""
-    request = Request({"true_signal": "true_signal"})
-    return float(np.mean(np.concatenate([c.values["true_signal"] for c in RootFiles(str(CALIBRATION), "events").chunks(request)])))
+    chunks = RootFiles(str(CALIBRATION), "events").chunks(Request({"true_signal": "true_signal"}))
+    return float(np.mean(np.concatenate([chunk.values["true_signal"] for chunk in chunks])))
+
+
+def table(reference: dict[str, np.ndarray]) -> np.ndarray:
+    """Features and context of the reference as the classifier sees them, one row per event."""
+    return np.stack([reference[name] for name in FEATURES + CONTEXT], axis=1)
+
+
+def closure(label: str, seed: int, trained: tuple[Simulator, float], reference: dict[str, np.ndarray]) -> Closure:
+    """Compare events generated at the contexts of the reference with the reference."""
+    simulator, seconds = trained
+    events = simulator.sample({column: reference[column] for column in CONTEXT}, seed=seed)
+    made = np.stack([events[f] for f in FEATURES] + [reference[c] for c in CONTEXT], axis=1)
+    mean, spread = auc(table(reference), made)
+    errors = width_errors(events["e_over_p"], reference["e_over_p"], reference["p_gev"])
+    return Closure(label, seed, mean, spread, errors, seconds)
+
+
+def closures(reference: dict[str, np.ndarray]) -> Iterator[Closure]:
+    """Train every variant with its seeds and compare each training with the reference."""
+    with tempfile.TemporaryDirectory() as name:
+        for label, (config, extra) in variants(Path(name)).items():
+            for seed in SEEDS if label in MAIN else SEEDS[:1]:
+                yield closure(label, seed, train(config, seed, Path(name) / label, *extra), reference)
+
+
+def show(result: Closure, auc_floor: float) -> None:
+    """Print one training."""
+    print(
+        f"{result.label}, seed {result.seed}: AUC {result.auc:.4f} +- {result.auc_spread:.4f} (floor {auc_floor:.4f}), "
+        f"e_over_p width errors {np.array2string(100 * result.width_errors, precision=1)} %, "
+        f"fit {result.fit_seconds:.0f} s",
+        flush=True,
+    )
+
+
+def summary(auc_floor: float, results: list[Closure]) -> dict[str, float]:
+    """The figures: per seed for the main trainings, the worst seed for every label, the worst of all."""
+    figures = {"auc_floor": auc_floor}
+    for label in dict.fromkeys(result.label for result in results):
+        seeds = [result for result in results if result.label == label]
+        for result in seeds if label in MAIN else []:
+            figures[f"auc_{label}_seed_{result.seed}"] = result.auc
+            figures[f"e_over_p_width_error_{label}_seed_{result.seed}"] = result.max_width_error
+        figures[f"auc_{label}"] = max(result.auc for result in seeds)
+    figures["e_over_p_width_error_max"] = max(result.max_width_error for result in results if result.label in MAIN)
+    figures["fit_seconds_max"] = max(result.fit_seconds for result in results)
+    return figures
 
 
 def main() -> None:
@@ -121,35 +190,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     reference = read_reference()
-    target = np.stack([reference[name] for name in FEATURES + CONTEXT], axis=1)
-    figures: dict[str, float] = {}
-    mean, spread = floor(target)
-    print(f"floor (reference against reference): AUC {mean:.4f} +- {spread:.4f}", flush=True)
-    figures["auc_floor"] = mean
-    seconds, widths = [], []
-    with tempfile.TemporaryDirectory() as name:
-        for label, (config, extra) in variants(Path(name)).items():
-            worst = 0.0
-            for seed in SEEDS if label in ("wgan", "cramer") else SEEDS[:1]:
-                simulator, wall = train(config, seed, Path(name) / label, *extra)
-                events = simulator.sample({column: reference[column] for column in CONTEXT}, seed=seed)
-                made = np.stack([events[f] for f in FEATURES] + [reference[c] for c in CONTEXT], axis=1)
-                mean, spread = auc(target, made)
-                errors = width_errors(events["e_over_p"], reference["e_over_p"], reference["p_gev"])
-                print(
-                    f"{label}, seed {seed}: AUC {mean:.4f} +- {spread:.4f} (floor {figures['auc_floor']:.4f}), "
-                    f"e_over_p width errors {np.array2string(100 * errors, precision=1)} %, fit {wall:.0f} s",
-                    flush=True,
-                )
-                worst = max(worst, mean)
-                seconds.append(wall)
-                if label in ("wgan", "cramer"):
-                    widths.append(np.abs(errors).max())
-                    figures[f"auc_{label}_seed_{seed}"] = mean
-                    figures[f"e_over_p_width_error_{label}_seed_{seed}"] = float(np.abs(errors).max())
-            figures[f"auc_{label}"] = worst
-    figures["e_over_p_width_error_max"] = float(max(widths))
-    figures["fit_seconds_max"] = max(seconds)
+    auc_floor, spread = floor(table(reference))
+    print(f"floor (reference against reference): AUC {auc_floor:.4f} +- {spread:.4f}", flush=True)
+    results = []
+    for result in closures(reference):
+        show(result, auc_floor)
+        results.append(result)
+    figures = summary(auc_floor, results)
     for key, value in figures.items():
         print(f"{key:>40} {value:.4f}")
     if options.json:

@@ -1,6 +1,6 @@
 """The command lines: `lightning fit|validate|test|predict`, and `calorefine` with the same and every other stage.
 
-All verbs take their options from YAML (`-c file.yaml`), from the command line, or both; `--print_config` shows them all.
+All verbs take their options from YAML (`-c file.yaml`), from the command line, or both; `--print_config` shows all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentParser
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -54,7 +54,7 @@ class CLI(LightningCLI):
         """Give the trainer the run's loggers and callbacks."""
         if self.run_dir is None:
             self.save_config_callback = None
-            return super().instantiate_trainer(logger=False, **kwargs)
+            return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
         trainer = self._get(self.config_init, "trainer")
         progress_bar = trainer.get("enable_progress_bar") is not False
         self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir, progress_bar=progress_bar)
@@ -89,7 +89,7 @@ def calorefine(args: Sequence[str] | None = None) -> Any:
         subcommands.add_subcommand(name, ArgumentParser(), help=f"The same as 'lightning {name}'.")
     for name, function in VERBS.items():
         verb = ArgumentParser(description=(function.__doc__ or "").partition("\n")[0])
-        verb.add_argument("-c", "--config", action=ActionConfigFile, help="Options from a YAML file.")
+        verb.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
         verb.add_function_arguments(function, as_positional=False)
         subcommands.add_subcommand(name, verb, help=verb.description)
     options = parser.parse_args([_underscores(arg) for arg in given])
@@ -107,11 +107,12 @@ def _underscores(arg: str) -> str:
 
 
 def _quiet() -> None:
-    """Leave out what Lightning says about hardware that isn't used, workers that aren't needed, and torch's internals."""
+    """Leave out what Lightning says about hardware that isn't used, workers not needed, and torch's internals."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*", ".*callbacks used to create.*"):
-        warnings.filterwarnings("ignore", message=message)
+    hints = ("does not have many workers", "smaller than the logging interval", "LeafSpec", "callbacks used to create")
+    for hint in hints:
+        warnings.filterwarnings("ignore", message=f".*{hint}.*")
 
 
 def _report(run: Callable[[], Any]) -> None:

@@ -156,7 +156,7 @@ class EventDataModule(pl.LightningDataModule):
         arrays = (held_out.x, held_out.context, held_out.weight.astype(np.float32))
         everything = [torch.arange(len(held_out))]
         dataset = BatchDataset(Batch(*(torch.from_numpy(array) for array in arrays)))
-        return DataLoader(dataset, sampler=everything, batch_size=None)  # type: ignore[arg-type]  # any iterable will do
+        return DataLoader(dataset, sampler=everything, batch_size=None)
 
     test_dataloader = predict_dataloader = val_dataloader
 
@@ -177,15 +177,15 @@ class EventDataModule(pl.LightningDataModule):
         train, columns = self.train, self.columns
         what = f"{self.source}, training events"
         stats.require_positive_sum(train.weight, what)
-        feature_kinds: list[Kind] = [column.transform for column in columns.features.values()]
+        feature_kinds: list[Kind] = [column.transform for column in columns.feature_columns.values()]
         context_kinds: list[Kind] = []
-        for column in columns.context.values():
+        for column in columns.context_columns.values():
             context_kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)
         context = train.context
         domain = np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64)
         return Prepared(
             columns=columns,
-            features=Preprocessing.fit(train.x, train.weight, feature_kinds, columns.feature_names),
+            features=Preprocessing.fit(train.x, train.weight, feature_kinds, columns.feature_names, whiten=True),
             context=Preprocessing.fit(context, train.weight, context_kinds, columns.context_names),
             domain=domain,
             mean_weight=stats.sum_w(train.weight) / len(train),
@@ -215,7 +215,8 @@ class EventDataModule(pl.LightningDataModule):
             for first in range(0, len(events), 100_000):
                 out[first : first + 100_000] = module(torch.from_numpy(values[first : first + 100_000])).numpy()
             arrays.append(torch.from_numpy(out))
-        return BatchDataset(Batch(*arrays, torch.from_numpy(events.weight.astype(np.float32))))
+        arrays.append(torch.from_numpy(events.weight.astype(np.float32)))
+        return BatchDataset(Batch(*arrays))
 
 
 class BatchDataset(Dataset[Batch]):
@@ -253,12 +254,12 @@ class ShuffledBatches(Sampler[torch.Tensor]):
         """Yield the indices (B,) of each batch."""
         noise = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         order = torch.randperm(self.n, generator=noise)
-        yield from order[: len(self) * self.size].split(self.size)
+        yield from torch.split(order[: len(self) * self.size], self.size)
 
 
 def digest(events: Events) -> str:
     """SHA-256 over keys, features, context and weights: two trainings with the same digest saw the same data."""
     total = hashlib.sha256()
     for array in (events.key, events.x, events.context, events.weight):
-        total.update(np.ascontiguousarray(array))
+        total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

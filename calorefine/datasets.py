@@ -21,10 +21,10 @@ GAMMA_SHAPE = 4.0
 class ImpureToy:
     r"""Signal and background with densities known in closed form.
 
-    The context c lies in [0, 1]; an event is signal with probability :math:`f(c) = \bar f \, (1 + 4c) \ln(5) / 4`, which
-    varies fivefold.  The density of c is proportional to 1 / f(c), so that the signal is uniform in c.  The spectator m
-    lies in [0, 1]: a Gaussian peak of the signal over a flat background, independent of everything else within each
-    species.
+    The context c lies in [0, 1]; an event is signal with probability :math:`f(c) = \bar f \, (1 + 4c) \ln(5) / 4`,
+    which varies fivefold.  The density of c is proportional to 1 / f(c), so that the signal is uniform in c.  The
+    spectator m lies in [0, 1]: a Gaussian peak of the signal over a flat background, independent of everything else
+    within each species.
 
     =========  =======================================  ================================
     feature    signal                                   background
@@ -45,7 +45,8 @@ class ImpureToy:
 
     def purity(self, c: FloatArray) -> FloatArray:
         """Probability of signal at context c (n,)."""
-        return self.fraction * (1 + 4 * c) * np.log(5) / 4
+        purity: FloatArray = self.fraction * (1 + 4 * c) * np.log(5) / 4
+        return purity
 
     def generate(self, n: int, *, seed: int) -> dict[str, NDArray[Any]]:
         """Draw n events: columns c, m, x, y, `true_signal`, run, event, each (n,)."""
@@ -54,10 +55,11 @@ class ImpureToy:
         signal = rng.random(n) < self.purity(c)
         mean, width = self.signal_moments(c)
         x = np.where(signal, rng.normal(mean[:, 0], width[:, 0]), rng.normal(c, 0.6))
-        y = np.where(signal, rng.gamma(GAMMA_SHAPE, mean[:, 1] / GAMMA_SHAPE), rng.gamma(GAMMA_SHAPE, (2.5 - c) / GAMMA_SHAPE))
+        scales = mean[:, 1] / GAMMA_SHAPE, (2.5 - c) / GAMMA_SHAPE
+        y = np.where(signal, *(rng.gamma(GAMMA_SHAPE, scale) for scale in scales))
         m = np.where(signal, rng.normal(self.peak, self.resolution, n), rng.random(n))
-        numbers = {"run": np.ones(n, np.uint32), "event": np.arange(n, dtype=np.uint64)}
-        return {"c": c, "m": m, "x": x, "y": y, "true_signal": signal} | numbers
+        run, event = np.ones(n, np.uint32), np.arange(n, dtype=np.uint64)
+        return {"c": c, "m": m, "x": x, "y": y, "true_signal": signal, "run": run, "event": event}
 
     def signal_moments(self, c: FloatArray) -> tuple[FloatArray, FloatArray]:
         """True means and widths (n, 2) of the signal's x and y at context c (n,)."""
@@ -77,8 +79,10 @@ class ImpureToy:
         mixed = self.fraction * on_grid[0] + (1 - self.fraction) * on_grid[1]
         overlap = np.trapezoid(on_grid[:, None] * on_grid[None] / mixed, grid, axis=-1)
         total = self.fraction * densities[0] + (1 - self.fraction) * densities[1]
-        return np.linalg.inv(overlap)[0] @ densities / total
+        weight: FloatArray = np.linalg.inv(overlap)[0] @ densities / total
+        return weight
 
     def _peak_density(self, m: FloatArray) -> FloatArray:
         z = (m - self.peak) / self.resolution
-        return np.exp(-0.5 * z**2) / (self.resolution * np.sqrt(2 * np.pi))
+        density: FloatArray = np.exp(-0.5 * z**2) / (self.resolution * np.sqrt(2 * np.pi))
+        return density

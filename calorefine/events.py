@@ -74,13 +74,18 @@ def _factor(name: str, column: Column) -> float:
     raise ConfigError(msg)
 
 
+def _filled(columns: Mapping[str, Column | None]) -> dict[str, Column]:
+    """Descriptions by name, with the default one for those left out."""
+    return {name: column or Column() for name, column in columns.items()}
+
+
 @dataclass(frozen=True)
 class Columns:
     """The description of a dataset.
 
     Args:
-        features: what is generated.
-        context: the conditions it depends on.
+        features: what is generated; null stands for a column without options.
+        context: the conditions it depends on, likewise.
         key: integer branches that identify an event, such as run and event; all that is random goes by it.
         candidate: integer branch that tells the candidates of one event apart.
         cut: selection, in terms of branches of the file.
@@ -97,9 +102,8 @@ class Columns:
 
     def __post_init__(self) -> None:
         """Fill in left-out columns and check them."""
-        for group in ("features", "context"):
-            filled = {name: column or Column() for name, column in getattr(self, group).items()}
-            object.__setattr__(self, group, filled)
+        object.__setattr__(self, "features", _filled(self.features))
+        object.__setattr__(self, "context", _filled(self.context))
         if not self.features:
             raise ConfigError("columns: no feature given, expected at least one to generate")
         if both := set(self.features) & set(self.context):
@@ -108,7 +112,7 @@ class Columns:
             raise ConfigError(
                 "columns: 'candidate' needs 'key' branches that identify the event, such as run and event"
             )
-        for name, column in self._all().items():
+        for name, column in (self.feature_columns | self.context_columns).items():
             _factor(name, column)
             if column.categories is not None and name in self.features:
                 raise ConfigError(f"feature '{name}' is categorical; only context columns can be")
@@ -117,14 +121,21 @@ class Columns:
                     f"context '{name}': expected at least two distinct categories, not {column.categories}"
                 )
 
-    def _all(self) -> dict[str, Column]:
-        return {**self.features, **self.context}
+    @property
+    def feature_columns(self) -> dict[str, Column]:
+        """Descriptions of the features, by name."""
+        return _filled(self.features)
+
+    @property
+    def context_columns(self) -> dict[str, Column]:
+        """Descriptions of the context, by name."""
+        return _filled(self.context)
 
     def expressions(self, *groups: Literal["features", "context"]) -> dict[str, str]:
         """Return the expression of each column of these groups, unit conversion included."""
         out = {}
         for group in groups:
-            for name, column in getattr(self, group).items():
+            for name, column in _filled(getattr(self, group)).items():
                 factor = _factor(name, column)
                 text = column.expression or name
                 out[name] = text if factor == 1.0 else f"({text}) * {factor!r}"
@@ -144,7 +155,7 @@ class Columns:
     def context_names(self) -> list[str]:
         """Names of the encoded context columns: one for each numeric column, one for each category."""
         names = []
-        for name, column in self.context.items():
+        for name, column in self.context_columns.items():
             names += [name] if column.categories is None else [f"{name}={value:.15g}" for value in column.categories]
         return names
 
@@ -164,7 +175,7 @@ class Columns:
         """
         n = len(next(iter(table.values()))) if self.context else len(next(iter(table.values()), ()))
         parts = []
-        for name, column in self.context.items():
+        for name, column in self.context_columns.items():
             values = np.asarray(table[name])
             if column.categories is None:
                 parts.append(values[:, None])

@@ -1,8 +1,8 @@
 """Identity of events, and everything that is random about them.
 
-An event's key is a 64-bit hash of its (run, event, candidate) numbers.  Each random decision about an event (which split
-it falls in, its bootstrap weight, its latent noise) is a pure function of that key and of a stream (purpose, seed,
-replica, copy): it doesn't depend on file order, chunking, batch size, number of workers, or the machine.
+An event's key is a 64-bit hash of its (run, event, candidate) numbers.  Each random decision about an event (which
+split it falls in, its bootstrap weight, its latent noise) is a pure function of that key and of a stream (purpose,
+seed, replica, copy): it doesn't depend on file order, chunking, batch size, number of workers, or the machine.
 
 The hash is the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, doi:10.1145/2714064.2660195), applied to
 one number after the other; normal variates come from pairs of 32-bit uniforms by Box and Muller's transform.
@@ -86,7 +86,7 @@ def uniform(key: KeyArray) -> NDArray[np.float64]:
     Returns:
         (n,) float64.
     """
-    return (key >> np.uint64(11)) * 2.0**-53
+    return (key >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normal(key: KeyArray, size: int) -> NDArray[np.float32]:

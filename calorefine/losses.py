@@ -45,7 +45,7 @@ def energy_distance(
     mean_weight: float,
     unbiased: bool,
 ) -> torch.Tensor:
-    r"""Weighted energy distance :math:`\sum_{ij} w_i w_j k_{ij}` of reference and generated points at the same contexts.
+    r"""Weighted energy distance :math:`\sum_{ij} w_i w_j k_{ij}` of reference and generated points at equal contexts.
 
     The kernel of a pair of events is
     :math:`k_{ij} = |r_i - g_j| + |g_i - r_j| - |r_i - r_j| - |g_i - g_j|` (Szekely and Rizzo, 2013,
@@ -56,19 +56,31 @@ def energy_distance(
         generated: (B, k) points generated at their contexts.
         weight: (B,) any sign, the same for both.
         mean_weight: mean over the whole training sample.
-        unbiased: leave out the pairs i = j and divide by B (B - 1) (U-statistic, for minibatches and held-out events; it
-            can be negative).  Otherwise the plug-in form of a full sample, never negative, larger by about
+        unbiased: leave out the pairs i = j and divide by B (B - 1) (U-statistic, for minibatches and held-out events;
+            it can be negative).  Otherwise the plug-in form of a full sample, never negative, larger by about
             sum w^2 / (sum w)^2 in expectation.
 
     Returns:
         () tensor.
     """
-    kernel = 2 * distances(reference, generated) - distances(reference, reference) - distances(generated, generated)
+    return energy_contributions(reference, generated, weight=weight, mean_weight=mean_weight, unbiased=unbiased).mean()
+
+
+def energy_contributions(
+    reference: torch.Tensor,
+    generated: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    mean_weight: float,
+    unbiased: bool,
+) -> torch.Tensor:
+    """Contributions (B,) of the events to the energy distance, which is their mean; arguments as there."""
+    cross = distances(reference, generated)
+    kernel = cross + cross.T - distances(reference, reference) - distances(generated, generated)
     if unbiased:
         kernel = kernel - torch.diag_embed(kernel.diagonal())
     n = len(weight)
-    pairs = n * (n - 1) if unbiased else n * n
-    return weight @ kernel @ weight / (pairs * mean_weight**2)
+    return weight * (kernel @ weight) / ((n - 1 if unbiased else n) * mean_weight**2)
 
 
 def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -83,16 +95,17 @@ def interpolate(x: torch.Tensor, y: torch.Tensor, *, noise: torch.Generator) -> 
     return torch.lerp(x, y, mix).detach().requires_grad_()
 
 
-def gradient_penalty(values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+def gradient_penalty(values: torch.Tensor, points: torch.Tensor, *, one_sided: bool = False) -> torch.Tensor:
     """Penalty mean (|grad| - 1)^2 on the critic's gradient (Gulrajani et al., arXiv:1704.00028, eq. 3).
 
     Args:
         values: (B,) critic at `points`.
         points: (B, d), with gradient.
+        one_sided: penalize only gradients above 1.
 
     Returns:
         () tensor, unweighted.
     """
     (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=True)
-    norm = (gradient.square().sum(1) + 1e-12).sqrt()
-    return (norm - 1).square().mean()
+    excess = (gradient.square().sum(1) + 1e-12).sqrt() - 1
+    return (excess.clamp_min(0) if one_sided else excess).square().mean()

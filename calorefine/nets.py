@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -30,9 +31,43 @@ class MLP(nn.Sequential):
         """Build the layers."""
         widths = [n_in, *hidden]
         layers: list[nn.Module] = []
-        for first, second in zip(widths, widths[1:], strict=False):
+        for first, second in pairwise(widths):
             layers += [nn.Linear(first, second), activation(act)]
         super().__init__(*layers, nn.Linear(widths[-1], n_out))
+
+
+class LatentSkip(nn.Module):
+    """Generator that starts as the identity on its noise, and learns the rest.
+
+    The first inputs are the latent numbers; a linear map of them, at first the identity, is added to an MLP of all
+    inputs whose last layer starts small.  Training thus begins from standard normal events: every region has support.
+
+    Args:
+        latent_size: how many of the inputs are noise.
+        n_context: how many are context.
+        n_out: number of outputs.
+        hidden: widths of the hidden layers.
+        act: activation between the layers.
+    """
+
+    def __init__(
+        self, latent_size: int, n_context: int, n_out: int, *, hidden: list[int], act: Activation = "leaky_relu"
+    ) -> None:
+        """Build both paths."""
+        super().__init__()
+        self.latent_size = latent_size
+        self.linear = nn.Linear(latent_size, n_out)
+        self.mlp = MLP(latent_size + n_context, n_out, hidden=hidden, act=act)
+        with torch.no_grad():
+            nn.init.eye_(self.linear.weight)
+            self.linear.bias.zero_()
+            last: Any = self.mlp[-1]  # a Linear; Sequential does not tell
+            last.weight.mul_(0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, latent_size + n_context) to (n, n_out)."""
+        y: torch.Tensor = self.linear(x[:, : self.latent_size]) + self.mlp(x)
+        return y
 
 
 def n_parameters(module: nn.Module) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from calorefine.nets import n_parameters
@@ -37,20 +38,25 @@ def loggers(run_dir: Path) -> list[Logger]:
 
 def callbacks(run_dir: Path, *, progress_bar: bool) -> list[pl.Callback]:
     """Checkpoints `best.ckpt` (by validation distance) and `last.ckpt`, a progress bar, and the closing summary."""
-    best = BestCheckpoint(
-        run_dir / "checkpoints",
-        filename="best",
-        monitor="val_distance",
-        mode="min",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    folder = run_dir / "checkpoints"
+    best = BestCheckpoint(folder, filename="best", monitor="val_distance", enable_version_counter=False)
+    last = LastCheckpoint(folder, filename="last", enable_version_counter=False)
     bar: list[pl.Callback] = [TQDMProgressBar(refresh_rate=20)] if progress_bar else []
-    return [best, RunSummary(run_dir, best), *bar]
+    return [best, last, RunSummary(run_dir, best), *bar]
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint that takes the best checkpoint along when a run is resumed in a new folder."""
+    """The latest checkpoint whose validation distance is not significantly above the lowest one.
+
+    Held-out samples are small, and their weights signed: of many validations the lowest is often an early one that
+    fluctuated down, while rates have not yet fallen.  A later checkpoint is preferred unless it is worse by more than
+    the standard error of the difference, which is small because all are compared on the same events.
+    """
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Tell whether the present model becomes the best one."""
+        del current
+        return bool(trainer.callback_metrics["val_excess"] <= 0)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the earlier run's best checkpoint, and leave the earlier run as it is."""
@@ -65,12 +71,19 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_k_models = {copied: score}
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint of the latest validation; a resumed run starts its own."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget the earlier run's file."""
+
+
 class SaveConfig(SaveConfigCallback):
     """Save the complete configuration as ``config.yaml`` in the run's folder."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
         """Take the folder from the trainer later."""
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        super().__init__(parser, config, save_to_log_dir=False, **options)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Write the file."""
@@ -93,16 +106,16 @@ class RunSummary(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the summary."""
-        data = pl_module.spec["provenance"]  # type: ignore[index]  # set before training
+        data: Any = pl_module.spec["provenance"]  # type: ignore[index]  # set before training
         score = self.best.best_model_score
         distance = "none: no validation ran" if score is None else f"{float(score):.5f}"
-        checkpoint = self.best.best_model_path or self.best.last_model_path
+        checkpoint = self.best.best_model_path or self.run_dir / "checkpoints" / "last.ckpt"
         rows = {
             "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
             "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {data['n_eff']:.0f}",
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
-            "distance": f"{distance} (energy distance on held-out events, best epoch)",
+            "distance": f"{distance} (energy distance on held-out events, chosen checkpoint)",
             "checkpoint": checkpoint,
             "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
         }

@@ -95,13 +95,7 @@ def sample_file(
     start = time.perf_counter()
     simulator = Simulator.load(checkpoint)
     columns = _columns(simulator.columns, context, key)
-    carried = (
-        [name.strip() for name in pass_through.split(",") if name.strip()]
-        if isinstance(pass_through, str)
-        else list(pass_through)
-    )
-    if clash := {*columns.feature_names, "in_domain", "copy"} & set(carried):
-        raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
+    carried = _carried(pass_through, columns)
     source = RootFiles(conditions, tree)
     if not columns.key:
         warn_of_row_keys(source)
@@ -118,6 +112,17 @@ def sample_file(
         writer.finish(_provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary))
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
+    """Names of the branches to pass through; none of them may be that of a generated one."""
+    if isinstance(pass_through, str):
+        carried = [name.strip() for name in pass_through.split(",") if name.strip()]
+    else:
+        carried = list(pass_through)
+    if clash := {*columns.feature_names, "in_domain", "copy"} & set(carried):
+        raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
+    return carried
 
 
 def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str] | None) -> Columns:

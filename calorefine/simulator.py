@@ -54,7 +54,8 @@ class Simulator:
             raise CheckpointError(msg)
         model = MODELS[spec["model"]](**spec["init_args"])
         maps = {
-            name: Preprocessing(state[f"{name}.knots"], state[f"{name}.slopes"]) for name in ("features", "context")
+            name: Preprocessing(*(state[f"{name}.{part}"] for part in ("knots", "slopes", "mixing")))
+            for name in ("features", "context")
         }
         model.prepare(
             Prepared(
@@ -113,7 +114,8 @@ class Simulator:
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell which rows of encoded context (n, c) lie within the training range in every column."""
         inside = self._inside(encoded).values()
-        return np.logical_and.reduce([np.ones(len(encoded), bool), *inside])
+        everywhere: NDArray[np.bool_] = np.logical_and.reduce([np.ones(len(encoded), bool), *inside])
+        return everywhere
 
     def count_outside(self, context: Mapping[str, ArrayLike]) -> dict[str, int]:
         """Count the conditions outside the training range, by context column."""
@@ -122,11 +124,12 @@ class Simulator:
     def _inside(self, encoded: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]:
         low, high = self.domain.astype(np.float32).T
         within = (encoded >= low) & (encoded <= high)
-        out, first = {}, 0
-        for name, column in self.columns.context.items():
+        out: dict[str, NDArray[np.bool_]] = {}
+        first = 0
+        for name, column in self.columns.context_columns.items():
             width = len(column.categories or [0])
             columns = slice(first, first + width)
-            out[name] = within[:, columns].all(axis=1)
+            out[name] = np.all(within[:, columns], axis=1)
             if column.categories:
                 out[name] &= encoded[:, columns].any(axis=1)
             first += width

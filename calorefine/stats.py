@@ -127,7 +127,8 @@ def quantile(values: ArrayLike, weight: ArrayLike, levels: ArrayLike) -> FloatAr
 def _isotonic(cumulative: FloatArray) -> FloatArray:
     from scipy.optimize import isotonic_regression
 
-    return isotonic_regression(cumulative).x
+    nearest: FloatArray = isotonic_regression(cumulative).x
+    return nearest
 
 
 def batch_mean(values: torch.Tensor, weight: torch.Tensor, mean_weight: float) -> torch.Tensor:

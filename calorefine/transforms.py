@@ -5,6 +5,9 @@ its slopes beyond the last of them.  A *quantile* column takes x(z_k) as the wei
 distribution's level Phi(z_k), so that z is close to standard normal; a *standard* column takes mean + z * width, and is
 exactly linear.  One form for both keeps the inverse, the part that runs for every generated event, to one gather.
 
+Features are then whitened: the symmetric square root of their weighted covariance takes out linear correlations, so
+that the network starts from a correlated normal distribution and the critic sees all directions at the same scale.
+
 Weights matter here: the quantiles of an impure mixture stretch the tails of the signal.  With signed weights the levels
 are those of `calorefine.stats.quantile`.
 """
@@ -26,6 +29,8 @@ Kind = Literal["quantile", "standard", "identity"]
 N_KNOTS = 121
 Z_MAX = 3.0
 Z_CLIP = 8.0
+MIN_VARIANCE = 0.01
+CHUNK = 100_000
 
 
 class Preprocessing(nn.Module):
@@ -34,28 +39,41 @@ class Preprocessing(nn.Module):
     Args:
         knots: (d, K) values of the columns at the points z_k, nondecreasing.
         slopes: (d, 2) slopes dx/dz below the first and above the last point, positive.
+        mixing: (d + 1, d) symmetric square root of the covariance of z, and below it the mean of z: z = u mixing + mean
+            for whitened u.
     """
 
     knots: torch.Tensor
     slopes: torch.Tensor
+    mixing: torch.Tensor
+    unmixing: torch.Tensor
 
-    def __init__(self, knots: torch.Tensor, slopes: torch.Tensor) -> None:
+    def __init__(self, knots: torch.Tensor, slopes: torch.Tensor, mixing: torch.Tensor) -> None:
         """Store the map as buffers, which go to the checkpoint with the network."""
         super().__init__()
         self.register_buffer("knots", knots.to(torch.float32))
         self.register_buffer("slopes", slopes.to(torch.float32))
+        self.register_buffer("mixing", mixing.to(torch.float32))
+        self.register_buffer("unmixing", torch.linalg.inv(mixing[:-1].double()).to(torch.float32), persistent=False)
 
     @classmethod
     def fit(
-        cls, values: NDArray[Any], weight: NDArray[np.float64], kinds: list[Kind], names: list[str]
+        cls,
+        values: NDArray[Any],
+        weight: NDArray[np.float64],
+        kinds: list[Kind],
+        names: list[str],
+        *,
+        whiten: bool = False,
     ) -> Preprocessing:
-        """Fit one map for each column.
+        """Fit one map for each column, and on request the linear map that makes them uncorrelated.
 
         Args:
             values: (n, d) finite values.
             weight: (n,) weights, any sign, positive sum.
             kinds: d kinds of map.
             names: d names, for messages.
+            whiten: remove the weighted correlations of the columns.
 
         Raises:
             ValueRangeError: a column takes a single value.
@@ -65,7 +83,13 @@ class Preprocessing(nn.Module):
         slopes = np.empty((len(kinds), 2))
         for j, (kind, name) in enumerate(zip(kinds, names, strict=True)):
             knots[j], slopes[j] = _fit_column(np.asarray(values[:, j], np.float64), weight, kind, name)
-        return cls(torch.from_numpy(knots), torch.from_numpy(slopes))
+        identity = torch.eye(len(kinds) + 1, len(kinds))
+        mapped = cls(torch.from_numpy(knots), torch.from_numpy(slopes), identity)
+        if not whiten:
+            return mapped
+        parts = np.array_split(values, 1 + len(values) // CHUNK)
+        z = np.concatenate([mapped(torch.from_numpy(part)).numpy() for part in parts])
+        return cls(torch.from_numpy(knots), torch.from_numpy(slopes), torch.from_numpy(_mixing(z, weight)))
 
     @property
     def n_columns(self) -> int:
@@ -74,13 +98,16 @@ class Preprocessing(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map physical values (n, d) to network values (n, d), float32."""
-        columns = [self._to_network(x[:, j].contiguous(), j) for j in range(self.n_columns)]
-        return torch.stack(columns, dim=1) if columns else x.to(torch.float32)
+        if self.n_columns == 0:
+            return x.to(torch.float32)
+        z = torch.stack([self._to_network(x[:, j].contiguous(), j) for j in range(self.n_columns)], dim=1)
+        return ((z - self.mixing[-1]) @ self.unmixing).clamp(-Z_CLIP, Z_CLIP)
 
     def inverse(self, z: torch.Tensor) -> torch.Tensor:
         """Map network values (n, d) to physical values (n, d), float32."""
         if self.n_columns == 0:
             return z
+        z = z @ self.mixing[:-1] + self.mixing[-1]
         last = self.knots.shape[1] - 1
         inside = z.clamp(-Z_MAX, Z_MAX)
         position = (inside + Z_MAX) * (last / (2 * Z_MAX))
@@ -102,6 +129,17 @@ class Preprocessing(nn.Module):
         z = torch.where(x < knots[0], -Z_MAX + (x - knots[0]) / slopes[0], z)
         z = torch.where(x > knots[-1], Z_MAX + (x - knots[-1]) / slopes[1], z)
         return z.clamp(-Z_CLIP, Z_CLIP).float()
+
+
+def _mixing(z: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Symmetric square root of the weighted covariance of z (n, d), and the mean below it: (d + 1, d).
+
+    With signed weights small eigenvalues can come out negative; all are at least 0.01, in units where the columns have
+    width 1.
+    """
+    values, vectors = np.linalg.eigh(stats.covariance(z, weight))
+    root = vectors @ np.diag(np.sqrt(np.maximum(values, MIN_VARIANCE))) @ vectors.T
+    return np.concatenate([root, stats.mean(z, weight)[None]])
 
 
 def _fit_column(

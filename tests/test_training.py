@@ -141,7 +141,7 @@ def test_diverging_training_stops_with_an_error(config, tmp_path):
 
 def test_resuming_on_other_data_is_refused(config, tmp_path):
     run = fit(config, tmp_path, "--trainer.max_epochs", "1").run_dir
-    with pytest.raises(CheckpointError, match="other|digest.*resume with the same files"):
+    with pytest.raises(CheckpointError, match=r"other|digest.*resume with the same files"):
         fit(config, tmp_path, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--data.weights", "none")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -85,8 +86,8 @@ class _Logic(ast.NodeTransformer):
         return self.visit(node) if truth else ast.Compare(self.visit(node), [ast.NotEq()], [ast.Constant(0.0)])
 
     @staticmethod
-    def _join(parts: list[Any], operator: ast.operator) -> ast.AST:
-        joined = parts[0]
+    def _join(parts: Sequence[ast.expr], operator: ast.operator) -> ast.AST:
+        joined: ast.expr = parts[0]
         for part in parts[1:]:
             joined = ast.BinOp(joined, operator, part)
         return joined

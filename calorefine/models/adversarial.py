@@ -1,7 +1,8 @@
 """Training of a generator against a critic, with weights: what the GAN recipes share.
 
-Each batch updates the critic; every `n_critic`-th batch updates the generator too.  The generator that samples is an
-exponential moving average of the trained one.  Rates fall linearly to zero over the run.
+Each batch updates the critic; every `n_critic`-th batch updates the generator too.  The generator that samples is
+an exponential moving average of the trained one.  Rates fall linearly to one percent over the run: the game between the
+two oscillates with an amplitude that grows with the rate.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from calorefine.data import Batch
 from calorefine.errors import ConfigError
 from calorefine.models.base import GenerativeModel, frozen
-from calorefine.nets import MLP, Activation, update_average
+from calorefine.nets import MLP, Activation, LatentSkip, update_average
 
 FINAL_RATE = 0.01
 
@@ -43,14 +44,14 @@ class AdversarialModel(GenerativeModel):
         self,
         *,
         latent_size: int = 16,
-        generator_hidden: list[int] = [128, 128, 128],  # noqa: B006 (never changed; shown by --print_config)
+        generator_hidden: list[int] = [64, 64, 64],  # noqa: B006 (never changed; shown by --print_config)
         critic_hidden: list[int] = [128, 128, 128],  # noqa: B006 (never changed; shown by --print_config)
         act: Activation = "leaky_relu",
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.0, 0.9),
         n_critic: int = 3,
         penalty_weight: float = 1.0,
-        average_decay: float = 0.999,
+        average_decay: float = 0.998,
     ) -> None:
         """Check the options; networks are built when the data are known."""
         super().__init__(latent_size=latent_size)
@@ -66,19 +67,20 @@ class AdversarialModel(GenerativeModel):
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create generator, critic, and the averaged generator."""
-        n_in = self.latent_size + n_context
-        self.generator = MLP(n_in, n_features, hidden=self.generator_hidden, act=self.act)
+        self.generator = LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
         self.critic = MLP(n_features + n_context, self.critic_outputs, hidden=self.critic_hidden, act=self.act)
         self.average = frozen(copy.deepcopy(self.generator))
 
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Generate with the averaged generator."""
-        return self.average(torch.cat([latent, context], dim=1))
+        generated: torch.Tensor = self.average(torch.cat([latent, context], dim=1))
+        return generated
 
     def evaluate_critic(self, *samples: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Critic outputs (B, k) of several (x, context) samples, in one pass."""
         stacked = torch.cat([torch.cat(sample, dim=1) for sample in samples])
-        return self.critic(stacked).chunk(len(samples))
+        outputs: torch.Tensor = self.critic(stacked)
+        return outputs.chunk(len(samples))
 
     @abstractmethod
     def data_term(
@@ -93,18 +95,19 @@ class AdversarialModel(GenerativeModel):
     def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
         """Full-sample data term with the current generator and critic."""
         generated = self.generator(torch.cat([latent, batch.context], dim=1))
-        outputs = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
-        return self.data_term(*outputs, batch.weight, float(batch.weight.mean()), full=True)
+        real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
+        return self.data_term(real, made, batch.weight, float(batch.weight.mean()), full=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the critic, and every `n_critic`-th time the generator."""
         noise = self.step_noise(self.current_epoch, batch_idx)
-        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        optimizers: Any = self.optimizers()  # two of each, as configured
+        schedulers: Any = self.lr_schedulers()
         self._update(self._critic_loss(batch, noise), optimizers[0], schedulers[0], "critic_loss", batch_idx)
         if self.n_updates(batch_idx) % self.n_critic == 0:
             self._update(self._generator_loss(batch, noise), optimizers[1], schedulers[1], "generator_loss", batch_idx)
             count = self.n_updates(batch_idx) // self.n_critic
-            update_average(self.average, self.generator, min(self.average_decay, count / (count + 10)))
+            update_average(self.average, self.generator, min(self.average_decay, count / (count + 2)))
 
     def n_updates(self, batch_idx: int) -> int:
         """Critic updates so far, this one included."""
@@ -126,18 +129,19 @@ class AdversarialModel(GenerativeModel):
     def _critic_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
         with torch.no_grad():
             generated = self._generate_trained(batch, noise)
-        outputs = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
-        distance = self.data_term(*outputs, batch.weight, self.mean_weight, full=False)
+        real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
+        distance = self.data_term(real, made, batch.weight, self.mean_weight, full=False)
         return self.penalty_weight * self.penalty(batch, generated, noise) - distance
 
     def _generator_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
         generated = self._generate_trained(batch, noise)
-        outputs = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
-        return self.data_term(*outputs, batch.weight, self.mean_weight, full=False)
+        real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
+        return self.data_term(real, made, batch.weight, self.mean_weight, full=False)
 
     def _generate_trained(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
         latent = torch.randn(len(batch.weight), self.latent_size, generator=noise)
-        return self.generator(torch.cat([latent, batch.context], dim=1))
+        generated: torch.Tensor = self.generator(torch.cat([latent, batch.context], dim=1))
+        return generated
 
     def _update(self, loss: torch.Tensor, optimizer: Any, scheduler: Any, name: str, batch_idx: int) -> None:
         self.check_finite(loss, name)

@@ -16,6 +16,7 @@ from calorefine.transforms import Preprocessing
 
 CHECKPOINT_KEY = "calorefine"
 CHECKPOINT_FORMAT = 1
+LOWEST_KEY = "calorefine_lowest_validation"
 VALIDATION_EVENTS = 8192
 
 
@@ -38,6 +39,7 @@ class GenerativeModel(pl.LightningModule, ABC):
         super().__init__()
         self.latent_size = latent_size
         self.spec: dict[str, Any] | None = None
+        self.lowest: torch.Tensor | None = None
         self.register_buffer("noise_seed", torch.tensor(torch.initial_seed() % 2**31))
 
     @abstractmethod
@@ -84,17 +86,19 @@ class GenerativeModel(pl.LightningModule, ABC):
             self.prepare(self.trainer.datamodule.prepared)  # type: ignore[attr-defined]  # set by Lightning
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add all that sampling needs, as plain containers."""
+        """Add all that sampling needs, as plain containers, and the validation to compare later ones with."""
         checkpoint[CHECKPOINT_KEY] = self.spec
+        checkpoint[LOWEST_KEY] = self.lowest
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume on other data: their preprocessing would not fit.
+        """Take up the validations so far; refuse to resume on other data, whose preprocessing would not fit.
 
         Raises:
             CheckpointError: the checkpoint is from other training data.
         """
         if self.spec is None or not self.trainer.training:
             return
+        self.lowest = checkpoint[LOWEST_KEY]
         found = checkpoint[CHECKPOINT_KEY]["provenance"]["digest"]
         expected = self.spec["provenance"]["digest"]
         if found != expected:
@@ -116,28 +120,28 @@ class GenerativeModel(pl.LightningModule, ABC):
         if torch.isfinite(loss):
             return
         msg = (
-            f"{name} is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}: training stopped, the last "
-            "checkpoint is kept; try a smaller learning_rate or look for extreme weights"
+            f"{name} is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}: training stopped, the "
+            "last checkpoint is kept; try a smaller learning_rate or look for extreme weights"
         )
         raise TrainingError(msg)
 
     @torch.no_grad()
     def distance(self, events: Batch) -> torch.Tensor:
-        """Energy distance of held-out events and events generated at their contexts.
+        """Energy distance of held-out events and events generated at their contexts, event by event.
 
-        The unbiased form: valid with signed weights, zero in expectation for a perfect generator, and possibly negative.
+        The unbiased form: valid with signed weights, zero in expectation for a perfect generator, possibly negative.
         Of more than 8192 events the first ones are compared.  The noise is the same in every call.
 
         Args:
             events: in physical units, weights of any sign.
 
         Returns:
-            () tensor, in network units.
+            (n,) contributions of the events, in network units; their mean is the distance.
         """
         events = Batch(*(array[:VALIDATION_EVENTS] for array in events))
         context = self.context(events.context)
         latent = torch.randn(len(context), self.latent_size, generator=torch.Generator().manual_seed(0))
-        return losses.energy_distance(
+        return losses.energy_contributions(
             torch.cat([self.features(events.x), context], dim=1),
             torch.cat([self.generate(latent, context), context], dim=1),
             weight=events.weight,
@@ -146,10 +150,21 @@ class GenerativeModel(pl.LightningModule, ABC):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Log the validation distance, by which the best checkpoint is chosen."""
-        distance = self.distance(batch)
+        """Log the validation distance, and by how much it exceeds the lowest so far significantly.
+
+        The standard error of a difference of U-statistics is twice that of the mean of the events' contributions.
+        """
+        contributions = self.distance(batch)
+        distance = contributions.mean()
         self.check_finite(distance, "the validation distance")
+        excess = torch.zeros(())
+        if self.lowest is not None and not self.trainer.sanity_checking and len(self.lowest) == len(contributions):
+            difference = contributions - self.lowest
+            excess = difference.mean() - 2 * difference.std() / len(difference) ** 0.5
+        if not self.trainer.sanity_checking and (self.lowest is None or distance < self.lowest.mean()):
+            self.lowest = contributions
         self.log("val_distance", distance, prog_bar=True, batch_size=len(batch.weight))
+        self.log("val_excess", excess, batch_size=len(batch.weight))
 
     test_step = validation_step
 

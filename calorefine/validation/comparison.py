@@ -10,6 +10,7 @@ import mplhep
 import numpy as np
 from hist import Hist
 from hist.axis import Regular
+from hist.storage import Weight
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
@@ -114,7 +115,7 @@ def compare(names: list[str], generated: Sample, reference: Sample, *, bins: int
         )
         for number, name in enumerate(names):
             cell = grid[number // columns, number % columns].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.08)
-            upper, lower = cell.subplots(sharex=True)
+            (upper,), (lower,) = cell.subplots(sharex=True, squeeze=False)
             _panel(upper, lower, name, (generated[0][name], generated[1]), (reference[0][name], reference[1]), bins)
         figure.axes[0].legend(frameon=False, loc="upper right")
         return figure
@@ -123,7 +124,7 @@ def compare(names: list[str], generated: Sample, reference: Sample, *, bins: int
 def _panel(upper: Axes, lower: Axes, name: str, generated: Any, reference: Any, bins: int) -> None:
     axis = Regular(bins, *_range(*reference), name=name)
     made, target = (
-        Hist(axis, storage="weight").fill(values, weight=weight) for values, weight in (generated, reference)
+        Hist(axis, storage=Weight()).fill(values, weight=weight) for values, weight in (generated, reference)
     )
     made *= stats.sum_w(reference[1]) / stats.sum_w(generated[1])
     mplhep.histplot(target, ax=upper, histtype="errorbar", color="black", label="reference", markersize=3, flow="none")

@@ -10,7 +10,8 @@ from calorefine.weights.shapes import (
     Gaussian,
     Shape,
 )
-from calorefine.weights.splot import SPlot, SPlotFit, WeightSource
+from calorefine.weights.splot import SPlot, WeightSource
+from calorefine.weights.splot_fit import SPlotFit
 
 __all__ = [
     "Chebyshev",

@@ -38,7 +38,8 @@ from scipy import stats as distributions
 
 from calorefine.errors import FactorizationWarning, FitError, ValueRangeError
 from calorefine.weights.shapes import FloatArray, Mixture
-from calorefine.weights.splot import SPlot, SPlotFit
+from calorefine.weights.splot import SPlot
+from calorefine.weights.splot_fit import SPlotFit
 
 SPECTATOR_BINS = 200
 LEAST_SIGNIFICANCE = 10.0
@@ -261,7 +262,7 @@ def _profiled_yields(fractions: FloatArray, counts: FloatArray) -> FloatArray:
         held = (yields <= 0) & (score <= 0)
         information = _information(fractions, counts, yields)
         information = np.where(held[:, :, None] | held[:, None, :], np.eye(len(norm)), information)
-        step: FloatArray = np.linalg.solve(information, np.where(held, 0.0, score)[..., None])[..., 0]
+        step = np.asarray(np.linalg.solve(information, np.where(held, 0.0, score)[..., None]), np.float64)[..., 0]
         moved = _uphill(fractions, counts, yields, step)
         change = np.max(np.abs(moved - yields) / (1 + yields))
         yields = moved
@@ -284,7 +285,8 @@ def _uphill(fractions: FloatArray, counts: FloatArray, yields: FloatArray, step:
 
 def _log_likelihood(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
     expected = np.maximum(yields @ fractions, 1e-300)
-    return np.sum(counts * np.log(expected) - expected, axis=1)
+    total: FloatArray = np.sum(counts * np.log(expected) - expected, axis=1)
+    return total
 
 
 def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> FloatArray:

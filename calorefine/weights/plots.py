@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from calorefine.weights.splot import SPlotFit
+from calorefine.weights.splot_fit import SPlotFit
 
 
 def fit_figure(fit: SPlotFit, *, unit: str = "") -> Figure:

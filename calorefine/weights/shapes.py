@@ -185,12 +185,12 @@ class Peak(Shape):
     def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
         """Density normalized on [low, high]; see `Shape.pdf`."""
         ends = self.primitive(np.array([low, high]), *params)
-        return self.density(np.asarray(m, np.float64), *params) / (ends[1] - ends[0])
+        return self.density(np.asarray(m, np.float64), *params) / float(ends[1] - ends[0])
 
     def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
         """Integral of `pdf` from `low`; see `Shape.cdf`."""
         ends = self.primitive(np.array([low, high]), *params)
-        return (self.primitive(np.asarray(m, np.float64), *params) - ends[0]) / (ends[1] - ends[0])
+        return _share(self.primitive(np.asarray(m, np.float64), *params), ends[0], ends[1])
 
 
 class Gaussian(Peak):
@@ -215,7 +215,8 @@ class Gaussian(Peak):
     def primitive(self, m: FloatArray, *params: float) -> FloatArray:
         """Gaussian distribution function."""
         mean, width = params
-        return ndtr((m - mean) / width)
+        primitive: FloatArray = ndtr((m - mean) / width)
+        return primitive
 
 
 class DoubleGaussian(Peak):
@@ -260,7 +261,9 @@ class DoubleGaussian(Peak):
     def primitive(self, m: FloatArray, *params: float) -> FloatArray:
         """Sum of two Gaussian distribution functions."""
         mean, width, ratio, part, offset = params
-        return part * ndtr((m - mean) / width) + (1 - part) * ndtr((m - mean - offset) / (width * ratio))
+        first, second = ndtr((m - mean) / width), ndtr((m - mean - offset) / (width * ratio))
+        primitive: FloatArray = part * first + (1 - part) * second
+        return primitive
 
 
 class CrystalBall(Peak):
@@ -351,12 +354,13 @@ class Exponential(Shape):
     def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
         """Density normalized on [low, high]; see `Shape.pdf`."""
         end, integral = self._from_higher_end(np.array([low, high]), low, high, *params)
-        return np.exp(params[0] * (np.asarray(m, np.float64) - end)) / (integral[1] - integral[0])
+        density: FloatArray = np.exp(params[0] * (np.asarray(m, np.float64) - end)) / (integral[1] - integral[0])
+        return density
 
     def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
         """Integral of `pdf` from `low`; see `Shape.cdf`."""
         integral = self._from_higher_end(np.append(m, [low, high]), low, high, *params)[1]
-        return (integral[:-2] - integral[-2]) / (integral[-1] - integral[-2])
+        return _share(integral[:-2], integral[-2], integral[-1])
 
     def _from_higher_end(self, m: FloatArray, low: float, high: float, slope: float) -> tuple[float, FloatArray]:
         """End where the density is higher (set to 1 there, against overflow), and the integral from it to `m`."""
@@ -409,13 +413,15 @@ class Chebyshev(Shape):
         """Polynomial, kept above `FLOOR` and normalized on [low, high]; see `Shape.pdf`."""
         series = self._positive(params)
         ends = chebyshev.chebval([-1.0, 1.0], chebyshev.chebint(series))
-        return chebyshev.chebval(_to_unit(m, low, high), series) * 2 / (high - low) / (ends[1] - ends[0])
+        density = np.asarray(chebyshev.chebval(_to_unit(m, low, high), series), np.float64)
+        return density * 2 / (high - low) / float(ends[1] - ends[0])
 
     def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
         """Integral of `pdf` from `low`; see `Shape.cdf`."""
         integral = chebyshev.chebint(self._positive(params))
         ends = chebyshev.chebval([-1.0, 1.0], integral)
-        return (chebyshev.chebval(_to_unit(m, low, high), integral) - ends[0]) / (ends[1] - ends[0])
+        primitive = np.asarray(chebyshev.chebval(_to_unit(m, low, high), integral), np.float64)
+        return _share(primitive, ends[0], ends[1])
 
     def complaint(self, low: float, high: float, *params: float) -> str:
         """Say where the polynomial would be negative."""
@@ -435,9 +441,16 @@ class Chebyshev(Shape):
 _TAIL = {"alpha": (1.5, 0.2, 5.0), "n": (3.0, 1.05, 50.0)}
 
 
+def _share(primitive: FloatArray, start: float, stop: float) -> FloatArray:
+    """Integral up to each point (n,), relative to the one from `start` to `stop`."""
+    return (primitive - start) / (stop - start)
+
+
 def _gauss(m: FloatArray, mean: float, width: float) -> FloatArray:
     z = (m - mean) * (1 / width)
-    return np.exp(z * z * -0.5) * (1 / (SQRT_2PI * width))
+    height = 1 / (SQRT_2PI * width)
+    density: FloatArray = np.exp(z * z * -0.5) * height
+    return density
 
 
 def _to_unit(m: FloatArray, low: float, high: float) -> FloatArray:
@@ -460,7 +473,7 @@ Tail = tuple[float, ...]
 
 def _crystal_ball(z: FloatArray, left: Tail, right: Tail | None) -> FloatArray:
     z = np.atleast_1d(z)
-    result = np.exp(z * z * -0.5)
+    result: FloatArray = np.exp(z * z * -0.5)
     for tail, distance in ((left, -z), (right, z)):
         if tail is not None:
             outside = distance > tail[0]
@@ -471,7 +484,7 @@ def _crystal_ball(z: FloatArray, left: Tail, right: Tail | None) -> FloatArray:
 def _crystal_ball_primitive(z: FloatArray, left: Tail, right: Tail | None) -> FloatArray:
     z = np.atleast_1d(z)
     start = _tail_integral(left[0], *left) - SQRT_2PI * ndtr(-left[0])
-    result = start + SQRT_2PI * ndtr(z)
+    result: FloatArray = start + SQRT_2PI * ndtr(z)
     below = z < -left[0]
     result[below] = _tail_integral(-z[below], *left)
     if right is not None:
@@ -482,12 +495,15 @@ def _crystal_ball_primitive(z: FloatArray, left: Tail, right: Tail | None) -> Fl
 
 
 def _tail(distance: FloatArray, alpha: float, n: float) -> FloatArray:
-    return np.exp(-0.5 * alpha**2) * (1 + alpha / n * (distance - alpha)) ** -n
+    density: FloatArray = np.exp(-0.5 * alpha**2) * (1 + alpha / n * (distance - alpha)) ** -n
+    return density
 
 
 def _tail_integral(distance: FloatArray | float, alpha: float, n: float) -> FloatArray:
     """Integral of `_tail` from `distance` to infinity."""
-    return np.exp(-0.5 * alpha**2) * n / alpha / (n - 1) * (1 + alpha / n * (distance - alpha)) ** (1 - n)
+    scale = np.exp(-0.5 * alpha**2) * n / alpha / (n - 1)
+    integral: FloatArray = scale * (1 + alpha / n * (distance - alpha)) ** (1 - n)
+    return integral
 
 
 @dataclass(frozen=True)
@@ -553,7 +569,9 @@ class Mixture:
         """Expected number of events below each edge: what `iminuit.cost.ExtendedBinnedNLL` takes."""
         yields, groups = self.split(values)
         shapes = zip(yields, self.shapes.values(), groups, strict=True)
-        return np.sum([n * shape.cdf(edges, self.low, self.high, *group) for n, shape, group in shapes], axis=0)
+        species = [n * shape.cdf(edges, self.low, self.high, *group) for n, shape, group in shapes]
+        expected: FloatArray = np.sum(species, axis=0)
+        return expected
 
     def yields_only(self, m: FloatArray, starts: tuple[float, ...], *, steps: int = 30) -> FloatArray:
         """Yields (K,) for given shapes by expectation maximization on a histogram: start values that can't diverge."""

@@ -25,7 +25,6 @@ import numpy as np
 from iminuit import Minuit
 from iminuit.cost import ExtendedBinnedNLL, ExtendedUnbinnedNLL
 from numpy.typing import NDArray
-from scipy import stats as distributions
 from sweights import Cows
 
 from calorefine.errors import (
@@ -39,6 +38,9 @@ from calorefine.errors import (
 )
 from calorefine.stats import n_eff
 from calorefine.weights.shapes import FloatArray, Guess, Mixture, Parameter, Shape
+from calorefine.weights.splot_fit import SPlotFit, known_species
+
+__all__ = ["SPlot", "SPlotFit", "WeightSource"]
 
 SUM_RULE_WARNING = 5e-3
 SUM_RULE_ERROR = 5e-2
@@ -60,132 +62,6 @@ class WeightSource(ABC):
             table: name to (n,) values, with the names of `branches`.
             multiplicity: (n,) bootstrap counts with which to redo what is fitted; the result does not include them.
         """
-
-
-@dataclass(frozen=True)
-class SPlotFit:
-    """Result of a spectator fit: parameters, checks, and the weight functions of all species.
-
-    Attributes:
-        spectator: name of the spectator.
-        target: species whose weight is *the* weight.
-        mixture: fitted model.
-        names: parameters, yields first.
-        values: their fitted values.
-        errors: their standard deviations (0 if fixed).
-        covariance: their covariance, (p, p).
-        limits: their limits.
-        fixed: names of the parameters that were fixed.
-        at_limit: names of the parameters found at a limit: their errors mean nothing (0 if the fit converged only
-            when they were held there).
-        method: "unbinned" or "binned, N bins".
-        valid: whether MIGRAD converged (`SPlot.fit` raises if not).
-        n_events: events in the range, bootstrap counts included.
-        n_outside: events outside of it; their weight is 0.
-        edges: (b + 1,) edges of the bins of the goodness of fit, none with less than 10 events expected.
-        observed: (b,) events.
-        expected: (b,) events by the fit.
-        cows: weight functions by `sweights`.
-        sum_rule: relative deviations, one per species and "event".
-        n_effective: effective number of events of each species' weights.
-    """
-
-    spectator: str
-    target: str
-    mixture: Mixture
-    names: tuple[str, ...]
-    values: tuple[float, ...]
-    errors: tuple[float, ...]
-    covariance: FloatArray
-    limits: tuple[tuple[float, float], ...]
-    fixed: tuple[str, ...]
-    at_limit: tuple[str, ...]
-    method: str
-    valid: bool
-    n_events: int
-    n_outside: int
-    edges: FloatArray
-    observed: FloatArray
-    expected: FloatArray
-    cows: Cows
-    sum_rule: dict[str, float]
-    n_effective: dict[str, float]
-
-    @property
-    def yields(self) -> dict[str, float]:
-        """Fitted number of events of each species."""
-        return dict(zip(self.mixture.shapes, self.values, strict=False))
-
-    @property
-    def pulls(self) -> FloatArray:
-        """(b,) observed minus expected over the root of expected."""
-        return (self.observed - self.expected) / np.sqrt(self.expected)
-
-    @property
-    def chi2(self) -> float:
-        """Sum of the squared pulls."""
-        return float(np.sum(self.pulls**2))
-
-    @property
-    def ndf(self) -> int:
-        """Bins minus free parameters."""
-        return len(self.observed) - len(self.names) + len(self.fixed)
-
-    @property
-    def p_value(self) -> float:
-        """Probability of a larger `chi2`; NaN without degrees of freedom."""
-        return float(distributions.chi2.sf(self.chi2, self.ndf)) if self.ndf > 0 else float("nan")
-
-    def weights(self, m: FloatArray, species: str | None = None) -> FloatArray:
-        """sWeights; they sum to the yield over the fitted sample, and to 1 over the species for each event.
-
-        Args:
-            m: (n,) spectator.
-            species: whose weights; the target's if left out.
-
-        Returns:
-            (n,) weights of any sign; 0 outside the range.
-
-        Raises:
-            ConfigError: no such species.
-        """
-        name = _known_species(species or self.target, self.mixture.shapes)
-        m = np.asarray(m, np.float64)
-        inside = (m >= self.mixture.low) & (m <= self.mixture.high)
-        result = np.zeros(m.shape)
-        result[inside] = self.cows[list(self.mixture.shapes).index(name)](m[inside])
-        return result
-
-    def summary(self) -> str:
-        """Fixed-width table of parameters and checks."""
-        low, high = self.mixture.low, self.mixture.high
-        lines = [
-            f"spectator fit of {self.spectator} in [{low:g}, {high:g}]: {self.n_events} events, {self.method} "
-            f"({self.n_outside} outside, weight 0)",
-            f"{'parameter':<28}{'value':>14}{'error':>12}  note",
-        ]
-        for name, value, error in zip(self.names, self.values, self.errors, strict=True):
-            note = "fixed" if name in self.fixed else "AT LIMIT" if name in self.at_limit else ""
-            lines.append(f"{name:<28}{value:>14.6g}{error:>12.2g}  {note}".rstrip())
-        worst = float(np.max(np.abs(self.pulls)))
-        lines.append(
-            f"chi2/ndf = {self.chi2:.1f}/{self.ndf}, p = {self.p_value:.3g}; "
-            f"largest of {len(self.pulls)} pulls {worst:.1f}"
-        )
-        sums = ", ".join(f"{name} {deviation:.1e}" for name, deviation in self.sum_rule.items())
-        lines.append(f"sum rules, relative deviation: {sums}")
-        sizes = ", ".join(f"{name} {size:.0f}" for name, size in self.n_effective.items())
-        lines.append(f"effective number of events: {sizes}")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the functions, as JSON types (None for a p-value without degrees of freedom)."""
-        plain = {key: getattr(self, key) for key in ("spectator", "target", "method", "valid", "n_events", "n_outside")}
-        tables = {key: list(getattr(self, key)) for key in ("names", "values", "errors", "fixed", "at_limit")}
-        arrays = {key: getattr(self, key).tolist() for key in ("covariance", "edges", "observed", "expected", "pulls")}
-        checks = {key: getattr(self, key) for key in ("yields", "chi2", "ndf", "p_value", "sum_rule", "n_effective")}
-        checks["p_value"] = None if np.isnan(self.p_value) else self.p_value
-        return plain | {"range": [self.mixture.low, self.mixture.high]} | tables | arrays | checks
 
 
 class SPlot(WeightSource):
@@ -223,7 +99,7 @@ class SPlot(WeightSource):
             msg = f"sWeights need at least two species, found {', '.join(species) or 'none'}"
             raise ConfigError(msg)
         self.spectator, self.range, self.species = spectator, (float(range[0]), float(range[1])), dict(species)
-        self.target = _known_species(target, species)
+        self.target = known_species(target, species)
         self.max_unbinned, self.bins = max_unbinned, bins
 
     @property
@@ -336,13 +212,6 @@ class _Density:
             shape = list(self.mixture.shapes.values())[self.index]
             return shape.pdf(x, self.mixture.low, self.mixture.high, *self.mixture.split(self.values)[1][self.index])
         return self.mixture.total(x, self.values) / sum(self.values[: len(self.mixture.shapes)])
-
-
-def _known_species(name: str, species: Mapping[str, Any]) -> str:
-    if name not in species:
-        msg = f"species '{name}' is not among {', '.join(species)}" + nearest(name, species)
-        raise ConfigError(msg)
-    return name
 
 
 def _counts(multiplicity: NDArray[Any], n_events: int) -> NDArray[np.int64]:

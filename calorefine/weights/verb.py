@@ -16,7 +16,8 @@ from calorefine.io.root import NonFinite, Request, RootFiles, read_table
 from calorefine.io.writer import TreeFormat, replacing, write_tree
 from calorefine.weights.factorization import FactorizationResult, factorization_test, warn_if_dependent
 from calorefine.weights.plots import fit_figure
-from calorefine.weights.splot import SPlot, SPlotFit
+from calorefine.weights.splot import SPlot
+from calorefine.weights.splot_fit import SPlotFit
 
 
 @dataclass(frozen=True)

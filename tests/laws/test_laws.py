@@ -35,7 +35,7 @@ def model(request):
     weight = rng.normal(0.5, 1.0, N)
     prepared = Prepared(
         columns=COLUMNS,
-        features=Preprocessing.fit(x, weight, ["quantile", "standard", "quantile"], ["a", "b", "d"]),
+        features=Preprocessing.fit(x, weight, ["quantile", "standard", "quantile"], ["a", "b", "d"], whiten=True),
         context=Preprocessing.fit(context, weight, ["quantile", "standard"], ["p", "q"]),
         domain=np.array([[0.0, 1.0], [0.0, 1.0]]),
         mean_weight=float(weight.mean()),

@@ -1,0 +1,3 @@
+.PHONY: run test setup
+run test setup:
+	python3 tasks.py $@

@@ -1,0 +1,49 @@
+"""The front: sets up an environment and runs one thing in it.  Needs Python 3.11 or later and nothing else.
+
+python3 tasks.py run     set up; train, sample and compare on the embedded sample
+python3 tasks.py test    set up; style, types and tests
+python3 tasks.py setup   only set up, in .venv
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+TASKS = {
+    "setup": [],
+    "run": [["python", "examples/01_main_job.py"]],
+    "test": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["python", "-m", "pytest"]],
+}
+
+
+def setup() -> None:
+    """Create the environment and install the tested versions."""
+    if not BIN.is_dir():
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    install = ["-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", "--editable", ".[test]"]
+    subprocess.run([str(BIN / "python"), *install], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    """Run the task named on the command line."""
+    if len(sys.argv) != 2 or sys.argv[1] not in TASKS:
+        sys.exit(__doc__)
+    if sys.version_info < (3, 11):  # noqa: UP036 (runs before pip has checked the version)
+        sys.exit(f"calorefine needs Python 3.11 or later, this is {sys.version.split()[0]}")
+    setup()
+    for command in TASKS[sys.argv[1]]:
+        sys.stdout.write(f"+ {' '.join(command)}\n")
+        sys.stdout.flush()
+        finished = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False)
+        if finished.returncode:
+            sys.exit(finished.returncode)
+
+
+if __name__ == "__main__":
+    main()

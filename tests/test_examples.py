@@ -1,0 +1,113 @@
+"""Every shipped configuration and example runs, in a short form."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+import yaml
+
+from calorefine import Simulator
+from calorefine.cli import calorefine, lightning
+from calorefine.io.writer import read_provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "examples" / "data"
+TRAININGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
+SHORT = [
+    *("--trainer.max_epochs", "1"),
+    *("--trainer.check_val_every_n_epoch", "1"),
+    *("--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    """Configurations name their files from the top of the repository."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("config", TRAININGS, ids=lambda path: path.stem)
+def test_shipped_configuration_trains_and_samples(config, tmp_path):
+    run = lightning(["fit", "-c", str(config), "--runs", str(tmp_path), *SHORT]).run_dir
+    simulator = Simulator.load(run / "checkpoints" / "best.ckpt")
+    events = simulator.sample({"p_gev": [2.0, 9.0], "x_in_cell_mm": [3.0, 20.0], "n_pv": [10, 30]}, seed=1)
+    assert set(events) == {*simulator.columns.features, "in_domain"}
+    assert all(np.isfinite(values).all() for values in events.values())
+
+
+def test_in_domain_flags_exactly_the_events_outside_the_training_range(tmp_path):
+    training = lightning(["fit", "-c", "configs/weighted_wgan.yaml", "--runs", str(tmp_path), *SHORT])
+    names = ["p_gev", "x_in_cell_mm", "n_pv"]
+    seen = training.datamodule.train.context
+    fast = uproot.open(DATA / "electron_fastsim.root")["events"].arrays(names, library="np")
+    given = np.stack([fast[name] for name in names], axis=1)
+    expected = ((given >= seen.min(axis=0)) & (given <= seen.max(axis=0))).all(axis=1)
+    simulator = Simulator.load(training.run_dir / "checkpoints" / "best.ckpt")
+    flagged = simulator.sample(fast, seed=1)["in_domain"]
+    np.testing.assert_array_equal(flagged, expected)
+    assert np.mean(fast["p_gev"] > seen[:, 0].max()) == pytest.approx(0.020, abs=5e-4)
+    assert np.mean(~flagged) == pytest.approx(0.020, abs=5e-4)
+
+
+def test_splot_command(tmp_path):
+    output = tmp_path / "weighted.root"
+    report = calorefine(["splot", "-c", "configs/splot.yaml", "--output", str(output)])
+    before = uproot.open(DATA / "electron_calibration.root")["events"].arrays(library="np")
+    after = uproot.open(output)["events"].arrays(library="np")
+    assert set(after) == {*before, "sw_signal", "sw_background"}
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+    np.testing.assert_allclose(after["sw_signal"] + after["sw_background"], 1, atol=1e-3)
+    for species, expected in report.fit.yields.items():
+        assert after[f"sw_{species}"].sum() == pytest.approx(expected, rel=1e-3)
+    content = json.loads(output.with_suffix(".json").read_text())
+    assert content["yields"]["signal"] == pytest.approx(before["true_signal"].sum(), abs=4 * report.fit.errors[0])
+    assert read_provenance(output)["splot"]["yields"] == content["yields"]
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    assert min(result.p_corrected for result in report.factorization) > 0.01
+
+
+def test_splot_branch_and_fit_at_set_up_give_the_same_weights(tmp_path):
+    output = tmp_path / "weighted.root"
+    calorefine(["splot", "-c", "configs/splot.yaml", "--output", str(output)])
+    fit = ["fit", "-c", "configs/weighted_wgan.yaml", "--runs", str(tmp_path), *SHORT]
+    at_set_up = lightning(fit).datamodule.train
+    from_branch = lightning([*fit, "--data.files", str(output), "--data.weights", "sw_signal"]).datamodule.train
+    np.testing.assert_array_equal(at_set_up.key, from_branch.key)
+    np.testing.assert_allclose(at_set_up.weight, from_branch.weight, rtol=1e-6, atol=1e-9)
+
+
+def test_splot_command_refuses_an_input_with_sweights(tmp_path):
+    output = tmp_path / "weighted.root"
+    calorefine(["splot", "-c", "configs/splot.yaml", "--output", str(output)])
+    again = ["--files", str(output), "--output", str(tmp_path / "again.root")]
+    with pytest.raises(Exception, match=r"weighted\.root.*sw_background already"):
+        calorefine(["splot", "-c", "configs/splot.yaml", *again])
+
+
+def test_main_job(tmp_path):
+    """The first command of the README, with fewer epochs."""
+    command = [sys.executable, "examples/01_main_job.py", "--runs", str(tmp_path), "--epochs", "10"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "weighted_wgan" / "000"
+    with uproot.open(folder / "electron_fastsim_generated.root") as file:
+        assert file["events"].num_entries == 200_000
+    assert (folder / "comparison.png").stat().st_size > 20_000
+    assert "outside the training domain" in done.stdout
+
+
+def test_errors_have_no_traceback(tmp_path):
+    """The console script prints the message and returns 1."""
+    script = "from calorefine.cli import calorefine_main; calorefine_main()"
+    arguments = ["sample", "--checkpoint", "best.ckp", "--conditions", "x.root", "--output", str(tmp_path / "o.root")]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: best.ckp: no such checkpoint")
+    assert "Traceback" not in done.stderr
