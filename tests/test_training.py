@@ -88,7 +88,7 @@ def test_resuming_gives_the_same_parameters(config, tmp_path, model):
 def test_another_seed_gives_other_parameters(config, tmp_path):
     first = fit(config, tmp_path, "--trainer.max_epochs", "1")
     second = fit(config, tmp_path, "--trainer.max_epochs", "1", "--seed_everything", "5")
-    assert not torch.equal(first.model.average[0].weight, second.model.average[0].weight)
+    assert not torch.equal(first.model.average.linear.weight, second.model.average.linear.weight)
 
 
 def test_run_folder_holds_everything_and_is_never_reused(config, tmp_path, capsys):
@@ -111,7 +111,7 @@ def test_run_folder_holds_everything_and_is_never_reused(config, tmp_path, capsy
 def test_saved_configuration_reproduces_the_run(config, tmp_path):
     first = fit(config, tmp_path, "--trainer.max_epochs", "1")
     second = fit(first.run_dir / "config.yaml", tmp_path)
-    torch.testing.assert_close(first.model.average[0].weight, second.model.average[0].weight, rtol=0, atol=0)
+    torch.testing.assert_close(first.model.average.linear.weight, second.model.average.linear.weight, rtol=0, atol=0)
 
 
 def test_checkpoint_samples_without_the_training_data(config, tmp_path):
@@ -159,4 +159,4 @@ def test_misspelt_option_is_rejected_by_name(config, tmp_path, capsys):
 def test_calorefine_fit_is_lightning_fit(config, tmp_path):
     arguments = ["fit", "-c", str(config), "--runs", str(tmp_path / "runs"), "--trainer.max_epochs", "1"]
     first, second = lightning(arguments), calorefine(arguments)
-    torch.testing.assert_close(first.model.average[0].weight, second.model.average[0].weight, rtol=0, atol=0)
+    torch.testing.assert_close(first.model.average.linear.weight, second.model.average.linear.weight, rtol=0, atol=0)
