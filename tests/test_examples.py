@@ -12,8 +12,9 @@ import pytest
 import uproot
 import yaml
 
-from calorefine import Simulator
+from calorefine import Column, Columns, Simulator
 from calorefine.cli import calorefine, lightning
+from calorefine.io import expressions
 from calorefine.io.writer import read_provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,3 +112,14 @@ def test_errors_have_no_traceback(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: best.ckp: no such checkpoint")
     assert "Traceback" not in done.stderr
+
+
+def test_configuration_in_the_readme_is_valid():
+    """The block that users copy parses to columns, with its units converted."""
+    block = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    given = yaml.safe_load(block)["data"]["columns"]
+    groups = {name: {k: Column(**v) for k, v in given.pop(name).items()} for name in ("features", "context")}
+    columns = Columns(**groups, **given)
+    assert columns.context_names == ["p_gev", "eta", "charge=-1", "charge=1"]
+    assert columns.expressions("context")["p_gev"] == "(probe_P) * 0.001"
+    expressions.branches(columns.cut)

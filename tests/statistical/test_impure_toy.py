@@ -1,4 +1,9 @@
-"""Trained on impure data with signed weights, a generator reproduces the pure signal in every bin of the context."""
+"""Trained on impure data with signed weights, a generator reproduces the pure signal in every bin of the context.
+
+Seeds: 21 for the data, 1 for the training. The 16 deviations have a standard deviation of about 2.5 % of the true width,
+of which the finite sample alone makes 2 to 2.6 % (pure signal of the same size: up to 5 % in one of them). With other seeds
+for data and training the largest was 4.3, 4.7 and 5.5 %; we put the chance of failing by accident at one in eight.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,6 @@ from calorefine.datasets import ImpureToy
 from calorefine.stats import batch_mean
 
 N_EVENTS, N_CONTEXT_BINS, TOLERANCE = 50_000, 4, 0.06
-CK = "best.ckpt"
 TOY = ImpureToy()
 
 
@@ -38,11 +42,23 @@ def config(tmp_path_factory):
             "weights": "w",
             "batch_size": 1024,
         },
-        "model": {"class_path": "WGAN", "init_args": {"generator_hidden": [32, 32], "critic_hidden": [64, 64]}},
+        "model": {
+            "class_path": "WGAN",
+            "init_args": {
+                "latent_size": 4,
+                "generator_hidden": [32, 32],
+                "critic_hidden": [64, 64],
+                "learning_rate": 2e-3,
+                "betas": [0.5, 0.9],
+                "n_critic": 2,
+                "penalty_weight": 0.3,
+                "average_decay": 0.9998,
+            },
+        },
         "trainer": {
             "accelerator": "cpu",
-            "max_epochs": 80,
-            "check_val_every_n_epoch": 10,
+            "max_epochs": 400,
+            "check_val_every_n_epoch": 40,
             "enable_progress_bar": False,
             "enable_model_summary": False,
         },
@@ -54,7 +70,7 @@ def config(tmp_path_factory):
 def deviations(config, *options):
     """(context bins, features, 2): errors of mean and width, in units of the true width."""
     run = lightning(["fit", "-c", str(config), "--runs", str(config.parent / "runs"), *options]).run_dir
-    simulator = Simulator.load(run / "checkpoints" / CK)
+    simulator = Simulator.load(run / "checkpoints" / "best.ckpt")
     out = np.empty((N_CONTEXT_BINS, 2, 2))
     for k in range(N_CONTEXT_BINS):
         c = np.random.default_rng(31 + k).uniform(k / N_CONTEXT_BINS, (k + 1) / N_CONTEXT_BINS, 100_000)
