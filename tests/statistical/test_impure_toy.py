@@ -1,8 +1,9 @@
 """Trained on impure data with signed weights, a generator reproduces the pure signal in every bin of the context.
 
-Seeds: 21 for the data, 1 for the training. The 16 deviations have a standard deviation of about 2.5 % of the true width,
-of which the finite sample alone makes 2 to 2.6 % (pure signal of the same size: up to 5 % in one of them). With other seeds
-for data and training the largest was 4.3, 4.7 and 5.5 %; we put the chance of failing by accident at one in eight.
+Seeds: 21 for the data, 1 for the training. The 16 deviations have a standard deviation of about 2.5 % of the true
+width, of which the finite sample alone makes 2 to 2.6 % (a pure signal of the same size is off by up to 5 % in one).
+With other seeds for data and training the largest was 4.3, 4.7 and 5.5 %; we put the chance of failing by accident at
+one in eight.
 """
 
 from __future__ import annotations
