@@ -175,18 +175,18 @@ class EventDataModule(pl.LightningDataModule):
 
     def _prepare(self) -> Prepared:
         train, columns = self.train, self.columns
-        what = f"{self.source}, training events"
-        stats.require_positive_sum(train.weight, what)
+        for name, events in (("training", train), ("held-out", self.validation)):
+            stats.require_positive_sum(events.weight, f"{self.source}, {name} events")
         feature_kinds: list[Kind] = [column.transform for column in columns.feature_columns.values()]
         context_kinds: list[Kind] = []
         for column in columns.context_columns.values():
             context_kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)
-        context = train.context
+        context = train.context[train.weight != 0]
         domain = np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64)
         return Prepared(
             columns=columns,
             features=Preprocessing.fit(train.x, train.weight, feature_kinds, columns.feature_names, whiten=True),
-            context=Preprocessing.fit(context, train.weight, context_kinds, columns.context_names),
+            context=Preprocessing.fit(train.context, train.weight, context_kinds, columns.context_names),
             domain=domain,
             mean_weight=stats.sum_w(train.weight) / len(train),
             provenance=self._provenance(),

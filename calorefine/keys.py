@@ -97,7 +97,7 @@ def normal(key: KeyArray, size: int) -> NDArray[np.float32]:
         size: how many numbers per key.
 
     Returns:
-        (n, size) float32, within 6.7 standard deviations.
+        (n, size) float32, within 6.8 standard deviations.
     """
     out = np.empty((len(key), size), np.float32)
     pairs = (size + 1) // 2

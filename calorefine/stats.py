@@ -96,7 +96,7 @@ def quantile(values: ArrayLike, weight: ArrayLike, levels: ArrayLike) -> FloatAr
     """Weighted quantiles: the inverse of the weighted distribution function.
 
     With signed weights the weighted distribution function is not monotone; its nearest monotone function in the least
-    squares sense (isotonic regression, weighted by nothing) is used, clipped to [0, 1]. It has the same expectation
+    squares sense over the distinct values (isotonic regression) is used, clipped to [0, 1]. It has the same expectation
     in large samples and doesn't ratchet up on every upward fluctuation as a running maximum does.
 
     Args:

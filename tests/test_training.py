@@ -15,7 +15,7 @@ import yaml
 from calorefine import Simulator
 from calorefine.cli import calorefine, lightning
 from calorefine.datasets import ImpureToy
-from calorefine.errors import CheckpointError, TrainingError, WeightError
+from calorefine.errors import CheckpointError, ConfigError, TrainingError, WeightError
 from calorefine.models import MODELS
 
 EPOCHS = 6
@@ -148,6 +148,17 @@ def test_resuming_on_other_data_is_refused(config, tmp_path):
 def test_weights_that_sum_to_nothing(config, tmp_path):
     with pytest.raises(WeightError, match=r"toy\.root.*weights '-w'.*sum to -\d+.*expected a positive sum"):
         fit(config, tmp_path, "--data.weights=-w")
+
+
+def test_max_steps_is_refused(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.max_steps: 100 found, expected -1.*max_epochs"):
+        fit(config, tmp_path, "--trainer.max_steps", "100")
+
+
+def test_events_of_weight_zero_do_not_widen_the_domain(config, tmp_path):
+    """A cut by weight and a cut by selection give the same domain."""
+    run = fit(config, tmp_path, "--trainer.max_epochs", "1", "--data.weights", "where(c < 0.5, w, 0)")
+    assert 0.45 < run.model.spec["domain"][0][1] < 0.5
 
 
 def test_misspelt_option_is_rejected_by_name(config, tmp_path, capsys):

@@ -115,6 +115,9 @@ class AdversarialModel(GenerativeModel):
 
     def configure_optimizers(self) -> Any:
         """Adam for critic and generator, with linearly falling rates."""
+        if self.trainer.max_steps != -1:
+            msg = f"trainer.max_steps: {self.trainer.max_steps} found, expected -1, since it counts both optimizers"
+            raise ConfigError(msg + "; limit the training by trainer.max_epochs")
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise ConfigError(
