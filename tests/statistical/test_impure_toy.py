@@ -88,7 +88,7 @@ def test_signed_weights_train_the_pure_signal(config):
 
 
 def test_fails_when_the_generated_term_is_unweighted(config):
-    """The one mistake that is easily made is noticed, far beyond what a short training costs (0.08 with the right loss)."""
+    """The mistake that is easily made is noticed, far beyond what a short training costs (0.08 with the right loss)."""
 
     def unweighted(reference, generated, *, weight, mean_weight):
         return batch_mean(reference, weight, mean_weight) - generated.mean()
