@@ -40,9 +40,21 @@ def callbacks(run_dir: Path, *, progress_bar: bool) -> list[pl.Callback]:
     """Checkpoints `best.ckpt` (by validation distance) and `last.ckpt`, a progress bar, and the closing summary."""
     folder = run_dir / "checkpoints"
     best = BestCheckpoint(folder, filename="best", monitor="val_distance", enable_version_counter=False)
-    last = LastCheckpoint(folder, filename="last", enable_version_counter=False)
-    bar: list[pl.Callback] = [TQDMProgressBar(refresh_rate=20)] if progress_bar else []
+    last = LastCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    bar: list[pl.Callback] = [ProgressBar(refresh_rate=20)] if progress_bar else []
     return [best, last, RunSummary(run_dir, best), *bar]
+
+
+class ProgressBar(TQDMProgressBar):
+    """Losses and validation distance, without the version of a logger."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what the bar shows."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -72,7 +84,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint of the latest validation; a resumed run starts its own."""
+    """ModelCheckpoint of the latest epoch; a resumed run starts its own."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Forget the earlier run's file."""

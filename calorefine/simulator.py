@@ -14,6 +14,7 @@ from calorefine import keys
 from calorefine.data import Prepared
 from calorefine.errors import CheckpointError, ConfigError, nearest
 from calorefine.events import Columns
+from calorefine.io.writer import replacing
 from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel
 from calorefine.transforms import Preprocessing
@@ -71,7 +72,8 @@ class Simulator:
 
     def save(self, path: str | Path) -> None:
         """Write a slim checkpoint, without the state of the training."""
-        torch.save({CHECKPOINT_KEY: self.spec, "state_dict": self.model.state_dict()}, path)
+        with replacing(Path(path), overwrite=True) as beside:
+            torch.save({CHECKPOINT_KEY: self.spec, "state_dict": self.model.state_dict()}, beside)
 
     def sample(
         self,

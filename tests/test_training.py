@@ -85,6 +85,13 @@ def test_resuming_gives_the_same_parameters(config, tmp_path, model):
     assert (resumed.run_dir / "checkpoints" / "best.ckpt").is_file()
 
 
+def test_a_run_without_validation_leaves_its_last_checkpoint(config, tmp_path):
+    run = fit(config, tmp_path, "--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "5").run_dir
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert "none: no validation ran" in (run / "summary.txt").read_text()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
 def test_another_seed_gives_other_parameters(config, tmp_path):
     first = fit(config, tmp_path, "--trainer.max_epochs", "1")
     second = fit(config, tmp_path, "--trainer.max_epochs", "1", "--seed_everything", "5")
