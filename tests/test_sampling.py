@@ -290,8 +290,9 @@ def test_interrupt_while_writing_leaves_nothing(generate, tmp_path, monkeypatch,
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 import calorefine.sampling as sampling
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 original = sampling.TreeWriter.extend
 def slow(self, arrays):
     original(self, arrays)
