@@ -19,12 +19,13 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from calorefine import runs
 from calorefine.data import EventDataModule
-from calorefine.errors import CalorefineError
+from calorefine.errors import CalorefineError, CheckpointError, nearest
 from calorefine.models import GenerativeModel
 from calorefine.sampling import sample_file
 from calorefine.validation.comparison import plot_files
 from calorefine.weights.verb import splot_file
 
+CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
 LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
 VERBS: dict[str, Callable[..., Any]] = {"splot": splot_file, "sample": sample_file, "plot": plot_files}
 
@@ -45,6 +46,10 @@ class CLI(LightningCLI):
         """Make the run's folder."""
         torch.set_num_threads(self._get(self.config, "threads"))
         self.run_dir: Path | None = None
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint and checkpoint not in CHECKPOINT_WORDS and not Path(checkpoint).is_file():
+            siblings = [str(path) for path in Path(checkpoint).parent.glob("*.ckpt")]
+            raise CheckpointError(f"--ckpt_path {checkpoint}: no such checkpoint{nearest(checkpoint, siblings)}")
         if self.subcommand == "fit":
             files = self._get(self.config, "config") or []
             name = Path(str(files[0])).stem if files else "run"

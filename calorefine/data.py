@@ -95,6 +95,8 @@ class EventDataModule(pl.LightningDataModule):
         super().__init__()
         if not 0 < validation_fraction < 1:
             raise ConfigError(f"validation_fraction: {validation_fraction} found, expected between 0 and 1")
+        if batch_size < 2:
+            raise ConfigError(f"batch_size: {batch_size} found, expected at least 2")
         self.source = RootFiles(files, tree)
         self.columns = columns
         self.weights = weights

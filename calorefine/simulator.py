@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys
 from calorefine.data import Prepared
-from calorefine.errors import CheckpointError, ConfigError, nearest
+from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
@@ -99,6 +99,7 @@ class Simulator:
 
         Raises:
             ConfigError: a context column is missing or has another length, or `n_per_event` is less than 1.
+            ValueRangeError: values are NaN, infinite, or no numbers.
         """
         if n_per_event < 1:
             raise ConfigError(f"n_per_event: {n_per_event} found, expected at least 1")
@@ -142,7 +143,7 @@ class Simulator:
         for name in self.columns.context:
             if name not in context:
                 raise ConfigError(f"context: column '{name}' is missing{nearest(name, context)}")
-            table[name] = np.atleast_1d(np.asarray(context[name]))
+            table[name] = _finite(name, np.atleast_1d(np.asarray(context[name])))
         shapes = {name: array.shape for name, array in table.items()}
         if len(set(shapes.values())) > 1 or any(len(shape) > 1 for shape in shapes.values()):
             raise ConfigError(f"context: arrays of shapes {shapes} found, expected one number for each condition")
@@ -158,6 +159,15 @@ class Simulator:
             latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
             context = model.context(torch.from_numpy(encoded[rows]))
             out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
+
+
+def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as they are; raise `ValueRangeError` for anything else."""
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        raise ValueRangeError(f"context '{name}': values of type {values.dtype} found, expected numbers")
+    if n_bad := int(np.sum(~np.isfinite(values))):
+        raise ValueRangeError(f"context '{name}': {n_bad} of {values.size} values are NaN or infinite, expected none")
+    return values
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

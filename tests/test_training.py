@@ -157,6 +157,25 @@ def test_weights_that_sum_to_nothing(config, tmp_path):
         fit(config, tmp_path, "--data.weights=-w")
 
 
+def test_resuming_a_finished_or_a_longer_run_is_refused(config, tmp_path):
+    """Rates fall over max_epochs: a longer run is another run from its first step on."""
+    run = fit(config, tmp_path, "--trainer.max_epochs", "1").run_dir
+    last = str(run / "checkpoints" / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"run of 1 epochs, trainer\.max_epochs is 6.*same max_epochs"):
+        fit(config, tmp_path, "--ckpt_path", last)
+    with pytest.raises(CheckpointError, match="last of 1 epochs: there is nothing left to train"):
+        fit(config, tmp_path, "--ckpt_path", last, "--trainer.max_epochs", "1")
+
+
+def test_missing_checkpoint_and_empty_batches(config, tmp_path):
+    fit(config, tmp_path, "--trainer.max_epochs", "1")
+    folder = tmp_path / "runs" / "toy_config" / "000" / "checkpoints"
+    with pytest.raises(CheckpointError, match=r"lost\.ckpt: no such checkpoint; did you mean '.*last\.ckpt'"):
+        fit(config, tmp_path, "--ckpt_path", str(folder / "lost.ckpt"))
+    with pytest.raises(ConfigError, match="batch_size: 0 found, expected at least 2"):
+        fit(config, tmp_path, "--data.batch_size", "0")
+
+
 def test_max_steps_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"trainer\.max_steps: 100 found, expected -1.*max_epochs"):
         fit(config, tmp_path, "--trainer.max_steps", "100")

@@ -174,11 +174,11 @@ class RootFiles:
     def _report_nonfinite(self, bad: dict[str, int], dropped: int, policy: NonFinite) -> None:
         if not bad:
             return
-        found = ", ".join(f"{name}: {count}" for name, count in bad.items())
+        found = ", ".join(f"{name.strip(chr(0))}: {count}" for name, count in bad.items())
         if policy == "error":
             msg = (
                 f"{self}: NaN or infinite values in {dropped} rows ({found}), expected finite ones; "
-                "cut them away, or set nonfinite: drop to leave these rows out"
+                "cut them away before or, where the option exists, set nonfinite: drop to leave these rows out"
             )
             raise ValueRangeError(msg)
         msg = f"{self}: left out {dropped} of the selected rows, with NaN or infinite values ({found})"

@@ -16,6 +16,7 @@ from calorefine.transforms import Preprocessing
 
 CHECKPOINT_KEY = "calorefine"
 CHECKPOINT_FORMAT = 1
+EPOCHS_KEY = "calorefine_max_epochs"
 LOWEST_KEY = "calorefine_lowest_validation"
 VALIDATION_EVENTS = 8192
 
@@ -89,12 +90,14 @@ class GenerativeModel(pl.LightningModule, ABC):
         """Add all that sampling needs, as plain containers, and the validation to compare later ones with."""
         checkpoint[CHECKPOINT_KEY] = self.spec
         checkpoint[LOWEST_KEY] = self.lowest
+        checkpoint[EPOCHS_KEY] = self.trainer.max_epochs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the validations so far; refuse to resume on other data, whose preprocessing would not fit.
+        """Take up the validations so far; refuse to resume what can't become what an uninterrupted run would be.
 
         Raises:
-            CheckpointError: the checkpoint is from other training data.
+            CheckpointError: the checkpoint is from other training data, from a run of another length, whose rates fell
+                otherwise, or from a finished run.
         """
         if self.spec is None or not self.trainer.training:
             return
@@ -107,6 +110,14 @@ class GenerativeModel(pl.LightningModule, ABC):
                 "resume with the same files, columns, cut, weights and split"
             )
             raise CheckpointError(msg)
+        planned, wanted = checkpoint[EPOCHS_KEY], self.trainer.max_epochs
+        if planned != wanted:
+            msg = f"the checkpoint is from a run of {planned} epochs, trainer.max_epochs is {wanted}: its rates differ"
+            raise CheckpointError(msg + "; resume with the same max_epochs, or start anew")
+        if checkpoint["epoch"] + 1 >= planned:
+            raise CheckpointError(
+                f"the checkpoint is from the last of {planned} epochs: there is nothing left to train"
+            )
 
     def step_noise(self, *position: int) -> torch.Generator:
         """Random numbers of one training step: a function of the seed and the step, so that resuming is exact."""

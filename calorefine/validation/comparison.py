@@ -38,6 +38,7 @@ def plot_files(
     output: str,
     features: list[str] | None = None,
     tree: str = "events",
+    reference_tree: str | None = None,
     generated_weight: str = "none",
     reference_weight: str = "none",
     bins: int = 40,
@@ -52,7 +53,8 @@ def plot_files(
         reference: ROOT file of reference events.
         output: picture to write; its ending tells the format (png, pdf, svg).
         features: branches or expressions in both files; the generated features if left out.
-        tree: name of the tree in both files.
+        tree: name of the tree in the generated file.
+        reference_tree: name of the tree in the reference file, if it is another one.
         generated_weight: branch or expression of the generated events' weight, or "none".
         reference_weight: branch or expression of the reference events' weight, signed ones included, or "none".
         bins: number of bins.
@@ -68,7 +70,7 @@ def plot_files(
     if bins < 1:
         raise ConfigError(f"bins: {bins} found, expected at least 1")
     picture = _format(Path(output))
-    made, target = RootFiles(generated, tree), RootFiles(reference, tree)
+    made, target = RootFiles(generated, tree), RootFiles(reference, reference_tree or tree)
     names = features or list(read_provenance(made.paths[0]).get("columns", {}).get("features", {}))
     if not names:
         raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")

@@ -10,6 +10,7 @@ import torch
 
 from calorefine import Column, Columns, Simulator, stats
 from calorefine.data import Batch, Prepared
+from calorefine.errors import ValueRangeError
 from calorefine.models import MODELS
 from calorefine.transforms import Preprocessing
 
@@ -145,6 +146,14 @@ def test_chunking_changes_nothing(model, size):
     for name, values in whole.items():
         joined = np.concatenate([part[name] for part in parts])
         np.testing.assert_allclose(joined, values, rtol=1e-5, atol=0)
+
+
+def test_conditions_that_are_no_numbers(model):
+    simulator = Simulator(model.float(), model.spec)
+    with pytest.raises(ValueRangeError, match="context 'p': 1 of 2 values are NaN or infinite"):
+        simulator.sample({"p": [0.5, np.nan], "q": [0.5, 0.5]}, seed=1)
+    with pytest.raises(ValueRangeError, match="context 'q': values of type <U3 found, expected numbers"):
+        simulator.sample({"p": [0.5], "q": ["low"]}, seed=1)
 
 
 def test_sampling_does_not_train(model):
