@@ -108,7 +108,7 @@ def sample_file(
             _generate(simulator, chunk, carried, seed, n_per_event, writer, summary)
         if summary.n_conditions == 0:
             raise EmptySelectionError(f"{source}: the tree has no rows, expected conditions to generate events at")
-        check_unique(np.concatenate([*seen, np.zeros(0, np.uint64)]), str(source), columns.key_branches)
+        check_unique(np.concatenate(seen), str(source), columns.key_branches)
         writer.finish(_provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary))
     summary.seconds = time.perf_counter() - start
     return summary

@@ -95,8 +95,7 @@ class AdversarialModel(GenerativeModel):
     def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
         """Full-sample data term with the current generator and critic."""
         generated = self.generator(torch.cat([latent, batch.context], dim=1))
-        real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
-        return self.data_term(real, made, batch.weight, float(batch.weight.mean()), full=True)
+        return self._distance(batch, generated, float(batch.weight.mean()), full=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the critic, and every `n_critic`-th time the generator."""
@@ -132,14 +131,17 @@ class AdversarialModel(GenerativeModel):
     def _critic_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
         with torch.no_grad():
             generated = self._generate_trained(batch, noise)
-        real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
-        distance = self.data_term(real, made, batch.weight, self.mean_weight, full=False)
+        distance = self._distance(batch, generated, self.mean_weight, full=False)
         return self.penalty_weight * self.penalty(batch, generated, noise) - distance
 
     def _generator_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
         generated = self._generate_trained(batch, noise)
+        return self._distance(batch, generated, self.mean_weight, full=False)
+
+    def _distance(self, batch: Batch, generated: torch.Tensor, mean_weight: float, *, full: bool) -> torch.Tensor:
+        """Data term () for events generated at the batch's contexts."""
         real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
-        return self.data_term(real, made, batch.weight, self.mean_weight, full=False)
+        return self.data_term(real, made, batch.weight, mean_weight, full=full)
 
     def _generate_trained(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
         latent = torch.randn(len(batch.weight), self.latent_size, generator=noise)
