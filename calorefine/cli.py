@@ -23,11 +23,18 @@ from calorefine.errors import CalorefineError, CheckpointError, nearest
 from calorefine.models import GenerativeModel
 from calorefine.sampling import sample_file
 from calorefine.validation.comparison import plot_files
-from calorefine.weights.verb import splot_file
+from calorefine.weights.report import weights_report
+from calorefine.weights.verb import fractions_file, splot_file
 
 CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
 LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
-VERBS: dict[str, Callable[..., Any]] = {"splot": splot_file, "sample": sample_file, "plot": plot_files}
+VERBS: dict[str, Callable[..., Any]] = {
+    "splot": splot_file,
+    "fractions": fractions_file,
+    "weights-report": weights_report,
+    "sample": sample_file,
+    "plot": plot_files,
+}
 
 
 class CLI(LightningCLI):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Columns, Events
 from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
 from calorefine.transforms import Kind, Preprocessing
-from calorefine.weights import WeightSource
+from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,9 @@ class EventDataModule(pl.LightningDataModule):
         tree: name of the TTree or RNTuple.
         columns: features, context, key and cut.
         weights: where weights come from: a branch or expression ("sw_signal"), a source that is fitted at set-up (an
-            sPlot fit), or "none" for weight 1.
+            sPlot fit, label fractions), or "none" for weight 1.
+        positive: how to turn signed weights into positive ones, E[w | x, context], for models that need them.
+        replica: which bootstrap copy of the sample; replica 0, the nominal one, if left out.
         batch_size: events in a batch; the rest of an epoch that fills no batch is left out.
         validation_fraction: fraction of the events that is held out, by hash of their key.
         split_seed: seed of that split.
@@ -84,6 +86,8 @@ class EventDataModule(pl.LightningDataModule):
         tree: str,
         columns: Columns,
         weights: WeightSource | str = "none",
+        positive: PositiveWeights | None = None,
+        replica: Replica = Replica(),  # noqa: B008 (immutable)
         batch_size: int = 512,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
@@ -100,6 +104,8 @@ class EventDataModule(pl.LightningDataModule):
         self.source = RootFiles(files, tree)
         self.columns = columns
         self.weights = weights
+        self.positive = positive
+        self.replica = replica
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
@@ -107,6 +113,8 @@ class EventDataModule(pl.LightningDataModule):
         self.max_memory_gb = max_memory_gb
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.prepared: Prepared | None = None
+        self.weight_fit: WeightFit | None = None
+        self.positive_result: PositiveResult | None = None
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 (signature fixed by Lightning)
         """Read, weight, split and preprocess the events; done once."""
@@ -117,19 +125,30 @@ class EventDataModule(pl.LightningDataModule):
         self._train_set = self._to_network(self.train, self.prepared)
 
     def read(self) -> Events:
-        """Read all selected events with their weights.
+        """Read all selected events with their weights, bootstrap counts included.
 
         Raises:
+            ConfigError: a replica of weights that can't be found again.
             WeightError: the weights don't have a positive sum.
         """
-        wanted = self.columns.expressions("features", "context") | self._weight_expressions()
+        named = self.columns.expressions("features", "context") | self.columns.block_expressions
+        wanted = self._weight_expressions() | named
         request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
         table, key, event_key = read_table(
             self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir
         )
-        weight = self._weight(table, len(key))
-        stats.require_positive_sum(weight, f"{self.source}, weights '{self._weight_name()}'")
-        return Events(self.columns.encode_features(table), self.columns.encode_context(table), weight, key, event_key)
+        block_key = self.columns.bootstrap_key(table, event_key)
+        counts = self.replica.counts(block_key)
+        weight = self._weight(table, block_key)
+        stats.require_positive_sum(counts * weight, f"{self.source}, weights '{self._weight_name()}'")
+        x, context = self.columns.encode_features(table), self.columns.encode_context(table)
+        self.n_eff_signed = stats.n_eff(counts * weight)
+        if self.positive is not None:
+            names = self.columns.feature_names + self.columns.context_names
+            signed = Events(x, context, weight, key, event_key)
+            self.positive_result = self.positive.fit(signed, multiplicity=counts, names=names)
+            weight = self.positive_result.weight
+        return Events(x, context, counts * weight, key, event_key)
 
     def split(self, events: Events) -> tuple[Events, Events]:
         """Split by event key, so that the candidates of an event stay together.
@@ -170,10 +189,22 @@ class EventDataModule(pl.LightningDataModule):
             return {} if self.weights == "none" else {"\0weight": self.weights}
         return self.weights.branches
 
-    def _weight(self, table: dict[str, NDArray[Any]], n: int) -> NDArray[np.float64]:
+    def _weight(self, table: dict[str, NDArray[Any]], block_key: keys.KeyArray) -> NDArray[np.float64]:
+        """Weights (n,) of the replica, without its counts."""
         if not isinstance(self.weights, str):
-            return self.weights.weights(table)
-        return np.ones(n) if self.weights == "none" else np.asarray(table["\0weight"], np.float64)
+            nominal = self.weights.fit(table)
+            self.weight_fit = replica_fit(self.weights, nominal, table, block_key, self.replica)
+            return self.weight_fit.weights(table)
+        if self.weights == "none":
+            return np.ones(len(block_key))
+        if self.replica.index and self.replica.refit:
+            msg = (
+                f"data.weights: '{self.weights}' is a branch, so the fit behind it can't be redone for replica "
+                f"{self.replica.index}; give the fit itself (class_path: SPlot), or accept replicas without the fit's "
+                "uncertainty: --data.replica.refit false"
+            )
+            raise ConfigError(msg)
+        return np.asarray(table["\0weight"], np.float64)
 
     def _prepare(self) -> Prepared:
         train, columns = self.train, self.columns
@@ -199,10 +230,14 @@ class EventDataModule(pl.LightningDataModule):
             "files": [path.name for path in self.source.paths],
             "tree": self.source.tree,
             "weights": self._weight_name(),
+            "weight_fit": self.weight_fit.to_dict() if self.weight_fit else None,
+            "positive": self.positive_result.to_dict() if self.positive_result else None,
+            "replica": asdict(self.replica) | {"block": self.columns.block},
             "n_train": len(self.train),
             "n_validation": len(self.validation),
             "sum_w": stats.sum_w(self.train.weight),
             "n_eff": stats.n_eff(self.train.weight),
+            "n_eff_signed": self.n_eff_signed * len(self.train) / (len(self.train) + len(self.validation)),
             "digest": digest(self.train),
         }
 

@@ -46,6 +46,10 @@ class FitError(CalorefineError):
     """A fit did not converge, or its result fails its own checks."""
 
 
+class FactorizationError(CalorefineError):
+    """The spectator's shape depends on a column beyond doubt: sWeights would be biased."""
+
+
 class ConfigError(CalorefineError):
     """An option's value can't be used."""
 

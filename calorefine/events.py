@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import ConfigError, ValueRangeError, nearest
-from calorefine.keys import KeyArray
+from calorefine.errors import ConfigError, KeyColumnError, ValueRangeError, nearest
+from calorefine.keys import KeyArray, make_keys
 
 Table = Mapping[str, NDArray[Any]]
+_BLOCK = "\0block "
 
 UNITS = {
     "energy": {"eV": 1e-6, "keV": 1e-3, "MeV": 1.0, "GeV": 1e3, "TeV": 1e6},
@@ -89,6 +90,8 @@ class Columns:
         key: integer branches that identify an event, such as run and event; all that is random goes by it.
         candidate: integer branch that tells the candidates of one event apart.
         cut: selection, in terms of branches of the file.
+        block: integer branches that name the group an event belongs to, such as the run, where events of a group are
+            correlated: bootstrap counts then go by group instead of by event.
 
     Raises:
         ConfigError: no feature, a name used twice, a categorical feature, units that don't fit.
@@ -99,6 +102,7 @@ class Columns:
     key: list[str] = field(default_factory=list)
     candidate: str | None = None
     cut: str | None = None
+    block: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Fill in left-out columns and check them."""
@@ -145,6 +149,31 @@ class Columns:
     def key_branches(self) -> list[str]:
         """The integer branches to read: key, then candidate."""
         return [*self.key, *([self.candidate] if self.candidate else [])]
+
+    @property
+    def block_expressions(self) -> dict[str, str]:
+        """Name in a table to branch, for `bootstrap_key`."""
+        return {f"{_BLOCK}{name}": name for name in self.block}
+
+    def bootstrap_key(self, table: Table, event_key: KeyArray) -> KeyArray:
+        """Keys (n,) that bootstrap counts go by: the event's, or its block's.
+
+        Args:
+            table: arrays (n,) with the names of `block_expressions`.
+            event_key: (n,) keys of the events.
+
+        Raises:
+            KeyColumnError: a block branch has values that are no integers, or too large for a float64.
+        """
+        if not self.block:
+            return event_key
+        numbers = []
+        for name in self.block:
+            values = np.asarray(table[f"{_BLOCK}{name}"], np.float64)
+            if np.any((values != np.floor(values)) | (np.abs(values) >= 2**53)):
+                raise KeyColumnError(f"block '{name}': has values that are no integers below 2^53, expected a number")
+            numbers.append(values.astype(np.int64))
+        return make_keys(numbers)
 
     @property
     def feature_names(self) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from calorefine.stats import batch_mean
+from calorefine.stats import batch_mean, require_nonnegative
 
 Critic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -81,6 +81,27 @@ def energy_contributions(
         kernel = kernel - torch.diag_embed(kernel.diagonal())
     n = len(weight)
     return weight * (kernel @ weight) / ((n - 1 if unbiased else n) * mean_weight**2)
+
+
+def negative_log_likelihood(log_prob: torch.Tensor, weight: torch.Tensor, mean_weight: float) -> torch.Tensor:
+    r"""Weighted negative log likelihood :math:`-\sum_i w_i \log p(x_i | c_i) / (B \bar w)`.
+
+    With a negative weight it has no lower bound: the density may go to 0 at that event.
+
+    Args:
+        log_prob: (B,) of the reference events, in nats.
+        weight: (B,) not negative.
+        mean_weight: mean over the whole training sample.
+
+    Returns:
+        () tensor: nats per event.
+
+    Raises:
+        WeightError: a negative weight.
+    """
+    what = "weighted likelihood, which has no lower bound with signed weights"
+    require_nonnegative(weight.detach().cpu().numpy(), what)
+    return -batch_mean(log_prob, weight, mean_weight)
 
 
 def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -59,6 +59,28 @@ def require_positive_sum(weight: ArrayLike, what: str) -> float:
     return total
 
 
+def require_nonnegative(weight: ArrayLike, what: str) -> None:
+    """Raise if any weight is negative.
+
+    Args:
+        weight: (n,) weights.
+        what: what needs them so and why, for the message.
+
+    Raises:
+        WeightError: some weights are negative, or NaN.
+    """
+    values = np.asarray(weight, np.float64)
+    if np.all(values >= 0):
+        return
+    bad = int(np.sum(~(values >= 0)))
+    found = "negative or NaN" if np.isnan(values).any() else f"negative, the smallest {np.min(values):.3g}"
+    msg = (
+        f"{what}: {bad} of {values.size} weights are {found}; train on positive "
+        "ones, E[w | x, context]: `data.positive: {class_path: PositiveWeights}` (calorefine.weights.PositiveWeights)"
+    )
+    raise WeightError(msg)
+
+
 def mean(values: ArrayLike, weight: ArrayLike) -> FloatArray:
     r"""Weighted mean :math:`\sum_i w_i x_i / \sum_i w_i`.
 

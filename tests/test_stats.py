@@ -133,3 +133,12 @@ def test_batch_mean_is_unbiased():
     assert (weight[index].sum(dim=1) <= 0).any()
     means = np.array([float(stats.batch_mean(values[i], weight[i], float(weight.mean()))) for i in index])
     assert abs(means.mean() - float(whole)) < 5 * means.std() / np.sqrt(20_000)
+
+
+def test_negative_and_undefined_weights_are_refused():
+    stats.require_nonnegative([0.0, 1.0], "flow")
+    stats.require_nonnegative([], "flow")
+    with pytest.raises(WeightError, match=r"flow: 1 of 3 weights are negative, the smallest -0.5;.*PositiveWeights"):
+        stats.require_nonnegative([1.0, -0.5, 0.0], "flow")
+    with pytest.raises(WeightError, match="1 of 2 weights are negative or NaN"):
+        stats.require_nonnegative([1.0, np.nan], "flow")

@@ -12,11 +12,12 @@ import torch
 import uproot
 import yaml
 
-from calorefine import Simulator
+from calorefine import Columns, EventDataModule, Simulator
 from calorefine.cli import calorefine, lightning
 from calorefine.datasets import ImpureToy
-from calorefine.errors import CheckpointError, ConfigError, TrainingError, WeightError
+from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, TrainingError, WeightError
 from calorefine.models import MODELS
+from calorefine.weights import Exponential, Gaussian, PositiveWeights, Replica, SPlot
 
 EPOCHS = 6
 
@@ -197,3 +198,104 @@ def test_calorefine_fit_is_lightning_fit(config, tmp_path):
     arguments = ["fit", "-c", str(config), "--runs", str(tmp_path / "runs"), "--trainer.max_epochs", "1"]
     first, second = lightning(arguments), calorefine(arguments)
     torch.testing.assert_close(first.model.average.linear.weight, second.model.average.linear.weight, rtol=0, atol=0)
+
+
+SPLOT = {
+    "class_path": "SPlot",
+    "init_args": {
+        "spectator": "m",
+        "range": [0, 1],
+        "species": {"signal": {"class_path": "Gaussian"}, "background": {"class_path": "Exponential"}},
+    },
+}
+
+
+def data_module(toy_file, **options):
+    return EventDataModule(
+        files=str(toy_file), tree="events", columns=Columns({"x": None, "y": None}, {"c": None}, **KEY), **options
+    )
+
+
+KEY = {"key": ["run", "event"]}
+
+
+@pytest.fixture
+def splot():
+    return SPlot(spectator="m", range=(0.0, 1.0), species={"signal": Gaussian(), "background": Exponential()})
+
+
+def test_replica_multiplies_its_counts_onto_weights_that_are_fitted_again(toy_file, splot):
+    nominal = data_module(toy_file, weights=splot).read()
+    for index, refit in ((0, True), (3, True), (3, False)):
+        module = data_module(toy_file, weights=splot, replica=Replica(index, seed=2, refit=refit))
+        found = module.read()
+        counts = Replica(index, seed=2).counts(nominal.event_key)
+        own = splot.fit(read_m(toy_file), multiplicity=counts, near=splot.fit(read_m(toy_file)))
+        expected = counts * (own.weights(read_m(toy_file)) if index and refit else nominal.weight)
+        np.testing.assert_allclose(found.weight, expected, rtol=1e-9)
+
+
+def read_m(path):
+    with uproot.open(path) as file:
+        return {"m": file["events"]["m"].array(library="np")}
+
+
+def test_replica_of_a_weight_branch_needs_consent(toy_file):
+    with pytest.raises(ConfigError, match=r"'w' is a branch, so the fit behind it can't be redone for replica 2"):
+        data_module(toy_file, weights="w", replica=Replica(2)).read()
+    found = data_module(toy_file, weights="w", replica=Replica(2, refit=False)).read()
+    nominal = data_module(toy_file, weights="w").read()
+    np.testing.assert_array_equal(found.weight, nominal.weight * Replica(2).counts(nominal.event_key))
+    unit = data_module(toy_file, replica=Replica(2)).read()
+    np.testing.assert_array_equal(unit.weight, Replica(2).counts(nominal.event_key))
+
+
+def test_replicas_go_by_block(toy_file):
+    """All events are in one run, so all have the count of that run."""
+    columns = Columns({"x": None}, {"c": None}, **KEY, block=["run"])
+    module = EventDataModule(files=str(toy_file), tree="events", columns=columns, replica=Replica(1))
+    counts = np.unique(Replica(1).counts(np.unique(columns.bootstrap_key({"\0block run": np.ones(1)}, None))))
+    assert np.unique(module.read().weight) == counts
+    bad = EventDataModule(
+        files=str(toy_file), tree="events", columns=Columns({"x": None}, {"c": None}, **KEY, block=["m"])
+    )
+    with pytest.raises(KeyColumnError, match="block 'm': has values that are no integers"):
+        bad.read()
+
+
+def test_positive_weights_at_set_up(toy_file, splot):
+    """Seed of the toy; the regression is redone with a replica's counts, and what it did is in the provenance."""
+    nominal, replica = (
+        data_module(toy_file, weights=splot, positive=PositiveWeights(n_folds=2), replica=Replica(index))
+        for index in (0, 1)
+    )
+    for module in (nominal, replica):
+        module.setup()
+        assert np.all(module.train.weight >= 0)
+        provenance = module.prepared.provenance
+        assert provenance["replica"]["index"] == module.replica.index
+        assert provenance["n_eff_signed"] < provenance["n_eff"]
+        assert provenance["positive"]["n_eff_before"] > 0
+        assert provenance["weight_fit"]["yields"]["signal"] > 0
+        json.dumps(provenance, allow_nan=False)
+    counts = Replica(1).counts(replica.train.event_key)
+    assert np.all((replica.train.weight == 0) == (counts == 0))
+
+
+def test_replica_and_positive_from_the_command_line(config, tmp_path):
+    content = yaml.safe_load(config.read_text())
+    content["data"] |= {"weights": SPLOT, "positive": {"n_folds": 2}}
+    config.write_text(yaml.safe_dump(content))
+    model = fit(config, tmp_path, "--data.replica.index", "4", "--trainer.max_epochs", "1")
+    module = model.datamodule
+    assert module.replica == Replica(4)
+    assert isinstance(module.positive, PositiveWeights)
+    spec = torch.load(model.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert find(spec, "replica") == {"index": 4, "seed": 0, "refit": True, "block": []}
+
+
+def find(tree, name):
+    """First value of this key anywhere in nested dictionaries."""
+    if not isinstance(tree, dict):
+        return None
+    return tree[name] if name in tree else next((v for v in (find(t, name) for t in tree.values()) if v), None)

@@ -86,13 +86,14 @@ def check_branches(tree: Any, names: Sequence[str], where: str) -> None:
     for name in names:
         if name not in available:
             raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, available)}")
-        if not _is_number(tree, name):
+        if not is_number(tree, name):
             found = tree[name].typename or "a record"
             msg = f"{where}: branch '{name}' is of type {found}, expected one number per event"
             raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
 
 
-def _is_number(tree: Any, name: str) -> bool:
+def is_number(tree: Any, name: str) -> bool:
+    """Whether a branch of the tree holds one number per event."""
     branch = tree[name]
     if not hasattr(branch, "interpretation"):  # a field of an RNTuple
         return branch.typename in _RNTUPLE_NUMBERS and name in tree.keys(recursive=False)

@@ -126,6 +126,12 @@ class RootFiles:
         with files.open_file(self.paths[0]) as file:
             return list(files.find_tree(file, self.paths[0], self.tree).keys(recursive=False))
 
+    def numeric_branch_names(self) -> list[str]:
+        """Names of the branches in the first file that hold one number per event."""
+        with files.open_file(self.paths[0]) as file:
+            tree = files.find_tree(file, self.paths[0], self.tree)
+            return [name for name in tree.keys(recursive=False) if files.is_number(tree, name)]
+
     def dtypes(self, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
         """Types of these branches in the first file.
 

@@ -64,9 +64,9 @@ class TreeWriter:
         self._tree: Any = None
 
     def extend(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Append rows; every call has the same branches."""
+        """Append rows (n,), or (n, k) for a branch of k numbers per row; every call has the same branches."""
         if self._tree is None:
-            self.create({name: array.dtype for name, array in arrays.items()})
+            self.create({name: np.dtype((array.dtype, array.shape[1:])) for name, array in arrays.items()})
         self._tree.extend(dict(arrays))
 
     def create(self, types: Mapping[str, np.dtype[Any]]) -> None:

@@ -1,7 +1,11 @@
-"""Where an event's weight comes from: so far, a fit of a spectator."""
+"""Where an event's weight comes from: a fit of a spectator, or fractions of labelled samples; and its bootstrap."""
 
-from calorefine.weights.factorization import FactorizationResult, factorization_test, warn_if_dependent
+from calorefine.weights.bootstrap import Replica, replica_fit, replica_weights
+from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
+from calorefine.weights.fractions import LabelFractions, LabelProbabilities
+from calorefine.weights.positive import PositiveResult, PositiveWeights
 from calorefine.weights.shapes import (
+    Bernstein,
     Chebyshev,
     CrystalBall,
     DoubleGaussian,
@@ -9,11 +13,14 @@ from calorefine.weights.shapes import (
     Exponential,
     Gaussian,
     Shape,
+    Sum,
 )
-from calorefine.weights.splot import SPlot, WeightSource
+from calorefine.weights.source import WeightFit, WeightSource
+from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.splot_fit import SPlotFit
 
 __all__ = [
+    "Bernstein",
     "Chebyshev",
     "CrystalBall",
     "DoubleGaussian",
@@ -21,10 +28,20 @@ __all__ = [
     "Exponential",
     "FactorizationResult",
     "Gaussian",
+    "LabelFractions",
+    "LabelProbabilities",
+    "PositiveResult",
+    "PositiveWeights",
+    "Replica",
     "SPlot",
     "SPlotFit",
+    "SPlotResult",
     "Shape",
+    "Sum",
+    "WeightFit",
     "WeightSource",
     "factorization_test",
-    "warn_if_dependent",
+    "reject_if_dependent",
+    "replica_fit",
+    "replica_weights",
 ]

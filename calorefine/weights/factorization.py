@@ -12,7 +12,9 @@ at limits or in other minima, and the statistic has no known distribution; the p
 events determines, and what goes wrong in practice moves them (scale, resolution, background composition).  The other
 parameters stay at their values from the fit with shared shapes, which makes the statistic smaller, if anything.  A
 species whose yield in a bin is less than 10 standard deviations keeps the shared shape there.  Yields are profiled, and
-not negative: the likelihood is concave in them.
+not negative: the likelihood is concave in them.  The terms of a species that has several are not probed, since their
+yields are free in every bin: that is what they are for.  A sample that is fitted in bins of context is tested in
+each of them, and the statistics are added up.
 
 Measured on toys that factorize (double Gaussian on an exponential, four columns, one of which all but separates the
 species): p < 0.01 in 1.0 % of 800 tests of 3000 events and in 0.4 % of 240 tests of 31 000; with the other parameters
@@ -32,16 +34,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from iminuit import Minuit
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
-from calorefine.errors import FactorizationWarning, FitError, ValueRangeError
-from calorefine.weights.shapes import FloatArray, Mixture
-from calorefine.weights.splot import SPlot
-from calorefine.weights.splot_fit import SPlotFit
+from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
+from calorefine.weights.profile import Profile, information, profiled_yields
+from calorefine.weights.shapes import FloatArray
+from calorefine.weights.splot import SPlot, SPlotResult
 
-SPECTATOR_BINS = 200
 LEAST_SIGNIFICANCE = 10.0
 
 
@@ -58,6 +58,8 @@ class FactorizationResult:
         edges: (q + 1,) edges of the column's bins.
         deviations: parameter to its (q,) deviations from the shared value in standard deviations of the bin's own fit;
             None where the species is too rare in the bin.
+        where: bin of context that `edges` and `deviations` belong to, the one with the largest of them; empty if the
+            sample is fitted as a whole.
     """
 
     column: str
@@ -67,6 +69,7 @@ class FactorizationResult:
     p_corrected: float
     edges: tuple[float, ...]
     deviations: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    where: str = ""
 
     @property
     def largest(self) -> tuple[str, float, int]:
@@ -86,16 +89,16 @@ def factorization_test(
     columns: Mapping[str, NDArray[Any]],
     *,
     n_bins: int = 5,
-    fit: SPlotFit | None = None,
+    result: SPlotResult | None = None,
 ) -> list[FactorizationResult]:
     """Test for each column whether the spectator's shapes depend on it.
 
     Args:
-        splot: the fit.
+        splot: the fit; columns of its bins, if it has any, have to be among `columns`.
         spectator: (n,) values; those outside the range are left out.
         columns: name to (n,) values.
         n_bins: bins per column, equally filled; a column of few different values has one bin for each.
-        fit: result of ``splot.fit(spectator)``, if there is one already.
+        result: result of ``splot.fit`` for these values, if there is one already.
 
     Returns:
         One result per column, in their order.
@@ -104,106 +107,73 @@ def factorization_test(
         ValueRangeError: NaN in a column or the spectator, or another number of values.
         FitError: the fit to the whole sample, or with shared shapes, does not converge.
     """
-    fit = fit or splot.fit(spectator)
     m = np.asarray(spectator, np.float64)
-    inside = (m >= fit.mixture.low) & (m <= fit.mixture.high)
-    profile = _Profile.of(fit)
-    results = [
-        _test(name, _column(name, values, inside), m[inside], profile, n_bins) for name, values in columns.items()
-    ]
-    corrected = _holm([result.p_value for result in results])
-    return [replace(result, p_corrected=p) for result, p in zip(results, corrected, strict=True)]
+    table = {**columns, splot.spectator: m}
+    result = result or splot.fit(table)
+    index = result.bins.index(table, len(m))
+    tests: dict[str, list[FactorizationResult]] = {name: [] for name in columns}
+    for number, (label, fit) in enumerate(zip(result.bins.labels, result.fits, strict=True)):
+        inside = (index == number) & (m >= fit.mixture.low) & (m <= fit.mixture.high)
+        profile = Profile.of(fit)
+        for name, values in columns.items():
+            test = _test(name, _column(name, values, inside), m[inside], profile, n_bins)
+            tests[name].append(replace(test, where=label if result.bins.edges else ""))
+    added = [_added(parts) for parts in tests.values()]
+    corrected = _holm([test.p_value for test in added])
+    return [replace(test, p_corrected=p) for test, p in zip(added, corrected, strict=True)]
 
 
-def warn_if_dependent(results: list[FactorizationResult], *, alpha: float = 0.01) -> None:
-    """Warn of each column whose corrected p-value is below `alpha`; `alpha` is the chance of any false alarm.
+def reject_if_dependent(
+    results: list[FactorizationResult], *, warn_below: float = 1e-2, raise_below: float = 1e-3
+) -> None:
+    """Warn of each column that the spectator's shape depends on, and raise if the dependence is beyond doubt.
+
+    Args:
+        results: of `factorization_test`.
+        warn_below: corrected p-value below which to warn: the chance of any false alarm.
+        raise_below: corrected p-value below which to raise; 0 for never.
+
+    Raises:
+        FactorizationError: all such columns, with test and parameter that deviates most.
 
     Warns:
-        FactorizationWarning: the column, the test, and the parameter that deviates most.
+        FactorizationWarning: likewise, for one column.
     """
+    rejected = [_complaint(r, len(results)) for r in results if r.p_corrected < raise_below]
+    if rejected:
+        raise FactorizationError("\n".join([*rejected, _REMEDY]))
     for result in results:
-        if result.p_corrected < alpha:
-            name, deviation, index = result.largest
-            low, high = result.edges[index : index + 2]
-            msg = (
-                f"the spectator's shape depends on {result.column}: chi2/ndf = {result.chi2:.1f}/{result.ndf}, "
-                f"p = {result.p_corrected:.2g} corrected for {len(results)} columns; largest deviation: {name} by "
-                f"{deviation:+.1f} standard deviations for {result.column} in [{low:.4g}, {high:.4g}]. The sWeights "
-                "are biased: make the spectator independent of it, cut on it, or fit in bins of it"
-            )
-            warnings.warn(msg, FactorizationWarning, stacklevel=2)
+        if result.p_corrected < warn_below:
+            warnings.warn(f"{_complaint(result, len(results))}. {_REMEDY}", FactorizationWarning, stacklevel=2)
 
 
-@dataclass(frozen=True)
-class _Profile:
-    """Deviance of spectator histograms as a function of the shapes' parameters, with the yields profiled."""
-
-    mixture: Mixture
-    edges: FloatArray
-    names: tuple[str, ...]
-    values: FloatArray
-    errors: FloatArray
-    limits: tuple[tuple[float, float], ...]
-    varied: NDArray[np.bool_]
-    probes: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, fit: SPlotFit) -> _Profile:
-        first = len(fit.yields)
-        names, values = fit.names[first:], np.array(fit.values[first:])
-        probes = {f"{name}.{probe}" for name, shape in fit.mixture.shapes.items() for probe in shape.probes}
-        errors = np.array(fit.errors[first:])
-        return cls(
-            fit.mixture,
-            np.linspace(fit.mixture.low, fit.mixture.high, SPECTATOR_BINS + 1),
-            names,
-            values,
-            np.where(errors > 0, errors, 0.01 * np.abs(values) + 1e-6),
-            fit.limits[first:],
-            np.array([name not in fit.fixed for name in names]),
-            np.array([name in probes for name in names]),
-        )
-
-    def owners(self) -> list[int]:
-        """Index of the species that each probe belongs to."""
-        species = list(self.mixture.shapes)
-        probes = np.array(self.names)[self.probes]
-        return [species.index(name.rpartition(".")[0]) for name in probes]
-
-    def fractions(self, values: FloatArray) -> FloatArray:
-        unused_yields = (1.0,) * len(self.mixture.shapes)
-        return np.maximum(self.mixture.fractions(self.edges, (*unused_yields, *values.tolist())), 1e-15)
-
-    def deviance(self, values: FloatArray, counts: FloatArray) -> float:
-        """Twice the negative log likelihood ratio to the saturated model, summed over column bins."""
-        fractions = self.fractions(values)
-        expected = _profiled_yields(fractions, counts) @ fractions
-        ratio = np.where(counts > 0, counts / np.maximum(expected, 1e-300), 1.0)
-        return float(2 * np.sum(expected - counts + counts * np.log(ratio)))
-
-    def minimize(self, start: FloatArray, counts: FloatArray, free: NDArray[np.bool_]) -> Minuit:
-        """Fit the parameters marked free to `counts` (q, b), one set of parameters for all of its rows."""
-        minuit = Minuit(lambda values: self.deviance(values, counts), start, name=self.names)
-        minuit.errordef = Minuit.LEAST_SQUARES
-        minuit.errors, minuit.limits, minuit.fixed = self.errors, self.limits, ~free
-        with np.errstate(all="ignore"):
-            minuit.migrad()
-            if not minuit.valid:
-                minuit.strategy = 2
-                minuit.simplex().migrad()
-        return minuit
-
-    def shared(self, name: str, counts: FloatArray) -> FloatArray:
-        """Values of all parameters in the fit with shared shapes; only of the probes if that does not converge."""
-        for free in (self.varied | self.probes, self.probes):
-            minuit = self.minimize(self.values, counts, free)
-            if minuit.valid:
-                return np.array(minuit.values)
-        msg = f"factorization of {name}: the fit with shared shapes did not converge, distance {minuit.fmin.edm:.2g}"
-        raise FitError(msg)
+_REMEDY = (
+    "The sWeights are biased for what depends on it. If the background's shape depends on it, give the background "
+    "several terms (class_path: Bernstein); if the signal's does, fit in bins of context (in_bins_of) or make the "
+    "spectator independent of it"
+)
 
 
-def _test(name: str, values: FloatArray, m: FloatArray, profile: _Profile, n_bins: int) -> FactorizationResult:
+def _complaint(result: FactorizationResult, n_columns: int) -> str:
+    name, deviation, index = result.largest
+    low, high = result.edges[index : index + 2]
+    return (
+        f"the spectator's shape depends on {result.column}: chi2/ndf = {result.chi2:.1f}/{result.ndf}, "
+        f"p = {result.p_corrected:.2g} corrected for {n_columns} columns; largest deviation: {name} by "
+        f"{deviation:+.1f} standard deviations for {result.column} in [{low:.4g}, {high:.4g}]"
+        + (f", {result.where}" if result.where else "")
+    )
+
+
+def _added(parts: list[FactorizationResult]) -> FactorizationResult:
+    """One test out of those in bins of context, with the deviations of the bin that deviates most."""
+    chi2, ndf = sum(part.chi2 for part in parts), sum(part.ndf for part in parts)
+    p_value = float(distributions.chi2.sf(chi2, ndf)) if ndf else 1.0
+    worst = max(parts, key=lambda part: abs(part.largest[1]))
+    return replace(worst, chi2=chi2, ndf=ndf, p_value=p_value, p_corrected=p_value)
+
+
+def _test(name: str, values: FloatArray, m: FloatArray, profile: Profile, n_bins: int) -> FactorizationResult:
     edges = column_edges(values, n_bins)
     if len(edges) < 3:
         return FactorizationResult(name, 0.0, 0, 1.0, 1.0, tuple(edges.tolist()))
@@ -221,7 +191,7 @@ def _test(name: str, values: FloatArray, m: FloatArray, profile: _Profile, n_bin
 
 
 def _compare(
-    profile: _Profile, shared: FloatArray, counts: FloatArray, free: NDArray[np.bool_]
+    profile: Profile, shared: FloatArray, counts: FloatArray, free: NDArray[np.bool_]
 ) -> tuple[float, list[float | None]]:
     """Gain in deviance of a bin's own probes over the shared ones, and their deviations in standard deviations."""
     if not free.any():
@@ -234,59 +204,15 @@ def _compare(
     return max(profile.deviance(shared, counts) - float(own.fval), 0.0), pulls
 
 
-def _free(profile: _Profile, shared: FloatArray, counts: FloatArray) -> NDArray[np.bool_]:
+def _free(profile: Profile, shared: FloatArray, counts: FloatArray) -> NDArray[np.bool_]:
     """Which parameters each bin determines (q, p): probes of species with a significant yield, in two bins or more."""
     fractions = profile.fractions(shared)
-    yields = _profiled_yields(fractions, counts)
-    covariance = np.linalg.pinv(_information(fractions, counts, yields), hermitian=True)
+    yields = profiled_yields(fractions, counts, profile.single)
+    covariance = np.linalg.pinv(information(fractions, counts, yields), hermitian=True)
     significant = yields > LEAST_SIGNIFICANCE * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     free = np.zeros((len(counts), len(profile.names)), bool)
     free[:, profile.probes] = significant[:, profile.owners()]
     return np.asarray(free & (free.sum(axis=0) > 1), bool)
-
-
-def _information(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
-    """Minus the second derivatives of ln L by the yields: (q, K, K)."""
-    pairs = fractions[:, None] * fractions[None, :]
-    return np.tensordot(counts / np.maximum(yields @ fractions, 1e-300) ** 2, pairs, axes=(1, 2))
-
-
-def _profiled_yields(fractions: FloatArray, counts: FloatArray) -> FloatArray:
-    """Yields (q, K) >= 0 of the greatest likelihood for given shapes (K, b): projected Newton on a concave function."""
-    norm = fractions.sum(axis=1)
-    yields = np.repeat(counts.sum(axis=1, keepdims=True), len(fractions), axis=1) / len(fractions)
-    for _ in range(5):
-        yields = yields * ((counts / (yields @ fractions)) @ fractions.T) / norm
-    for _ in range(50):
-        score = (counts / (yields @ fractions)) @ fractions.T - norm
-        held = (yields <= 0) & (score <= 0)
-        information = _information(fractions, counts, yields)
-        information = np.where(held[:, :, None] | held[:, None, :], np.eye(len(norm)), information)
-        step = np.asarray(np.linalg.solve(information, np.where(held, 0.0, score)[..., None]), np.float64)[..., 0]
-        moved = _uphill(fractions, counts, yields, step)
-        change = np.max(np.abs(moved - yields) / (1 + yields))
-        yields = moved
-        if change < 1e-10:
-            break
-    return yields
-
-
-def _uphill(fractions: FloatArray, counts: FloatArray, yields: FloatArray, step: FloatArray) -> FloatArray:
-    """Yields after a step, kept from going below 0, and halved in each row until the likelihood does not decrease."""
-    before = _log_likelihood(fractions, counts, yields)
-    for _ in range(30):
-        moved = np.maximum(yields + step, 0.0)
-        worse = _log_likelihood(fractions, counts, moved) < before - 1e-9 * np.abs(before)
-        if not worse.any():
-            return moved
-        step = np.where(worse[:, None], step / 2, step)
-    return np.where(worse[:, None], yields, moved)
-
-
-def _log_likelihood(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
-    expected = np.maximum(yields @ fractions, 1e-300)
-    total: FloatArray = np.sum(counts * np.log(expected) - expected, axis=1)
-    return total
 
 
 def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> FloatArray:

@@ -43,14 +43,13 @@ def _draw_fit(axes: Axes, fit: SPlotFit, unit: str) -> None:
     width = float(np.min(widths))
     scale = width / widths
     m = np.linspace(low, high, 1000)
-    densities = fit.mixture.pdfs(m, fit.values) * np.array(list(fit.yields.values()))[:, None] * width
+    densities = {name: density * width for name, density in fit.densities(m).items()}
     error = np.sqrt(fit.observed) * scale
     axes.errorbar(centers, fit.observed * scale, error, widths / 2, fmt="k.", markersize=5, elinewidth=1, label="data")
-    axes.plot(m, densities.sum(axis=0), color="tab:red", label="fit")
+    axes.plot(m, np.sum(list(densities.values()), axis=0), color="tab:red", label="fit")
     styles = ("--", "-.", ":", (0, (5, 1)))
-    for index, (name, density) in enumerate(zip(fit.yields, densities, strict=True)):
-        size, spread = fit.values[index], fit.errors[index]
-        label = rf"{name}: ${size:.0f} \pm {spread:.0f}$"
+    for index, (name, density) in enumerate(densities.items()):
+        label = rf"{name}: ${fit.yields[name]:.0f} \pm {fit.yield_error(name):.0f}$"
         axes.plot(m, density, linestyle=styles[index % len(styles)], color=f"C{index}", label=label)
     axes.set(ylabel=f"events / {width:.3g} {unit}".rstrip(), xlim=(low, high))
     axes.set_ylim(0, 1.25 * float(np.max(fit.observed * scale)))

@@ -17,12 +17,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import comb
 from typing import ClassVar
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import betainc, ndtr
 
 from calorefine.errors import ConfigError, nearest
 
@@ -79,7 +80,19 @@ class Guess:
         return cls(low, high, float(centers[peak]), float(min(width, (high - low) / 4)), float(slope))
 
 
-class Shape(ABC):
+class SpectatorModel(ABC):
+    """What a species looks like in the spectator: one shape, or a sum of several, each with a yield of its own."""
+
+    @abstractmethod
+    def terms(self) -> list[Shape]:
+        """Return the shapes.
+
+        With one of them the species' shape has to be independent of the control variables; with several, only those of
+        the terms have to be, and their shares may vary (COWs, arXiv:2112.04574, section 3.4).
+        """
+
+
+class Shape(SpectatorModel):
     """A density on a range; subclasses give `pdf`, `cdf` and the parameters' defaults."""
 
     peaked: ClassVar[bool] = False
@@ -110,6 +123,10 @@ class Shape(ABC):
                 kind = type(self).__name__
                 msg = f"{kind}: limits of '{name}' are [{lowest:g}, {highest:g}], expected lowest < highest"
                 raise ConfigError(msg)
+
+    def terms(self) -> list[Shape]:
+        """The shape itself."""
+        return [self]
 
     def __repr__(self) -> str:
         """Show the start values given."""
@@ -436,6 +453,79 @@ class Chebyshev(Shape):
         if np.abs(series[1:]).sum() > 1 - self.FLOOR:
             series[0] += max(0.0, self.FLOOR - _minimum(series)[1])
         return series
+
+
+class BernsteinTerm(Shape):
+    r"""Bernstein polynomial :math:`(n+1) \binom{n}{k} t^k (1-t)^{n-k}`, where :math:`t \in [0, 1]` over the range."""
+
+    def __init__(self, k: int, degree: int) -> None:
+        """Index k of 0 to `degree`; there are no parameters to fit."""
+        if not 0 <= k <= degree:
+            raise ConfigError(f"BernsteinTerm: k = {k} found, expected 0 to the degree, {degree}")
+        self.k, self.degree = k, degree
+        super().__init__({}, None, ())
+
+    def defaults(self, guess: Guess) -> dict[str, tuple[float, float, float]]:  # noqa: ARG002 (there are none)
+        """No parameters."""
+        return {}
+
+    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:  # noqa: ARG002
+        """Density normalized on [low, high]; see `Shape.pdf`."""
+        t = (np.asarray(m, np.float64) - low) / (high - low)
+        height = (self.degree + 1) * comb(self.degree, self.k) / (high - low)
+        density: FloatArray = height * t**self.k * (1 - t) ** (self.degree - self.k)
+        return density
+
+    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:  # noqa: ARG002
+        """Integral of `pdf` from `low`; see `Shape.cdf`."""
+        t = np.clip((np.asarray(m, np.float64) - low) / (high - low), 0, 1)
+        integral: FloatArray = betainc(self.k + 1, self.degree - self.k + 1, t)
+        return integral
+
+
+class Sum(SpectatorModel):
+    """Several shapes, each with a yield of its own, which may be negative; the sum may not."""
+
+    def __init__(self, shapes: list[Shape]) -> None:
+        """Take at least two shapes.
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        if len(shapes) < 2:
+            raise ConfigError(f"Sum: {len(shapes)} shapes found, expected at least two")
+        self.shapes = list(shapes)
+
+    def terms(self) -> list[Shape]:
+        """The shapes."""
+        return self.shapes
+
+    def __repr__(self) -> str:
+        """Show the terms."""
+        return f"Sum({self.shapes})"
+
+
+class Bernstein(Sum):
+    """All polynomials of a degree: the sum of `degree` + 1 Bernstein polynomials, each with a yield of its own.
+
+    For a background whose spectator shape depends on the features: whatever the features are, its shape has to be close
+    to some polynomial of this degree.  Every further term costs effective events, so take the lowest degree that the
+    factorization test accepts.
+    """
+
+    def __init__(self, degree: int = 2) -> None:
+        """Degree of the polynomials, at least 1.
+
+        Raises:
+            ConfigError: the degree is smaller.
+        """
+        if degree < 1:
+            raise ConfigError(f"Bernstein: degree is {degree}, expected at least 1")
+        super().__init__([BernsteinTerm(k, degree) for k in range(degree + 1)])
+
+    def __repr__(self) -> str:
+        """Show the degree."""
+        return f"Bernstein({len(self.shapes) - 1})"
 
 
 _TAIL = {"alpha": (1.5, 0.2, 5.0), "n": (3.0, 1.05, 50.0)}

@@ -21,7 +21,8 @@ class SPlotFit:
     Attributes:
         spectator: name of the spectator.
         target: species whose weight is *the* weight.
-        mixture: fitted model.
+        mixture: fitted model, of all terms.
+        terms: species to the names of its terms in the mixture.
         names: parameters, yields first.
         values: their fitted values.
         errors: their standard deviations (0 if fixed).
@@ -45,6 +46,7 @@ class SPlotFit:
     spectator: str
     target: str
     mixture: Mixture
+    terms: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
     values: tuple[float, ...]
     errors: tuple[float, ...]
@@ -66,7 +68,19 @@ class SPlotFit:
     @property
     def yields(self) -> dict[str, float]:
         """Fitted number of events of each species."""
-        return dict(zip(self.mixture.shapes, self.values, strict=False))
+        found = dict(zip(self.mixture.shapes, self.values, strict=False))
+        return {name: sum(found[term] for term in own) for name, own in self.terms.items()}
+
+    def yield_error(self, species: str) -> float:
+        """Standard deviation of a species' yield."""
+        own = [list(self.mixture.shapes).index(term) for term in self.terms[species]]
+        return float(np.sqrt(self.covariance[np.ix_(own, own)].sum()))
+
+    def densities(self, m: FloatArray) -> dict[str, FloatArray]:
+        """Expected events of each species per unit of the spectator at `m` (n,)."""
+        scaled = self.mixture.split(self.values)[0][:, None] * self.mixture.pdfs(m, self.values)
+        found = dict(zip(self.mixture.shapes, scaled, strict=True))
+        return {name: np.sum([found[term] for term in own], axis=0) for name, own in self.terms.items()}
 
     @property
     def pulls(self) -> FloatArray:
@@ -101,11 +115,13 @@ class SPlotFit:
         Raises:
             ConfigError: no such species.
         """
-        name = known_species(species or self.target, self.mixture.shapes)
+        own = self.terms[known_species(species or self.target, self.terms)]
         m = np.asarray(m, np.float64)
         inside = (m >= self.mixture.low) & (m <= self.mixture.high)
         result = np.zeros(m.shape)
-        result[inside] = self.cows[list(self.mixture.shapes).index(name)](m[inside])
+        for index, term in enumerate(self.mixture.shapes):
+            if term in own:
+                result[inside] += self.cows[index](m[inside])
         return result
 
     def summary(self) -> str:

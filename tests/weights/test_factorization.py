@@ -8,8 +8,8 @@ import pytest
 import uproot
 from scipy import stats
 
-from calorefine.errors import FactorizationWarning, ValueRangeError
-from calorefine.weights import DoubleGaussian, Exponential, Gaussian, SPlot, factorization_test, warn_if_dependent
+from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
+from calorefine.weights import DoubleGaussian, Exponential, Gaussian, SPlot, factorization_test, reject_if_dependent
 from calorefine.weights.factorization import _holm, column_edges
 
 CALIBRATION = Path(__file__).parents[2] / "examples" / "data" / "electron_calibration.root"
@@ -44,8 +44,10 @@ def test_dependence_is_found_and_named(dependence):
     results = factorization_test(splot(), m, columns)
     assert results[0].p_corrected < 1e-3
     assert results[0].largest[0] == ("background.slope" if "slope" in dependence else "signal.mean")
+    with pytest.raises(FactorizationError, match="spectator's shape depends on u: chi2/ndf"):
+        reject_if_dependent(results)
     with pytest.warns(FactorizationWarning, match="spectator's shape depends on u: chi2/ndf"):
-        warn_if_dependent(results)
+        reject_if_dependent(results, raise_below=0)
     assert all(result.p_corrected > 1e-4 for result in results[1:])
 
 
@@ -58,7 +60,7 @@ def test_calibration_sample_factorizes():
     assert min(result.p_corrected for result in results) > 0.01
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_if_dependent(results)
+        reject_if_dependent(results)
 
 
 def test_p_values_are_uniform_without_dependence():

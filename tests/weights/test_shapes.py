@@ -6,6 +6,8 @@ from scipy import integrate, stats
 
 from calorefine.errors import ConfigError
 from calorefine.weights.shapes import (
+    Bernstein,
+    BernsteinTerm,
     Chebyshev,
     CrystalBall,
     DoubleGaussian,
@@ -14,6 +16,7 @@ from calorefine.weights.shapes import (
     Gaussian,
     Guess,
     Mixture,
+    Sum,
 )
 
 LOW, HIGH = 2.6, 3.6
@@ -28,6 +31,9 @@ CASES = {
     "flat exponential": (Exponential(), (0.0,)),
     "chebyshev": (Chebyshev(3), (-0.3, 0.2, 0.1)),
     "chebyshev raised": (Chebyshev(2), (-0.3, 1.5)),
+    "first bernstein": (BernsteinTerm(0, 3), ()),
+    "middle bernstein": (BernsteinTerm(2, 4), ()),
+    "last bernstein": (BernsteinTerm(3, 3), ()),
 }
 
 
@@ -124,3 +130,20 @@ def test_mixture_bins_hold_the_yields():
     assert mixture.scaled_cdf(edges, *values)[-1] == pytest.approx(300)
     np.testing.assert_allclose(mixture.fractions(edges, values).sum(axis=1), 1)
     assert mixture.scaled_log_pdf(edges, *values)[0] == 300
+
+
+def test_bernstein_terms_make_every_polynomial_of_their_degree():
+    """They add up to a constant, and with shares k / degree to a straight line."""
+    m = np.linspace(LOW, HIGH, 11)
+    densities = np.array([term.pdf(m, LOW, HIGH) for term in Bernstein(3).terms()])
+    np.testing.assert_allclose(densities.mean(axis=0), 1 / (HIGH - LOW))
+    np.testing.assert_allclose(np.arange(4) @ densities / 12 * (HIGH - LOW), (m - LOW) / (HIGH - LOW), atol=1e-12)
+
+
+def test_sums_of_shapes_are_checked():
+    with pytest.raises(ConfigError, match="degree is 0, expected at least 1"):
+        Bernstein(0)
+    with pytest.raises(ConfigError, match="1 shapes found, expected at least two"):
+        Sum([Gaussian()])
+    with pytest.raises(ConfigError, match="k = 4 found, expected 0 to the degree, 3"):
+        BernsteinTerm(4, 3)

@@ -1,0 +1,502 @@
+r"""Positive weights: the conditional mean of signed ones, :math:`E[w | x, \mathrm{context}]`.
+
+A weighted likelihood has no lower bound with signed weights.  It doesn't need them: for any function h of features and
+context alone,
+
+.. math:: E[w \, h(x, c)] = E[\, E[w | x, c] \, h(x, c)] ,
+
+so weights replaced by their conditional mean give the same expectation of the loss, and for sWeights, custom orthogonal
+weights and label fractions this mean is the probability :math:`P(\mathrm{species} | x, c)`, between 0 and 1 (`source`).
+
+Two steps estimate it.  A *cross-fitted regression* of w on (x, c): the prediction for an event comes from a model that
+saw no event of its fold, and the fold is a function of the event's key, so that the noise of an event's own weight, or
+of another candidate of its event, does not come back as its prediction.  Predictions of trees scatter around 0 where
+the probability is small, and clipping them would bias sums.  A *calibration* therefore maps prediction p to
+
+.. math:: q = 1 / (1 + e^{-\eta}), \qquad \eta = \mathrm{logit}(p) + \beta \cdot \phi(x, c, p),
+
+where :math:`\phi` holds 1, the columns, their squares and products, and logit(p).  :math:`\beta` solves
+
+.. math:: \sum_i n_i (w_i - q_i) \, \phi_i = \lambda \beta ,
+
+the minimum of a cross entropy that is convex for weights of any sign, since its second derivative doesn't contain them.
+Without penalty on the constant the sum of the weights is kept exactly; with :math:`\lambda` a fraction of the standard
+error of such a sum, means and covariances of all columns are kept within theirs, and a solution always exists.
+
+What it costs: the variance moves from the weights to the regression.  The number of effective events of the positive
+weights overstates the information; quote that of the signed ones, and estimate errors by a bootstrap that redoes
+the regression.  What depends on anything else than (x, c) is lost: the weights serve these columns only.
+
+References: Borisyak and Kazeev, arXiv:1912.02590 (sWeights); Nachman and Thaler, arXiv:2007.11586 (event generators).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from sklearn.base import RegressorMixin, clone  # type: ignore[import-untyped]  # no stubs, no py.typed
+from sklearn.ensemble import HistGradientBoostingRegressor  # type: ignore[import-untyped]  # no stubs, no py.typed
+from sklearn.utils.validation import has_fit_parameter  # type: ignore[import-untyped]  # no stubs, no py.typed
+
+from calorefine import keys, stats
+from calorefine.errors import ConfigError, FitError, ValueRangeError, WeightError
+from calorefine.events import Events
+from calorefine.weights.source import FloatArray, checked_counts
+
+IntArray = NDArray[np.int64]
+
+_FLOOR = 0.03
+"""Predictions are moved this fraction of the mean inside of the bounds, where the logit is finite."""
+_RIDGE = 0.3
+"""A coefficient of 1 leaves the sum of a standardized column this many of its standard errors off."""
+_MOST_PRODUCTS = 20
+"""With more columns than that only their squares are calibrated, not their products: the cost is cubic in them."""
+_LEAST_DAMPING = 1e-12
+_BLOCK = 4096
+
+
+def default_estimator() -> HistGradientBoostingRegressor:
+    """Boosted trees: stopped early on a tenth of the events, whatever the size of the sample."""
+    return HistGradientBoostingRegressor(
+        learning_rate=0.1,
+        max_iter=300,
+        max_leaf_nodes=15,
+        min_samples_leaf=100,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=15,
+    )
+
+
+@dataclass(frozen=True)
+class ColumnMoments:
+    """Weighted mean and width of one column, for the signed weights (before) and the positive ones (after).
+
+    `pull` is the difference of the means in standard errors of the signed one.  `width_before` is None if the signed
+    weights make the variance negative.
+    """
+
+    mean_before: float
+    mean_after: float
+    pull: float
+    width_before: float | None
+    width_after: float
+
+
+@dataclass(frozen=True)
+class PositiveResult:
+    """Positive weights, and what changed.
+
+    Attributes:
+        weight: (n,) within `bounds`, in the order of the events; the multiplicity is not included.
+        bounds: the bounds.
+        below: fraction of the raw predictions below the lower bound.
+        above: fraction above the upper one.
+        raw_factor: sum of the raw predictions, clipped to the bounds, over that of the signed weights.
+        sum_factor: sum of the positive weights over that of the signed ones; 1 by construction.
+        n_eff_before: effective events of the signed weights: the number to quote.
+        n_eff_after: that of the positive weights; it overstates the information.
+        columns: name to moments.
+        correlation: largest absolute difference of two columns' correlation; None if the signed weights have none.
+        iterations: rounds of the estimator in each fold, if it counts them (`n_iter_`).
+    """
+
+    weight: FloatArray
+    bounds: tuple[float, float]
+    below: float
+    above: float
+    raw_factor: float
+    sum_factor: float
+    n_eff_before: float
+    n_eff_after: float
+    columns: dict[str, ColumnMoments]
+    correlation: float | None
+    iterations: tuple[int, ...]
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """All but the weights, as plain numbers."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "weight"}
+
+    def summary(self) -> str:
+        """Fixed-width tables for the terminal."""
+        correlation = "undefined" if self.correlation is None else f"{self.correlation:.3f}"
+        lines = [
+            f"positive weights in [{self.bounds[0]:g}, {self.bounds[1]:g}] for {len(self.weight)} events",
+            f"raw predictions below / above {100 * self.below:9.2f} / {100 * self.above:.2f} %",
+            f"sum, clipped / calibrated     {self.raw_factor:9.4f} / {self.sum_factor:.4f} of the signed weights'",
+            f"effective events, signed      {self.n_eff_before:9.0f}  (quote this)",
+            f"effective events, positive    {self.n_eff_after:9.0f}  (overstated: their noise is in the regression)",
+            f"largest change of correlation {correlation:>9}",
+        ]
+        if self.iterations:
+            lines.append(f"rounds in each fold           {' '.join(map(str, self.iterations)):>9}")
+        wide = max(map(len, self.columns), default=6)
+        lines.append(f"\n{'column':<{wide}} {'mean':>11} {'positive':>11} {'pull':>6} {'width':>11} {'positive':>11}")
+        for name, c in self.columns.items():
+            width = "undefined" if c.width_before is None else f"{c.width_before:.5g}"
+            means = f"{c.mean_before:>11.5g} {c.mean_after:>11.5g} {c.pull:>6.2f}"
+            lines.append(f"{name:<{wide}} {means} {width:>11} {c.width_after:>11.5g}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Diagnostics as JSON types, without the weights."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name != "weight"}
+        return {**values, "bounds": list(self.bounds), "iterations": list(self.iterations)}
+
+
+class PositiveWeights:
+    """Cross-fitted regression of signed weights on features and context.
+
+    Args:
+        estimator: scikit-learn regressor; boosted trees if left out.  Its `random_state`, if it has one that is None,
+            is set to `seed`.
+        n_folds: number of folds, at least 2.
+        seed: of the folds and the estimator.
+        bounds: where the conditional mean lies; (0, 1) for weights that `source` describes.  None for weights that are
+            products with something else: from 0 to the largest weight.
+
+    Raises:
+        ConfigError: fewer than two folds, or bounds that are not in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        estimator: RegressorMixin | None = None,
+        n_folds: int = 5,
+        seed: int = 0,
+        bounds: tuple[float, float] | None = (0.0, 1.0),
+    ) -> None:
+        """Check the options."""
+        if n_folds < 2:
+            raise ConfigError(f"positive weights: n_folds is {n_folds}, expected at least 2")
+        if bounds is not None and not 0 <= bounds[0] < bounds[1] < np.inf:
+            raise ConfigError(f"positive weights: bounds are {list(bounds)}, expected 0 <= lower < upper, or null")
+        self.estimator = default_estimator() if estimator is None else estimator
+        self.n_folds = n_folds
+        self.seed = seed
+        self.bounds = bounds
+
+    def fit(
+        self, events: Events, *, multiplicity: NDArray[Any] | None = None, names: Sequence[str] | None = None
+    ) -> PositiveResult:
+        """Estimate the conditional mean of the events' weights.
+
+        The result doesn't depend on the order of the events.
+
+        Args:
+            events: with weights of any sign.
+            multiplicity: (n,) bootstrap counts; an event that counts 0 times is left out of all fits and gets its
+                prediction like the others.
+            names: of the columns, features before context, for the report.
+
+        Raises:
+            WeightError: weights with a sum that is not positive, or whose conditional mean is not within the bounds.
+            ValueRangeError: columns, weights or counts that are not finite numbers of the right kind.
+            ConfigError: counts given, and an estimator that does not take `sample_weight`; names of other columns.
+            FitError: the estimator fails, or predicts what is not finite.
+        """
+        order = np.lexsort((events.key, events.event_key))
+        counts = checked_counts(multiplicity, len(events))[order]
+        events = events.take(order)
+        table = np.concatenate([events.x, events.context], axis=1, dtype=np.float64)
+        labels = _labels(names, table.shape[1])
+        _require_finite(table, events.weight, labels)
+        low, high = self._checked_bounds(events.weight, counts)
+        raw, iterations = self._cross_fit(table, events, counts)
+        unit, scaled = (events.weight - low) / (high - low), (raw - low) / (high - low)
+        _require_conditional_mean(scaled, unit, counts, (low, high))
+        positive = low + (high - low) * _calibrated(table, scaled, unit, counts)
+        positive = np.clip(positive, low, high)  # rounding
+        result = _result(positive, raw, (low, high), table, events.weight, counts, labels, iterations)
+        weight = np.empty_like(positive)
+        weight[order] = positive
+        return dataclasses.replace(result, weight=weight)
+
+    def _checked_bounds(self, weight: FloatArray, counts: IntArray) -> tuple[float, float]:
+        """Bounds, after a look at whether the mean weight lies between them."""
+        stats.require_positive_sum(weight * counts, "positive weights")
+        low, high = self.bounds or (0.0, float(weight[counts > 0].max()))
+        mean = float(stats.mean(weight, counts))
+        if not low < mean < high:
+            remedy = (
+                "they are no weights of one species alone; for products of such weights with others give `bounds: null`"
+                if self.bounds
+                else "they have no negative values to remove"
+            )
+            raise WeightError(
+                f"positive weights: mean weight {mean:g}, expected between {low:g} and {high:g}; {remedy}"
+            )
+        return low, high
+
+    def _cross_fit(self, table: FloatArray, events: Events, counts: IntArray) -> tuple[FloatArray, tuple[int, ...]]:
+        """Predict each event by a model that saw no event of its fold."""
+        fold = folds(events.event_key, self.n_folds, seed=self.seed)
+        raw, iterations = np.empty(len(events)), []
+        for number in range(self.n_folds):
+            inside = fold == number
+            if not inside.any():
+                continue
+            used = ~inside & (counts > 0)
+            model = self._fitted(table[used], events.weight[used], counts[used], number)
+            raw[inside] = self._guarded(model, "predict", number, table[inside])
+            if isinstance(found := getattr(model, "n_iter_", None), int | np.integer):
+                iterations.append(int(found))
+        if not np.isfinite(raw).all():
+            count, name = int(np.sum(~np.isfinite(raw))), type(self.estimator).__name__
+            raise FitError(f"positive weights: {name} predicts NaN or infinity for {count} of {len(raw)} events")
+        return raw, tuple(iterations)
+
+    def _fitted(self, table: FloatArray, weight: FloatArray, counts: IntArray, number: int) -> Any:
+        model: Any = clone(self.estimator)
+        if "random_state" in (parameters := model.get_params(deep=False)) and parameters["random_state"] is None:
+            model.set_params(random_state=self.seed)
+        options = {}
+        if np.any(counts != 1):
+            if not has_fit_parameter(model, "sample_weight"):
+                name = type(model).__name__
+                raise ConfigError(f"positive weights: {name}.fit takes no sample_weight, which a bootstrap needs")
+            options["sample_weight"] = counts.astype(np.float64)
+        self._guarded(model, "fit", number, table, weight, **options)
+        return model
+
+    def _guarded(
+        self, model: Any, method: str, number: int, table: FloatArray, *rest: FloatArray, **options: Any
+    ) -> Any:
+        try:
+            return getattr(model, method)(table, *rest, **options)
+        except Exception as error:
+            msg = (
+                f"positive weights: {type(model).__name__}.{method} fails in fold {number + 1} of {self.n_folds}, "
+                f"with {table.shape[0]} events and {table.shape[1]} columns: {error}"
+            )
+            raise FitError(msg) from error
+
+
+def folds(event_key: keys.KeyArray, n_folds: int, *, seed: int = 0) -> IntArray:
+    """Fold (n,) of each event, from 0: a function of its key, the same for its candidates and bootstrap copies."""
+    return (keys.uniform(keys.stream(event_key, "fold", seed=seed)) * n_folds).astype(np.int64)
+
+
+def _labels(names: Sequence[str] | None, n_columns: int) -> list[str]:
+    if names is None:
+        return [f"column {i}" for i in range(n_columns)]
+    if len(names) != n_columns:
+        raise ConfigError(f"positive weights: {len(names)} names for {n_columns} columns of features and context")
+    return list(names)
+
+
+def _require_finite(table: FloatArray, weight: FloatArray, labels: Sequence[str]) -> None:
+    for name, values in (*zip(labels, table.T, strict=True), ("weight", weight)):
+        if bad := int(np.sum(~np.isfinite(values))):
+            raise ValueRangeError(f"{name}: {bad} of {len(values)} values are NaN or infinite")
+
+
+def _require_conditional_mean(raw: FloatArray, unit: FloatArray, counts: IntArray, bounds: tuple[float, float]) -> None:
+    """Raise if events predicted out of bounds really lie there: in the mean of their own, independent weights.
+
+    Args:
+        raw: (n,) cross-fitted predictions in units of the bounds.
+        unit: (n,) signed weights in these units.
+        counts: (n,) multiplicities.
+        bounds: the bounds, for the message.
+    """
+    for excess, beyond, side in ((raw - 1, unit - 1, "above"), (-raw, -unit, "below")):
+        chosen = excess > 0
+        total = float(np.sum((counts * beyond)[chosen]))
+        size = max(int(np.sum(counts[chosen])), 1)
+        error = np.sqrt(stats.sum_w2((counts * beyond)[chosen]))
+        if total > 5 * error and total > 0.1 * size:
+            low, high = bounds
+            shift = total / size * (high - low)
+            where = f"{high + shift if side == 'above' else low - shift:.3g}, {side} the bounds [{low:g}, {high:g}]"
+            msg = (
+                f"positive weights: {size} of {int(counts.sum())} events lie where the mean weight is {where}; either "
+                "these are no weights of one species alone, or its spectator depends on the columns, or copies of "
+                "events have other keys; for products of such weights with others give `bounds: null`"
+            )
+            raise WeightError(msg)
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """Cross entropy of `unit` for the probabilities with offset `start`, with its derivatives, block by block.
+
+    Args:
+        table: (n, d) standardized columns.
+        start: (n,) logit of the predictions.
+        unit: (n,) signed weights, in units of the bounds.
+        counts: (n,) multiplicities.
+        ridge: penalty of all coefficients but the constant's.
+    """
+
+    table: FloatArray
+    start: FloatArray
+    unit: FloatArray
+    counts: IntArray
+    ridge: float
+
+    @property
+    def _pairs(self) -> tuple[IntArray, IntArray]:
+        d = self.table.shape[1]
+        first, second = np.triu_indices(d) if d <= _MOST_PRODUCTS else (np.arange(d), np.arange(d))
+        return first, second
+
+    def _basis(self, rows: slice) -> FloatArray:
+        block, start = self.table[rows], self.start[rows, None]
+        first, second = self._pairs
+        return np.concatenate([np.ones_like(start), block, block[:, first] * block[:, second], start], axis=1)
+
+    def _blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        for low in range(0, len(self.start), _BLOCK):
+            rows = slice(low, low + _BLOCK)
+            yield rows, self._basis(rows)
+
+    @cached_property
+    def scale(self) -> FloatArray:
+        """Inverse widths (k,) of the basis, 1 for what is constant: coefficients are for a basis of unit width."""
+        sums = sum(
+            np.stack([self.counts[rows] @ basis, self.counts[rows] @ basis**2]) for rows, basis in self._blocks()
+        )
+        mean, square = np.asarray(sums) / self.counts.sum()
+        variance = square - mean**2
+        varies = variance > 1e-9 * square
+        return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 1.0)
+
+    @cached_property
+    def penalty(self) -> FloatArray:
+        """Penalty (k,) of each coefficient."""
+        return np.append(0.0, np.full(len(self.scale) - 1, self.ridge))
+
+    def derivatives(self, beta: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Value, gradient (k,) and second derivatives (k, k) at coefficients beta (k,)."""
+        value, gradient = 0.0, np.zeros_like(beta)
+        second = np.zeros((len(beta), len(beta)))
+        for rows, basis in self._blocks():
+            counts, unit = self.counts[rows], self.unit[rows]
+            eta = self.start[rows] + basis @ (beta * self.scale)
+            q = expit(eta)
+            value += float(counts @ (np.logaddexp(0, eta) - unit * eta))
+            gradient += (counts * (q - unit)) @ basis
+            second += (basis * (counts * q * (1 - q))[:, None]).T @ basis
+        value += 0.5 * float(self.penalty @ beta**2)
+        gradient = gradient * self.scale + self.penalty * beta
+        return value, gradient, second * np.outer(self.scale, self.scale) + np.diag(self.penalty)
+
+    def probabilities(self, beta: FloatArray) -> FloatArray:
+        """Calibrated probabilities (n,)."""
+        coefficients = beta * self.scale
+        return np.concatenate([expit(self.start[rows] + basis @ coefficients) for rows, basis in self._blocks()])
+
+    def solve(self) -> FloatArray:
+        """Minimize by Newton's method, damped where a step overshoots (Levenberg and Marquardt).
+
+        Raises:
+            FitError: no convergence in 200 steps.
+        """
+        n = float(self.counts.sum())
+        beta, damping = np.zeros_like(self.scale), _LEAST_DAMPING
+        value, gradient, second = self.derivatives(beta)
+        for _ in range(200):
+            if np.abs(gradient).max() < 1e-11 * n:
+                return beta
+            step = np.linalg.solve(second + damping * n * np.eye(len(beta)), gradient)
+            new = self.derivatives(beta - step)
+            if new[0] <= value - 1e-4 * (gradient @ step) + 1e-14 * (n + abs(value)):
+                beta, (value, gradient, second), damping = beta - step, new, max(damping / 10, _LEAST_DAMPING)
+            else:
+                damping = max(10 * damping, 1e-6)
+        raise FitError("positive weights: the calibration of the predictions does not converge in 200 steps")
+
+
+def _varies(table: FloatArray) -> NDArray[np.bool_]:
+    """Which columns (d,) are not constant."""
+    varies: NDArray[np.bool_] = table.min(axis=0) < table.max(axis=0)
+    return varies
+
+
+def _calibrated(table: FloatArray, raw: FloatArray, unit: FloatArray, counts: IntArray) -> FloatArray:
+    """Probabilities (n,) from raw predictions: within 0 and 1, with the weights' sum and nearly their moments.
+
+    Args:
+        table: (n, d) columns.
+        raw: (n,) cross-fitted predictions in units of the bounds.
+        unit: (n,) signed weights in these units.
+        counts: (n,) multiplicities.
+    """
+    width = np.sqrt(np.diag(stats.covariance(table, counts)))
+    varies = _varies(table[counts > 0])
+    standardized = np.where(varies, (table - stats.mean(table, counts)) / np.where(varies, width, 1.0), 0.0)
+    mean = float(stats.mean(unit, counts))
+    floor = _FLOOR * min(mean, 1 - mean)
+    inside = np.clip(raw, floor, 1 - floor)
+    error = np.sqrt(stats.sum_w((unit - inside) ** 2 * counts))
+    problem = _Calibration(standardized, logit(inside), unit, counts, max(_RIDGE * error, 1e-3))
+    return problem.probabilities(problem.solve())
+
+
+def _result(
+    positive: FloatArray,
+    raw: FloatArray,
+    bounds: tuple[float, float],
+    table: FloatArray,
+    weight: FloatArray,
+    counts: IntArray,
+    labels: Sequence[str],
+    iterations: tuple[int, ...],
+) -> PositiveResult:
+    before, after = weight * counts, positive * counts
+    total = stats.sum_w(before)
+    covariances = stats.covariance(table, before), stats.covariance(table, after)
+    varies = _varies(table[before != 0])
+    return PositiveResult(
+        weight=positive,
+        bounds=bounds,
+        below=float(stats.mean(raw < bounds[0], counts)),
+        above=float(stats.mean(raw > bounds[1], counts)),
+        raw_factor=stats.sum_w(np.clip(raw, *bounds) * counts) / total,
+        sum_factor=stats.sum_w(after) / total,
+        n_eff_before=stats.n_eff(before),
+        n_eff_after=stats.n_eff(after),
+        columns=_moments(table, before, after, covariances, labels),
+        correlation=_correlation_change(*(c[np.ix_(varies, varies)] for c in covariances)),
+        iterations=iterations,
+    )
+
+
+def _moments(
+    table: FloatArray,
+    before: FloatArray,
+    after: FloatArray,
+    covariances: tuple[FloatArray, FloatArray],
+    labels: Sequence[str],
+) -> dict[str, ColumnMoments]:
+    old, new = stats.mean(table, before), stats.mean(table, after)
+    variances, widths = np.diag(covariances[0]), np.sqrt(np.diag(covariances[1]))
+    total, varies, found = stats.sum_w(before), _varies(table[before != 0]), {}
+    for j, name in enumerate(labels):
+        error = np.sqrt(stats.sum_w2(before * (table[:, j] - old[j]))) / total
+        found[name] = ColumnMoments(
+            mean_before=float(old[j]),
+            mean_after=float(new[j]),
+            pull=float((new[j] - old[j]) / error) if varies[j] else 0.0,
+            width_before=float(np.sqrt(variances[j])) if variances[j] >= 0 else None,
+            width_after=float(widths[j]),
+        )
+    return found
+
+
+def _correlation_change(before: FloatArray, after: FloatArray) -> float | None:
+    """Largest absolute difference of the correlations; None for a variance that is not positive."""
+    if min(np.diag(before).min(initial=np.inf), np.diag(after).min(initial=np.inf)) <= 0:
+        return None
+    old, new = (c / np.sqrt(np.outer(np.diag(c), np.diag(c))) for c in (before, after))
+    return float(np.abs(new - old).max(initial=0.0))

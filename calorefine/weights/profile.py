@@ -1,0 +1,139 @@
+"""Likelihood of spectator histograms as a function of the shapes alone: the yields are profiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from iminuit import Minuit
+from numpy.typing import NDArray
+
+from calorefine.errors import FitError
+from calorefine.weights.shapes import FloatArray, Mixture
+from calorefine.weights.splot_fit import SPlotFit
+
+SPECTATOR_BINS = 200
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Deviance of spectator histograms as a function of the shapes' parameters, with the yields profiled."""
+
+    mixture: Mixture
+    edges: FloatArray
+    names: tuple[str, ...]
+    values: FloatArray
+    errors: FloatArray
+    limits: tuple[tuple[float, float], ...]
+    single: NDArray[np.bool_]
+    varied: NDArray[np.bool_]
+    probes: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, fit: SPlotFit) -> Profile:
+        """Start from a fit; what it held fixed stays fixed."""
+        first = len(fit.mixture.shapes)
+        names, values = fit.names[first:], np.array(fit.values[first:])
+        single = {own[0] for own in fit.terms.values() if len(own) == 1}
+        probes = {f"{term}.{probe}" for term in single for probe in fit.mixture.shapes[term].probes}
+        errors = np.array(fit.errors[first:])
+        return cls(
+            fit.mixture,
+            np.linspace(fit.mixture.low, fit.mixture.high, SPECTATOR_BINS + 1),
+            names,
+            values,
+            np.where(errors > 0, errors, 0.01 * np.abs(values) + 1e-6),
+            fit.limits[first:],
+            np.array([name in single for name in fit.mixture.shapes]),
+            np.array([name not in fit.fixed for name in names]),
+            np.array([name in probes for name in names]),
+        )
+
+    def owners(self) -> list[int]:
+        """Index of the species that each probe belongs to."""
+        species = list(self.mixture.shapes)
+        probes = np.array(self.names)[self.probes]
+        return [species.index(name.rpartition(".")[0]) for name in probes]
+
+    def fractions(self, values: FloatArray) -> FloatArray:
+        """Share of each term in each spectator bin (K, b), above 0."""
+        unused_yields = (1.0,) * len(self.mixture.shapes)
+        return np.maximum(self.mixture.fractions(self.edges, (*unused_yields, *values.tolist())), 1e-15)
+
+    def deviance(self, values: FloatArray, counts: FloatArray) -> float:
+        """Twice the negative log likelihood ratio to the saturated model, summed over column bins."""
+        fractions = self.fractions(values)
+        expected = profiled_yields(fractions, counts, self.single) @ fractions
+        ratio = np.where(counts > 0, counts / np.maximum(expected, 1e-300), 1.0)
+        return float(2 * np.sum(expected - counts + counts * np.log(ratio)))
+
+    def minimize(self, start: FloatArray, counts: FloatArray, free: NDArray[np.bool_]) -> Minuit:
+        """Fit the parameters marked free to `counts` (q, b), one set of parameters for all of its rows."""
+        minuit = Minuit(lambda values: self.deviance(values, counts), start, name=self.names)
+        minuit.errordef = Minuit.LEAST_SQUARES
+        minuit.errors, minuit.limits, minuit.fixed = self.errors, self.limits, ~free
+        with np.errstate(all="ignore"):
+            minuit.migrad()
+            if not minuit.valid:
+                minuit.strategy = 2
+                minuit.simplex().migrad()
+        return minuit
+
+    def shared(self, name: str, counts: FloatArray) -> FloatArray:
+        """Values of all parameters in the fit with shared shapes; only of the probes if that does not converge."""
+        for free in (self.varied | self.probes, self.probes):
+            minuit = self.minimize(self.values, counts, free)
+            if minuit.valid:
+                return np.array(minuit.values)
+        msg = f"factorization of {name}: the fit with shared shapes did not converge, distance {minuit.fmin.edm:.2g}"
+        raise FitError(msg)
+
+
+def information(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
+    """Minus the second derivatives of ln L by the yields: (q, K, K)."""
+    pairs = fractions[:, None] * fractions[None, :]
+    return np.tensordot(counts / np.maximum(yields @ fractions, 1e-300) ** 2, pairs, axes=(1, 2))
+
+
+def profiled_yields(fractions: FloatArray, counts: FloatArray, single: NDArray[np.bool_]) -> FloatArray:
+    """Yields (q, K) of the greatest likelihood for given shapes (K, b): projected Newton on a concave function.
+
+    Yields of species of a single term (K,) are not negative.
+    """
+    lowest = np.where(single, 0.0, -np.inf)
+    norm = fractions.sum(axis=1)
+    yields = np.repeat(counts.sum(axis=1, keepdims=True), len(fractions), axis=1) / len(fractions)
+    for _ in range(5):
+        yields = yields * ((counts / (yields @ fractions)) @ fractions.T) / norm
+    for _ in range(50):
+        score = (counts / (yields @ fractions)) @ fractions.T - norm
+        held = (yields <= lowest) & (score <= 0)
+        matrix = information(fractions, counts, yields)
+        matrix = np.where(held[:, :, None] | held[:, None, :], np.eye(len(norm)), matrix)
+        step = np.asarray(np.linalg.solve(matrix, np.where(held, 0.0, score)[..., None]), np.float64)[..., 0]
+        moved = _uphill(fractions, counts, yields, step, lowest)
+        change = np.max(np.abs(moved - yields) / (1 + yields))
+        yields = moved
+        if change < 1e-10:
+            break
+    return yields
+
+
+def _uphill(
+    fractions: FloatArray, counts: FloatArray, yields: FloatArray, step: FloatArray, lowest: FloatArray
+) -> FloatArray:
+    """Yields after a step, kept above the lowest, and halved in each row until the likelihood does not decrease."""
+    before = _log_likelihood(fractions, counts, yields)
+    for _ in range(30):
+        moved = np.maximum(yields + step, lowest)
+        worse = _log_likelihood(fractions, counts, moved) < before - 1e-9 * np.abs(before)
+        if not worse.any():
+            return moved
+        step = np.where(worse[:, None], step / 2, step)
+    return np.where(worse[:, None], yields, moved)
+
+
+def _log_likelihood(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
+    expected = np.maximum(yields @ fractions, 1e-300)
+    total: FloatArray = np.sum(counts * np.log(expected) - expected, axis=1)
+    return total

@@ -1,0 +1,116 @@
+r"""Where an event's weight comes from: a `WeightSource` is fitted to a table of events and gives a `WeightFit`.
+
+All sources of this room give weights of one kind.  Something about an event, a spectator or the sample it is in, tells
+the probability :math:`P_l` of each species l.  The weight of species l is
+
+.. math:: w_l = N_l \sum_m (V^{-1})_{lm} P_m, \qquad V_{lm} = \sum_i n_i P_{il} P_{im}, \qquad
+          N_l = \sum_i n_i P_{il} ,
+
+with :math:`n_i = 1`, or the bootstrap count of event i.  With the species' densities :math:`g_l` of a spectator m,
+:math:`P_l = N_l g_l(m) / f(m)` makes these the sWeights (`splot`); with fractions of labelled samples they are the
+weights of `fractions`.  They sum to :math:`N_l` over the events and to 1 over the species, some are negative, and
+
+.. math:: E[w_l | x, \mathrm{context}] = P(l | x, \mathrm{context}),
+
+a number between 0 and 1 (`positive` estimates it), if x is independent of the spectator or sample within each species.
+
+References: Pivk and Le Diberder, arXiv:physics/0402083; Dembinski, Kenzie, Langenbruch and Schmelling,
+arXiv:2112.04574.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calorefine.errors import ValueRangeError
+
+FloatArray = NDArray[np.float64]
+Table = Mapping[str, NDArray[Any]]
+
+
+class WeightFit(ABC):
+    """What a source found in a table: a weight function for each species."""
+
+    target: str
+    """Species whose weight is *the* weight."""
+
+    @property
+    @abstractmethod
+    def species(self) -> tuple[str, ...]:
+        """Names of the species."""
+
+    @abstractmethod
+    def weights(self, table: Table, species: str | None = None) -> FloatArray:
+        """Weight (n,) of each event of the table, any sign; 0 for those outside of what was fitted.
+
+        Args:
+            table: name to (n,) values, with the names of `WeightSource.branches`.
+            species: whose weight; the target's if left out.
+
+        Raises:
+            ConfigError: no such species.
+        """
+
+    @abstractmethod
+    def summary(self) -> str:
+        """Fixed-width tables for the terminal."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Results and checks as JSON types."""
+
+
+class WeightSource(ABC):
+    """Where an event's weight comes from."""
+
+    target: str
+    """Species whose weight is *the* weight."""
+
+    @property
+    @abstractmethod
+    def branches(self) -> dict[str, str]:
+        """Name in the table to the branch or expression that it is read from."""
+
+    @abstractmethod
+    def fit(
+        self, table: Table, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
+    ) -> WeightFit:
+        """Find the weight functions.
+
+        Args:
+            table: name to (n,) values, with the names of `branches`.
+            multiplicity: (n,) bootstrap counts: each event counts that often, as if repeated.  The weight functions
+                do not include the count.
+            near: an earlier result for almost the same events, from which a minimization may start.
+        """
+
+    def varied(self, replica: int, seed: int = 0) -> WeightSource:  # noqa: ARG002 (for subclasses)
+        """Return the source with its own uncertain inputs drawn for this replica; itself if it has none."""
+        return self
+
+    def weights(self, table: Table, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
+        """Fit, and return the target's weights (n,) for the same table; arguments as for `fit`."""
+        return self.fit(table, multiplicity=multiplicity).weights(table)
+
+
+def checked_counts(multiplicity: NDArray[Any] | None, n_events: int) -> NDArray[np.int64]:
+    """Bootstrap counts (n,), 1 where none are given.
+
+    Raises:
+        ValueRangeError: another number of them, or values that are no counts.
+    """
+    if multiplicity is None:
+        return np.ones(n_events, np.int64)
+    counts = np.asarray(multiplicity)
+    if counts.shape != (n_events,):
+        msg = f"multiplicity has shape {counts.shape}, expected ({n_events},), one count per event"
+        raise ValueRangeError(msg)
+    if not np.all((counts >= 0) & (counts == np.floor(counts))):
+        msg = "multiplicity holds values that are no counts (negative, fractional or NaN), expected 0, 1, 2, ..."
+        raise ValueRangeError(msg)
+    return counts.astype(np.int64)

@@ -1,0 +1,291 @@
+"""Extended maximum-likelihood fit of a spectator, with the checks that its result has to pass.
+
+References: Pivk and Le Diberder, arXiv:physics/0402083 (sum rules); Dembinski, Kenzie, Langenbruch and Schmelling,
+arXiv:2112.04574 (variant B of the W matrix, and COWs).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from iminuit import Minuit
+from iminuit.cost import ExtendedBinnedNLL, ExtendedUnbinnedNLL
+from numpy.typing import NDArray
+from sweights import Cows
+
+from calorefine.errors import EmptySelectionError, FitError, SumRuleWarning, ValueRangeError
+from calorefine.stats import n_eff
+from calorefine.weights.shapes import FloatArray, Guess, Mixture, Parameter, Shape
+from calorefine.weights.source import checked_counts
+from calorefine.weights.splot_fit import SPlotFit
+
+SUM_RULE_WARNING = 5e-3
+SUM_RULE_ERROR = 5e-2
+POSITIVE, ANY_SIGN = (0.0, np.inf), (-np.inf, np.inf)
+
+
+@dataclass(frozen=True)
+class SpectatorFit:
+    """What to fit.
+
+    Args:
+        spectator: its name, for messages.
+        range: lowest and highest value fitted, both included.
+        species: name to its terms; the yield of a species' only term is not negative, those of several may be.
+        target: species whose weight is *the* weight.
+        max_unbinned: events above which the fit is binned.
+        bins: number of bins then.
+    """
+
+    spectator: str
+    range: tuple[float, float]
+    species: dict[str, list[Shape]]
+    target: str
+    max_unbinned: int
+    bins: int
+
+    @property
+    def terms(self) -> dict[str, tuple[str, ...]]:
+        """Species to the names of its terms: its own, or numbered."""
+        return {
+            name: (name,) if len(shapes) == 1 else tuple(f"{name}_{k}" for k in range(len(shapes)))
+            for name, shapes in self.species.items()
+        }
+
+    @property
+    def mixture(self) -> Mixture:
+        """All terms."""
+        shapes = {
+            term: shape
+            for name, terms in self.terms.items()
+            for term, shape in zip(terms, self.species[name], strict=True)
+        }
+        return Mixture(shapes, *self.range)
+
+    def fit(
+        self, spectator: NDArray[Any], *, multiplicity: NDArray[Any] | None = None, near: SPlotFit | None = None
+    ) -> SPlotFit:
+        """Fit yields and shapes, unbinned or binned by the number of events, and compute the weight functions.
+
+        Args:
+            spectator: (n,) values; those outside the range are left out.
+            multiplicity: (n,) nonnegative integer bootstrap counts: each event counts that often in the fit and in the
+                W matrix, as if repeated.  The weight functions do not include the count.
+            near: a result from which to start.
+
+        Returns:
+            The fit, converged, with sum rules that hold within 5e-2.
+
+        Raises:
+            ValueRangeError: NaN in the spectator, or multiplicities that are no counts.
+            EmptySelectionError: no event within the range.
+            FitError: no convergence, or a sum rule is broken.
+        """
+        m, n_outside = self._select(spectator, multiplicity)
+        mixture = self.mixture
+        parameters = self._start(mixture, m, near)
+        method, cost = self._cost(mixture, m)
+        minuit = _minimize(cost, parameters, self.spectator, near)
+        values = tuple(float(value) for value in minuit.values)
+        self._check_species(mixture, values)
+        cows = _weight_functions(mixture, values, m)
+        weights = {term: cows[index](m) for index, term in enumerate(mixture.shapes)}
+        edges, observed, expected = _binned(mixture, values, m)
+        return SPlotFit(
+            spectator=self.spectator,
+            target=self.target,
+            mixture=mixture,
+            terms=self.terms,
+            names=tuple(minuit.parameters),
+            values=values,
+            errors=tuple(0.0 if fixed else float(e) for e, fixed in zip(minuit.errors, minuit.fixed, strict=True)),
+            covariance=np.array(minuit.covariance),
+            limits=tuple(p.limits for p in parameters),
+            fixed=tuple(p.name for p in parameters if p.fixed),
+            at_limit=_at_limit(parameters, values),
+            method=method,
+            valid=minuit.valid,
+            n_events=len(m),
+            n_outside=n_outside,
+            edges=edges,
+            observed=observed,
+            expected=expected,
+            cows=cows,
+            sum_rule=_check_sum_rule(self._by_species(weights), self._yields(mixture, values), self.spectator),
+            n_effective={name: n_eff(weight) for name, weight in self._by_species(weights).items()},
+        )
+
+    def _select(self, spectator: NDArray[Any], multiplicity: NDArray[Any] | None) -> tuple[FloatArray, int]:
+        """Events within the range, repeated by their multiplicity; and the number of those outside."""
+        m = np.asarray(spectator, np.float64)
+        missing = int(np.isnan(m).sum())
+        if missing:
+            msg = f"spectator {self.spectator}: {missing} of {len(m)} values are NaN, expected none; add a cut"
+            raise ValueRangeError(msg)
+        if multiplicity is not None:
+            m = np.repeat(m, checked_counts(multiplicity, len(m)))
+        inside = (m >= self.range[0]) & (m <= self.range[1])
+        if not inside.any():
+            found = f"they lie in [{m.min():g}, {m.max():g}]" if len(m) else "the input is empty"
+            msg = (
+                f"spectator {self.spectator}: none of {len(m)} events is in the range "
+                f"[{self.range[0]:g}, {self.range[1]:g}], {found}; check the unit"
+            )
+            raise EmptySelectionError(msg)
+        return m[inside], int(np.sum(~inside))
+
+    def _start(self, mixture: Mixture, m: FloatArray, near: SPlotFit | None) -> list[Parameter]:
+        shapes = mixture.parameters(Guess.from_data(m, *self.range))
+        if near is not None:
+            known = dict(zip(near.names, near.values, strict=True))
+            shapes = [Parameter(p.name, known[p.name], p.limits, p.fixed) for p in shapes]
+        yields = mixture.yields_only(m, tuple(p.start for p in shapes))
+        limits = [POSITIVE if len(terms) == 1 else ANY_SIGN for terms in self.terms.values() for _ in terms]
+        named = zip(mixture.shapes, np.maximum(yields, 1e-3 * len(m)), limits, strict=True)
+        return [Parameter(f"n_{name}", float(value), limit) for name, value, limit in named] + shapes
+
+    def _cost(self, mixture: Mixture, m: FloatArray) -> tuple[str, ExtendedUnbinnedNLL | ExtendedBinnedNLL]:
+        if len(m) <= self.max_unbinned:
+            return "unbinned", ExtendedUnbinnedNLL(m, mixture.scaled_log_pdf, log=True)
+        counts, edges = np.histogram(m, self.bins, self.range)
+        return f"binned, {self.bins} bins", ExtendedBinnedNLL(counts, edges, mixture.scaled_cdf)
+
+    def _by_species(self, terms: dict[str, FloatArray]) -> dict[str, FloatArray]:
+        return {name: np.sum([terms[term] for term in own], axis=0) for name, own in self.terms.items()}
+
+    def _yields(self, mixture: Mixture, values: tuple[float, ...]) -> dict[str, float]:
+        found = dict(zip(mixture.shapes, values, strict=False))
+        return {name: sum(found[term] for term in own) for name, own in self.terms.items()}
+
+    def _check_species(self, mixture: Mixture, values: tuple[float, ...]) -> None:
+        groups = dict(zip(mixture.shapes, mixture.split(values)[1], strict=True))
+        for name, size in self._yields(mixture, values).items():
+            own = self.terms[name]
+            complaints = [mixture.shapes[term].complaint(*self.range, *groups[term]) for term in own]
+            if size < 0.5:
+                complaints = [f"its fitted yield is {size:.2g} events, expected some; remove it, or check the shapes"]
+            if found := "; ".join(filter(None, complaints)):
+                raise FitError(f"species '{name}': {found}")
+        grid = np.linspace(*self.range, 201)
+        if np.min(total := mixture.total(grid, values)) <= 0:
+            where = grid[int(np.argmin(total))]
+            msg = f"the fitted density of {self.spectator} is negative at {where:.4g}; take fewer terms in a Sum"
+            raise FitError(msg)
+
+
+@dataclass(frozen=True)
+class _Density:
+    """A species' density, or the total's, as a function of the spectator alone (and so that it can be pickled)."""
+
+    mixture: Mixture
+    values: tuple[float, ...]
+    index: int | None
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        if self.index is not None:
+            shape = list(self.mixture.shapes.values())[self.index]
+            return shape.pdf(x, self.mixture.low, self.mixture.high, *self.mixture.split(self.values)[1][self.index])
+        return self.mixture.total(x, self.values) / sum(self.values[: len(self.mixture.shapes)])
+
+
+def _minimize(
+    cost: ExtendedUnbinnedNLL | ExtendedBinnedNLL, parameters: list[Parameter], spectator: str, near: SPlotFit | None
+) -> Minuit:
+    """MIGRAD and HESSE; if that fails SIMPLEX and MIGRAD with strategy 2, then with parameters held at their limits."""
+    minuit = Minuit(cost, *(p.start for p in parameters), name=[p.name for p in parameters])
+    known = dict(zip(near.names, near.errors, strict=True)) if near else {}
+    for p in parameters:
+        minuit.limits[p.name], minuit.fixed[p.name] = p.limits, p.fixed
+        step = np.sqrt(p.start) if p.name.startswith("n_") else 0.02 * (p.limits[1] - p.limits[0])
+        minuit.errors[p.name] = known.get(p.name) or step
+    with np.errstate(all="ignore"):
+        minuit.migrad()
+        if not minuit.valid:
+            minuit.simplex()
+            minuit.strategy = 2
+            minuit.migrad(ncall=20_000)
+        stuck = [name for name in _at_limit(parameters, tuple(minuit.values)) if not name.startswith("n_")]
+        if not minuit.valid and stuck:
+            for name in stuck:
+                minuit.fixed[name] = True
+            minuit.migrad(ncall=20_000)
+        if minuit.valid:
+            minuit.hesse()
+    if not minuit.valid or minuit.covariance is None:
+        raise FitError(_failure(minuit, parameters, spectator))
+    return minuit
+
+
+def _failure(minuit: Minuit, parameters: list[Parameter], spectator: str) -> str:
+    reasons = {
+        "the number of calls ran out": minuit.fmin.has_reached_call_limit,
+        f"the distance to the minimum is still {minuit.fmin.edm:.2g}": minuit.fmin.is_above_max_edm,
+        "the covariance is not positive": not minuit.fmin.has_posdef_covar,
+    }
+    found = [reason for reason, holds in reasons.items() if holds] or ["MIGRAD reports an invalid minimum"]
+    limits = _at_limit(parameters, tuple(minuit.values))
+    where = f"; at a limit: {', '.join(limits)}" if limits else ""
+    values = ", ".join(f"{name} = {value:.4g}" for name, value in minuit.values.to_dict().items())
+    return (
+        f"the fit of {spectator} did not converge, also with SIMPLEX and strategy 2: {', '.join(found)}{where}. "
+        f"Last values: {values}. Give better start values, fix a parameter or choose a shape with fewer"
+    )
+
+
+def _at_limit(parameters: list[Parameter], values: tuple[float, ...]) -> tuple[str, ...]:
+    names = []
+    for p, value in zip(parameters, values, strict=True):
+        scale = p.limits[1] - p.limits[0] if np.isfinite(p.limits[1]) else max(p.start, 1.0)
+        if not p.fixed and min(value - p.limits[0], p.limits[1] - value) < 1e-4 * scale:
+            names.append(p.name)
+    return tuple(names)
+
+
+def _weight_functions(mixture: Mixture, values: tuple[float, ...], m: FloatArray) -> Cows:
+    """W matrix by summation over the sample, and its inverse, by `sweights`."""
+    densities = [_Density(mixture, values, index) for index in range(len(mixture.shapes))]
+    total = _Density(mixture, values, None)
+    try:
+        return Cows(m, densities[:1], densities[1:], total, range=(mixture.low, mixture.high), summation=True)
+    except np.linalg.LinAlgError as error:
+        msg = "the W matrix of the sWeights can't be inverted: two species have the same shape, or one has no events"
+        raise FitError(msg) from error
+
+
+def _check_sum_rule(weights: dict[str, FloatArray], yields: dict[str, float], spectator: str) -> dict[str, float]:
+    r"""Relative deviations of :math:`\sum_i w_k(m_i) = N_k` and of :math:`\sum_k w_k(m) = 1`.
+
+    Both hold where the yields are at their maximum (arXiv:physics/0402083, properties of the sWeights;
+    arXiv:2112.04574).  A yield below the root of the number of events counts as that.
+    """
+    least = np.sqrt(len(next(iter(weights.values()))))
+    deviations = {
+        name: float(abs(weight.sum() - yields[name]) / max(yields[name], least)) for name, weight in weights.items()
+    }
+    deviations["event"] = float(np.max(np.abs(sum(weights.values()) - 1)))
+    name, worst = max(deviations.items(), key=lambda item: item[1])
+    msg = (
+        f"sWeights of {spectator}: the sum rule for {name} is off by {worst:.2g}, expected below {SUM_RULE_WARNING:g} "
+        "(arXiv:physics/0402083, arXiv:2112.04574): the yields are not at their maximum"
+    )
+    if not worst <= SUM_RULE_ERROR:
+        raise FitError(msg)
+    if worst > SUM_RULE_WARNING:
+        warnings.warn(msg, SumRuleWarning, stacklevel=4)
+    return deviations
+
+
+def _binned(mixture: Mixture, values: tuple[float, ...], m: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Up to 100 bins of equal width, merged with their neighbors until 10 events are expected in each."""
+    observed, edges = np.histogram(m, int(np.clip(len(m) // 20, 20, 100)), (mixture.low, mixture.high))
+    cumulative = mixture.scaled_cdf(edges, *values)
+    kept = [0]
+    for index in range(1, len(edges) - 1):
+        if min(cumulative[index] - cumulative[kept[-1]], cumulative[-1] - cumulative[index]) >= 10:
+            kept.append(index)
+    kept.append(len(edges) - 1)
+    total = np.concatenate([[0], np.cumsum(observed)])[kept]
+    return edges[kept], np.diff(total).astype(np.float64), np.diff(cumulative[kept])
