@@ -125,7 +125,7 @@ class RunSummary(pl.Callback):
         rows = {
             "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
-            "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {data['n_eff']:.0f}",
+            "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {_n_eff(data)}",
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
             "distance": f"{distance} (energy distance on held-out events, chosen checkpoint)",
             "checkpoint": checkpoint,
@@ -135,3 +135,10 @@ class RunSummary(pl.Callback):
         if trainer.is_global_zero:
             (self.run_dir / "summary.txt").write_text(self.text + "\n")
             trainer.print(f"\n{self.text}")
+
+
+def _n_eff(data: dict[str, Any]) -> str:
+    """Effective number of events: of the signed weights, where positive ones were made of them."""
+    if not data.get("positive"):
+        return f"{data['n_eff']:.0f}"
+    return f"{data['n_eff_signed']:.0f} (of the signed weights; positive ones were made of them)"

@@ -58,16 +58,16 @@ def result(toy):
 def test_moments_close(fraction, resolution):
     """Seed 3, 20 000 events.
 
-    Means and second moments before and after are the same within 1 and 2 standard errors of the signed weights; they
-    are compared with what the calibration leaves (0.8 and 1.2 in 10 other seeds at most).  Those of true signal are
-    found within 4.5 standard errors (7e-6 each), false alarm below 2.5e-4 for all 36 comparisons together.
+    Means and second moments before and after are the same within 1 and 1.2 standard errors of the signed weights: at
+    most 0.38 and 0.55 were left in 40 other toys.  Those of true signal are found within 4.5 standard errors (7e-6
+    each), false alarm below 2.5e-4 for all 36 comparisons together.
     """
     events, signal = impure(20_000, seed=3, fraction=fraction, resolution=resolution)
     weight, x = PositiveWeights().fit(events).weight, columns(events)
     true = x[signal]
     centred = x - true.mean(axis=0)
     i, j = np.triu_indices(3)
-    for values, limit in ((x, 1.0), (centred[:, i] * centred[:, j], 2.0)):
+    for values, limit in ((x, 1.0), (centred[:, i] * centred[:, j], 1.2)):
         before, after = stats.mean(values, events.weight), stats.mean(values, weight)
         error = np.sqrt(np.sum((events.weight[:, None] * (values - before)) ** 2, axis=0)) / events.weight.sum()
         assert np.all(np.abs(after - before) < limit * error)
@@ -304,13 +304,19 @@ def test_arguments_are_checked():
         PositiveWeights().fit(events, names=["x", "y", "c"])
 
 
-def test_likelihood_of_a_flow_is_as_good_as_on_pure_signal():
-    """Seeds 1, 1001, 2001: a small version of benchmarks/positive_likelihood.py.
+def test_likelihood_of_a_flow_on_positive_weights():
+    """Seeds 1 and 2001: a small version of benchmarks/positive_likelihood.py, about 10 s.
 
-    PLACEHOLDER
+    Within 0.06 nats per event of the true density; seeds 1 to 6 gave 0.022 to 0.032, so the chance to fail with
+    another seed is well below 1e-3.  Signed weights are refused.
     """
     spec = importlib.util.spec_from_file_location("positive_likelihood", BENCHMARK)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    found = benchmark.compare(1, n=10_000, n_held_out=20_000)
-    assert found["nll_positive"] - found["nll_pure"] < 0.03
+    events, _ = impure(20_000, seed=1)
+    test = benchmark.pure_signal(20_000, seed=2001)
+    with pytest.raises(WeightError, match="no lower bound"):
+        benchmark.SplineFlow(events, seed=1).train(events, seed=1)
+    positive = with_weight(events, PositiveWeights(seed=1).fit(events).weight)
+    found = benchmark.SplineFlow(positive, seed=1).train(positive, seed=1).nll(test)
+    assert found + np.mean(benchmark.true_log_prob(test)) < 0.06
