@@ -17,13 +17,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from calorefine.data import Batch
 from calorefine.errors import ConfigError
-from calorefine.models.base import GenerativeModel, frozen
+from calorefine.models.base import TrainedModel, frozen
 from calorefine.nets import MLP, Activation, LatentSkip, update_average
 
 FINAL_RATE = 0.01
 
 
-class AdversarialModel(GenerativeModel):
+class AdversarialModel(TrainedModel):
     """Generator and critic, both fully connected.
 
     Args:
@@ -97,6 +97,11 @@ class AdversarialModel(GenerativeModel):
         generated = self.generator(torch.cat([latent, batch.context], dim=1))
         return self._distance(batch, generated, float(batch.weight.mean()), full=True)
 
+    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float) -> torch.Tensor:
+        """Minibatch data term with the current generator and critic."""
+        generated = self.generator(torch.cat([latent, batch.context], dim=1))
+        return self._distance(batch, generated, mean_weight, full=False)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the critic, and every `n_critic`-th time the generator."""
         noise = self.step_noise(self.current_epoch, batch_idx)
@@ -135,8 +140,8 @@ class AdversarialModel(GenerativeModel):
         return self.penalty_weight * self.penalty(batch, generated, noise) - distance
 
     def _generator_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
-        generated = self._generate_trained(batch, noise)
-        return self._distance(batch, generated, self.mean_weight, full=False)
+        latent = torch.randn(len(batch.weight), self.latent_size, generator=noise)
+        return self.estimate(batch, latent, self.mean_weight)
 
     def _distance(self, batch: Batch, generated: torch.Tensor, mean_weight: float, *, full: bool) -> torch.Tensor:
         """Data term () for events generated at the batch's contexts."""

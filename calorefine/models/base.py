@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from calorefine import losses
+from calorefine import losses, stats
 from calorefine.data import Batch, Prepared
 from calorefine.errors import CheckpointError, TrainingError
 from calorefine.transforms import Preprocessing
@@ -24,12 +24,15 @@ VALIDATION_EVENTS = 8192
 class GenerativeModel(pl.LightningModule, ABC):
     """A conditional generator of events, trained on weighted events.
 
-    A recipe implements `build`, `generate`, `objective`, and Lightning's `training_step` and `configure_optimizers`.
-    Its constructor's arguments are its configuration.
+    A recipe implements `build`, `generate`, and Lightning's `training_step` and `configure_optimizers`; one that has an
+    objective is a `TrainedModel`.  Its constructor's arguments are its configuration.
 
     Args:
         latent_size: number of standard normal numbers that make one event.
     """
+
+    signed_weights: ClassVar[bool] = True
+    """Whether it can be trained on signed weights; if not, training on them is refused."""
 
     features: Preprocessing
     context: Preprocessing
@@ -51,21 +54,6 @@ class GenerativeModel(pl.LightningModule, ABC):
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Generate events in network units: (n, latent_size) and (n, c) to (n, d)."""
 
-    @abstractmethod
-    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
-        """Data term of the objective on a full sample, in network units.
-
-        It doesn't change if a weight-2 event is replaced by two of weight 1, if events of weight 0 are added, if events
-        are reordered, or if all weights are scaled.
-
-        Args:
-            batch: the whole sample.
-            latent: (n, latent_size) noise of the generated events.
-
-        Returns:
-            () tensor.
-        """
-
     def prepare(self, prepared: Prepared) -> None:
         """Take over preprocessing and description of the training data, and build the networks."""
         self.features, self.context = prepared.features, prepared.context
@@ -82,9 +70,17 @@ class GenerativeModel(pl.LightningModule, ABC):
         }
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Build the networks from the data module, once."""
-        if self.spec is None:
-            self.prepare(self.trainer.datamodule.prepared)  # type: ignore[attr-defined]  # set by Lightning
+        """Build the networks from the data module, once.
+
+        Raises:
+            WeightError: a weight is negative, and the recipe can't take that.
+        """
+        if self.spec is not None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        if not self.signed_weights:
+            stats.require_nonnegative(data.train.weight, f"{type(self).__name__}, which needs positive weights")
+        self.prepare(data.prepared)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add all that sampling needs, as plain containers, and the validation to compare later ones with."""
@@ -183,6 +179,35 @@ class GenerativeModel(pl.LightningModule, ABC):
         """Generate one event at each context of the batch, in physical units (n, d)."""
         latent = torch.randn(len(batch.weight), self.latent_size, generator=self.step_noise(batch_idx))
         return self.features.inverse(self.generate(latent, self.context(batch.context)))
+
+
+class TrainedModel(GenerativeModel):
+    """A generator with an objective that its training minimizes."""
+
+    @abstractmethod
+    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
+        """Data term of the objective on a full sample, in network units.
+
+        It doesn't change if a weight-2 event is replaced by two of weight 1, if events of weight 0 are added, if events
+        are reordered, or if all weights are scaled.
+
+        Args:
+            batch: the whole sample.
+            latent: (n, latent_size) noise of the generated events.
+
+        Returns:
+            () tensor.
+        """
+
+    @abstractmethod
+    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float) -> torch.Tensor:
+        """Estimate of the data term () from a minibatch, unbiased; arguments as for `objective`.
+
+        Args:
+            batch: some of the events.
+            latent: (B, latent_size) noise of the generated events.
+            mean_weight: mean weight of the whole sample.
+        """
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -168,18 +168,15 @@ def test_minibatches_estimate_the_full_sample(model, sample):
 
     For the energy distance the full sample's value is the one without equal pairs.
     """
-    model.mean_weight = float(sample.weight.mean())
+    mean_weight = float(sample.weight.mean())
     latent = noise(model, N)
     generator = torch.Generator().manual_seed(12)
     values = []
     with torch.no_grad():
-        made = model.generator(torch.cat([latent, sample.context], dim=1))
-        outputs = model.evaluate_critic((sample.x, sample.context), (made, sample.context))
         for _ in range(3000):
             rows = torch.randperm(N, generator=generator)[:40]
-            batch = [output[rows] for output in outputs]
-            values.append(model.data_term(*batch, sample.weight[rows], model.mean_weight, full=False))
-        expected = model.data_term(*outputs, sample.weight, model.mean_weight, full=False)
+            values.append(model.estimate(Batch(*(a[rows] for a in sample)), latent[rows], mean_weight))
+        expected = model.estimate(sample, latent, mean_weight)
     values = torch.stack(values)
     assert (values.mean() - expected).abs() < 4.5 * values.std() / len(values) ** 0.5
     assert values.std() > 0
