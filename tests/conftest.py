@@ -1,6 +1,8 @@
-"""Small ROOT files and small checkpoints, for all tests."""
+"""Small ROOT files, small checkpoints and a check of pages, for all tests."""
 
 from __future__ import annotations
+
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -97,3 +99,54 @@ def one_checkpoint(toy_data, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
     Simulator(model, model.spec).save(path)
     return path
+
+
+class Outline(HTMLParser):
+    """Checks that tags are balanced, and collects texts, tags and references."""
+
+    VOID = ("meta", "img", "link", "br", "hr", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.texts, self.references, self.ids = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names))
+        assert not any(name.startswith("on") for name in names)
+        self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag == "img":
+            assert dict(attrs)["alt"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def parse_self_contained(text):
+    """Parse a page and check that it refers to nothing outside."""
+    outline = Outline(text)
+    assert all(reference.startswith(("data:image/", "#part-")) for reference in outline.references)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(outline.tags)
+    assert len(outline.ids) == len(set(outline.ids))
+    assert {reference[1:] for reference in outline.references if reference.startswith("#")} == set(outline.ids)
+    styles = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in styles
+    assert "@import" not in styles
+    assert "http" not in "".join(outline.texts)
+    return outline
+
+
+@pytest.fixture
+def self_contained():
+    """The function `parse_self_contained`."""
+    return parse_self_contained

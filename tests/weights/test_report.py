@@ -1,6 +1,5 @@
 """The report's numbers are those of a naive calculation, on the page and in the JSON file, for any weighted file."""
 
-import importlib.util
 import json
 import math
 import re
@@ -18,17 +17,14 @@ from calorefine import Column, Columns
 from calorefine.cli import calorefine
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, ValueRangeError
 from calorefine.io.page import number, with_error
-from calorefine.weights import Exponential, Gaussian, SPlot
-from calorefine.weights import report as report_module
+from calorefine.weights import Exponential, Gaussian, SPlot, report_page
 from calorefine.weights.factorization import column_edges
-from calorefine.weights.report import in_bins, largest, weight_numbers, weighted_moments, weights_report
+from calorefine.weights.report import largest, weights_report
+from calorefine.weights.report_numbers import in_bins, weight_numbers, weighted_moments
 from calorefine.weights.report_plots import column_axis, column_figure, weights_figure
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("test_page", ROOT / "tests" / "io" / "test_page.py")
-PAGE = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(PAGE)
-
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"><rect width="1" height="1"/></svg>'
 COLUMNS = Columns(
     features={"x": Column(), "k": Column()},
     context={"p_gev": Column("P", branch_unit="MeV"), "charge": Column(categories=[-1, 1])},
@@ -51,8 +47,8 @@ def report_on(root_file, tmp_path, toy, monkeypatch):
 
     def run(weights, *, n=200, arrays=None, provenance=None, columns=COLUMNS, draw=False, **options):
         if not draw:
-            monkeypatch.setattr(report_module, "column_figure", lambda *_, **__: (PAGE.SVG, 0.0))
-            monkeypatch.setattr(report_module, "weights_figure", lambda _: PAGE.SVG)
+            monkeypatch.setattr(report_page, "column_figure", lambda *_, **__: (SVG, 0.0))
+            monkeypatch.setattr(report_page, "weights_figure", lambda _: SVG)
         path = root_file({**toy(n), **(arrays or {})})
         if provenance is not None:
             with uproot.update(path) as file:
@@ -257,10 +253,10 @@ def test_factorization_tests_done_now(report_on):
     assert '<tr class="marked">' in page
 
 
-def test_page_is_self_contained_and_escaped(report_on):
+def test_page_is_self_contained_and_escaped(report_on, self_contained):
     species = {"a<b>&\"c'": "w", "$x$_": "w * (x < 1) + 0.5", "_hidden": "w"}
     _, page, _ = report_on(species, draw=True)
-    outline = PAGE.self_contained(page)
+    outline = self_contained(page)
     assert outline.tags.count("img") == 5  # weights, 2 features, 2 context columns
     assert "b" not in outline.tags
     assert any("w * (x < 1) + 0.5" in text for text in outline.texts)
