@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine import keys
-from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.errors import ConfigError, FitError, ValueRangeError
 from calorefine.weights.source import FloatArray, Table, WeightFit, WeightSource
 
 PURPOSE = "bootstrap"
@@ -88,10 +88,17 @@ def replica_fit(source: WeightSource, nominal: WeightFit, table: Table, key: key
         table: what `nominal` was fitted to.
         key: (n,) keys of the table's events or blocks.
         r: the replica.
+
+    Raises:
+        FitError: its fit fails; leaving the replica out would bias the spread.
     """
     if r.index == 0 or not r.refit:
         return nominal
-    return source.varied(r.index, r.seed).fit(table, multiplicity=r.counts(key), near=nominal)
+    try:
+        return source.varied(r.index, r.seed).fit(table, multiplicity=r.counts(key), near=nominal)
+    except FitError as error:
+        msg = f"replica {r.index}: {error}. A replica has fewer distinct events than the sample: take wider bins"
+        raise FitError(msg) from error
 
 
 def replica_weights(

@@ -20,8 +20,8 @@ Estimand: :math:`\sum_k n_k F_{km} w_{lk} = N_l \delta_{lm}`, so in expectation 
 Variance: :math:`\sum_k n_k w_{lk} w_{mk} = N_l N_m (V^{-1})_{lm}`, so the effective number of events of species l is
 :math:`1 / (V^{-1})_{ll}`.
 
-Assumption: within each species, x is independent of the sample (or of what P is computed from).  Where fractions and
-features both depend on context this holds in bins of context only: `in_bins_of`.
+Assumption: within each species, x *and context* together are independent of the sample (or of what P is computed from).
+If the fractions depend on context, this holds in bins of context only: `in_bins_of`, with the fractions of each bin.
 
 References: Pivk and Le Diberder, arXiv:physics/0402083; Dembinski, Kenzie, Langenbruch and Schmelling, arXiv:2112.04574
 (the same weights, for a spectator); the matrix method, as in ATLAS, arXiv:2211.16178.
@@ -72,6 +72,7 @@ class LabelFit(WeightFit):
         sizes: (B, K) events, bootstrap counts included.
         n_outside: events outside of the bins, likewise; their weight is 0.
         yields: (B, L) events of each species.
+        yield_errors: (B, L) their standard deviations, from the sizes of the samples and the errors of the fractions.
         inverse: (B, L, L) inverse of V; 0 in bins without events.
         condition: (B,) condition number of V with its diagonal scaled to 1; NaN in bins without events.
         sum_rule: relative deviation of the sum of each species' weights from its yield; for "event", the largest one
@@ -83,6 +84,7 @@ class LabelFit(WeightFit):
     sizes: NDArray[np.int64]
     n_outside: int
     yields: FloatArray
+    yield_errors: FloatArray
     inverse: FloatArray
     condition: FloatArray
     sum_rule: dict[str, float]
@@ -94,7 +96,7 @@ class LabelFit(WeightFit):
 
     @property
     def sum_w2(self) -> FloatArray:
-        """(B, L) sum of the squared weights: the variance of a yield."""
+        """(B, L) sum of the squared weights: the variance of a weighted sum of events, for given weights."""
         return self.yields**2 * diagonal_of(self.inverse)
 
     @property
@@ -141,11 +143,11 @@ class LabelFit(WeightFit):
         columns = f"{'species':<16}{'yield':>12}{'+-':>10}{'n_eff':>12}{'n_eff/yield':>13}"
         first = max(map(len, [*labels, "bin"]))
         lines = [f"{title} ({self.n_outside} outside, weight 0)", f"{'bin':<{first}}{header}  {columns}"]
-        numbers = zip(labels, self.sizes, self.yields, self.sum_w2, self.n_eff_over_yield, strict=True)
+        numbers = zip(labels, self.sizes, self.yields, self.yield_errors, self.n_eff_over_yield, strict=True)
         for label, sizes, *rows in numbers:
             left = f"{label:<{first}}" + "".join(f"{size:>{wide}}" for size, wide in zip(sizes, width, strict=True))
-            for name, value, square, share in zip(self.species, *rows, strict=True):
-                text = f"{value:>12.1f}{np.sqrt(square):>10.1f}{value * share:>12.1f}{share:>13.3g}"
+            for name, value, error, share in zip(self.species, *rows, strict=True):
+                text = f"{value:>12.1f}{error:>10.1f}{value * share:>12.1f}{share:>13.3g}"
                 lines.append(f"{left}  {name:<16}{text}")
                 left = " " * len(left)
         sums = ", ".join(f"{name} {deviation:.1e}" for name, deviation in self.sum_rule.items())
@@ -160,7 +162,7 @@ class LabelFit(WeightFit):
         inputs = {"inputs": source.inputs, "bins": source.bins.labels}
         sizes = {"sizes": self.sizes.tolist(), "n_outside": self.n_outside}
         results = {"yields": totals, "n_effective": self.n_eff, "sum_rule": self.sum_rule}
-        arrays = ("yields", "sum_w2", "n_eff_over_yield", "condition", "correlation")
+        arrays = ("yields", "yield_errors", "sum_w2", "n_eff_over_yield", "condition", "correlation")
         in_bins = {key: _plain(getattr(self, key)) for key in arrays}
         return names | inputs | sizes | results | {"in_bins": in_bins}
 
@@ -206,7 +208,12 @@ class _LabelSource(WeightSource):
         yields, overlap = moments(rows, n, len(self.bins))
         inverse, condition = inverse_of(overlap, self.species, lambda number: self._place(number, sizes[number]))
         sum_rule = dict(zip((*self.species, "event"), sum_rule_of(rows, n, yields, inverse), strict=True))
-        return LabelFit(self.target, self, sizes, int(total[0]), yields, inverse, condition, sum_rule)
+        errors = np.sqrt(diagonal_of(overlap) + self.yield_variances(sizes))
+        return LabelFit(self.target, self, sizes, int(total[0]), yields, errors, inverse, condition, sum_rule)
+
+    def yield_variances(self, sizes: NDArray[np.int64]) -> FloatArray | float:  # noqa: ARG002 (for subclasses)
+        """Variance (B, L) of the yields that comes from uncertain inputs, for samples of these sizes (B, K)."""
+        return 0.0
 
     def _place(self, number: int, sizes: NDArray[np.int64]) -> str:
         """Name of the bin for messages, with its samples without events."""
@@ -314,6 +321,11 @@ class LabelFractions(_LabelSource):
         drawn.errors = np.zeros_like(self.errors)
         return drawn
 
+    def yield_variances(self, sizes: NDArray[np.int64]) -> FloatArray:
+        """Variance (B, L) of the yields that comes from the errors of the fractions."""
+        variances: FloatArray = np.einsum("bk,bkl->bl", sizes.astype(np.float64) ** 2, self.errors**2)
+        return variances
+
     def _numbers(self, given: Mapping[str, Mapping[str, float | list[float]]], option: str) -> FloatArray:
         """(B, K, L) array of the numbers; 0 where missing."""
         out = np.zeros((len(self.bins), len(self.samples), len(self.species)))
@@ -353,7 +365,7 @@ class LabelProbabilities(_LabelSource):
     """Weights for events whose label is known with a probability.
 
     The probability must be the posterior of the label given something that is independent of the features within each
-    species, with the sample's own prior.
+    species, with the prior of the events that are weighted together: of the sample, or of the bin with `in_bins_of`.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from iminuit import Minuit
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from calorefine.errors import FitError
@@ -26,12 +27,17 @@ class Profile:
     errors: FloatArray
     limits: tuple[tuple[float, float], ...]
     single: NDArray[np.bool_]
+    further: FloatArray
     varied: NDArray[np.bool_]
     probes: NDArray[np.bool_]
 
     @classmethod
     def of(cls, fit: SPlotFit) -> Profile:
-        """Start from a fit; what it held fixed stays fixed."""
+        """Start from a fit; what it held fixed stays fixed.
+
+        Each species of several terms gets a further one to test them with: the Chebyshev polynomial whose degree is the
+        number of its terms, of either sign.
+        """
         first = len(fit.mixture.shapes)
         names, values = fit.names[first:], np.array(fit.values[first:])
         single = {own[0] for own in fit.terms.values() if len(own) == 1}
@@ -45,8 +51,9 @@ class Profile:
             np.where(errors > 0, errors, 0.01 * np.abs(values) + 1e-6),
             fit.limits[first:],
             np.array([name in single for name in fit.mixture.shapes]),
+            _chebyshev_shares([len(own) for own in fit.terms.values() if len(own) > 1]),
             np.array([name not in fit.fixed for name in names]),
-            np.array([name in probes for name in names]),
+            np.array([name in probes and name not in fit.fixed for name in names]),
         )
 
     def owners(self) -> list[int]:
@@ -60,16 +67,23 @@ class Profile:
         unused_yields = (1.0,) * len(self.mixture.shapes)
         return np.maximum(self.mixture.fractions(self.edges, (*unused_yields, *values.tolist())), 1e-15)
 
-    def deviance(self, values: FloatArray, counts: FloatArray) -> float:
+    def extended(self, values: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Shares with those of the further terms (K + E, b), and which yields may not be negative (K + E,)."""
+        single = np.append(self.single, np.zeros(len(self.further), bool))
+        return np.concatenate([self.fractions(values), self.further]), single
+
+    def deviance(self, values: FloatArray, counts: FloatArray, *, extended: bool = False) -> float:
         """Twice the negative log likelihood ratio to the saturated model, summed over column bins."""
-        fractions = self.fractions(values)
-        expected = profiled_yields(fractions, counts, self.single) @ fractions
+        fractions, single = self.extended(values) if extended else (self.fractions(values), self.single)
+        expected = profiled_yields(fractions, counts, single) @ fractions
         ratio = np.where(counts > 0, counts / np.maximum(expected, 1e-300), 1.0)
         return float(2 * np.sum(expected - counts + counts * np.log(ratio)))
 
-    def minimize(self, start: FloatArray, counts: FloatArray, free: NDArray[np.bool_]) -> Minuit:
+    def minimize(
+        self, start: FloatArray, counts: FloatArray, free: NDArray[np.bool_], *, extended: bool = False
+    ) -> Minuit:
         """Fit the parameters marked free to `counts` (q, b), one set of parameters for all of its rows."""
-        minuit = Minuit(lambda values: self.deviance(values, counts), start, name=self.names)
+        minuit = Minuit(lambda values: self.deviance(values, counts, extended=extended), start, name=self.names)
         minuit.errordef = Minuit.LEAST_SQUARES
         minuit.errors, minuit.limits, minuit.fixed = self.errors, self.limits, ~free
         with np.errstate(all="ignore"):
@@ -92,7 +106,15 @@ class Profile:
 def information(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
     """Minus the second derivatives of ln L by the yields: (q, K, K)."""
     pairs = fractions[:, None] * fractions[None, :]
-    return np.tensordot(counts / np.maximum(yields @ fractions, 1e-300) ** 2, pairs, axes=(1, 2))
+    curvature = np.where(counts > 0, counts / np.maximum(yields @ fractions, 1e-150) ** 2, 0.0)
+    return np.tensordot(curvature, pairs, axes=(1, 2))
+
+
+def _chebyshev_shares(degrees: list[int]) -> FloatArray:
+    """Integrals (E, b) of Chebyshev polynomials over the spectator's bins, for a range of length 1."""
+    edges = np.linspace(-1, 1, SPECTATOR_BINS + 1)
+    primitives = [chebyshev.chebval(edges, chebyshev.chebint(np.eye(degree + 1)[degree])) / 2 for degree in degrees]
+    return np.diff(np.array(primitives).reshape(-1, len(edges)), axis=1)
 
 
 def profiled_yields(fractions: FloatArray, counts: FloatArray, single: NDArray[np.bool_]) -> FloatArray:
@@ -101,12 +123,13 @@ def profiled_yields(fractions: FloatArray, counts: FloatArray, single: NDArray[n
     Yields of species of a single term (K,) are not negative.
     """
     lowest = np.where(single, 0.0, -np.inf)
-    norm = fractions.sum(axis=1)
-    yields = np.repeat(counts.sum(axis=1, keepdims=True), len(fractions), axis=1) / len(fractions)
+    norm, densities = fractions.sum(axis=1), np.all(fractions >= 0, axis=1)
+    yields = np.where(densities, counts.sum(axis=1, keepdims=True) / densities.sum(), 0.0)
     for _ in range(5):
-        yields = yields * ((counts / (yields @ fractions)) @ fractions.T) / norm
+        yields = yields * ((counts / (yields @ fractions)) @ fractions.T) / np.where(densities, norm, 1.0)
     for _ in range(50):
-        score = (counts / (yields @ fractions)) @ fractions.T - norm
+        ratio = np.where(counts > 0, counts / np.maximum(yields @ fractions, 1e-300), 0.0)
+        score = ratio @ fractions.T - norm
         held = (yields <= lowest) & (score <= 0)
         matrix = information(fractions, counts, yields)
         matrix = np.where(held[:, :, None] | held[:, None, :], np.eye(len(norm)), matrix)
@@ -134,6 +157,6 @@ def _uphill(
 
 
 def _log_likelihood(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
-    expected = np.maximum(yields @ fractions, 1e-300)
-    total: FloatArray = np.sum(counts * np.log(expected) - expected, axis=1)
+    expected = yields @ fractions
+    total: FloatArray = np.sum(counts * np.log(np.maximum(expected, 1e-300)) - expected, axis=1)
     return total

@@ -27,7 +27,7 @@ from calorefine.io.page import number, with_error
 FloatArray = NDArray[np.float64]
 LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 N_BINS = 5
-LEAST_N_EFF, LARGEST_SHARE, SUM_TOLERANCE, LEAST_P_VALUE = 0.01, 0.05, 1e-3, 0.01
+LEAST_N_EFF, LARGEST_SHARE, SUM_TOLERANCE, LEAST_P_VALUE = 0.01, 0.05, 5e-3, 0.01
 NOT_TESTED = "not tested: give `splot`, the spectator and the shapes"
 
 

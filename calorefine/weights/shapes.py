@@ -509,8 +509,9 @@ class Bernstein(Sum):
     """All polynomials of a degree: the sum of `degree` + 1 Bernstein polynomials, each with a yield of its own.
 
     For a background whose spectator shape depends on the features: whatever the features are, its shape has to be close
-    to some polynomial of this degree.  Every further term costs effective events, so take the lowest degree that the
-    factorization test accepts.
+    to some polynomial of this degree.  Every further term costs effective events.  The factorization test asks whether
+    one more term would improve any bin of a column; what it accepts can still be biased by about the statistical error,
+    so vary the degree (`alternatives`) and see what it does to the result.
     """
 
     def __init__(self, degree: int = 2) -> None:

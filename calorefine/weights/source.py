@@ -12,7 +12,8 @@ weights of `fractions`.  They sum to :math:`N_l` over the events and to 1 over t
 
 .. math:: E[w_l | x, \mathrm{context}] = P(l | x, \mathrm{context}),
 
-a number between 0 and 1 (`positive` estimates it), if x is independent of the spectator or sample within each species.
+a number between 0 and 1 (`positive` estimates it), if x and context together are independent of the spectator or sample
+within each species.
 
 References: Pivk and Le Diberder, arXiv:physics/0402083; Dembinski, Kenzie, Langenbruch and Schmelling,
 arXiv:2112.04574.

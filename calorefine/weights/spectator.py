@@ -74,7 +74,7 @@ class SpectatorFit:
             spectator: (n,) values; those outside the range are left out.
             multiplicity: (n,) nonnegative integer bootstrap counts: each event counts that often in the fit and in the
                 W matrix, as if repeated.  The weight functions do not include the count.
-            near: a result from which to start.
+            near: a result from which to start, and whose limits to keep.
 
         Returns:
             The fit, converged, with sum rules that hold within 5e-2.
@@ -141,7 +141,8 @@ class SpectatorFit:
         shapes = mixture.parameters(Guess.from_data(m, *self.range))
         if near is not None:
             known = dict(zip(near.names, near.values, strict=True))
-            shapes = [Parameter(p.name, known[p.name], p.limits, p.fixed) for p in shapes]
+            within = dict(zip(near.names, near.limits, strict=True))
+            shapes = [Parameter(p.name, known[p.name], within[p.name], p.fixed) for p in shapes]
         yields = mixture.yields_only(m, tuple(p.start for p in shapes))
         limits = [POSITIVE if len(terms) == 1 else ANY_SIGN for terms in self.terms.values() for _ in terms]
         named = zip(mixture.shapes, np.maximum(yields, 1e-3 * len(m)), limits, strict=True)

@@ -1,6 +1,7 @@
 """The factorization test accepts what factorizes and names the column that does not."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,18 @@ import pytest
 import uproot
 from scipy import stats
 
+from calorefine.datasets import CorrelatedToy
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
-from calorefine.weights import DoubleGaussian, Exponential, Gaussian, SPlot, factorization_test, reject_if_dependent
-from calorefine.weights.factorization import _holm, column_edges
+from calorefine.weights import (
+    Bernstein,
+    DoubleGaussian,
+    Exponential,
+    Gaussian,
+    SPlot,
+    factorization_test,
+    reject_if_dependent,
+)
+from calorefine.weights.factorization import FactorizationResult, _holm, column_edges
 
 CALIBRATION = Path(__file__).parents[2] / "examples" / "data" / "electron_calibration.root"
 FEATURES = ["e_over_p", "f_front", "f_back", "width_strip_mm", "f_core", "r_mid", "dx_mm"]
@@ -93,6 +103,58 @@ def test_column_edges():
     np.testing.assert_array_equal(column_edges(np.arange(100.0), 4), [0, 24, 49, 74, 99])
     np.testing.assert_array_equal(column_edges(np.array([7.0, 7.0]), 5), [7, 7])
     np.testing.assert_array_equal(column_edges(np.repeat([0.0, 1.0, 2.0], [50, 50, 1]), 5), [0, 1, 2])
+
+
+def test_column_with_a_heavy_value_has_a_bin_for_it():
+    values = np.concatenate([np.zeros(820), np.linspace(0.1, 1, 180)])
+    assert column_edges(values, 5)[0] == 0
+    assert column_edges(values, 5)[1] == pytest.approx(0.1)
+    assert len(column_edges(values, 5)) == 6
+    top = column_edges(1 - values, 5)
+    np.testing.assert_array_equal(top[-2:], [1, 1])
+
+
+def test_dependence_on_a_column_of_mostly_zeros_is_found():
+    """Seed 15: as flag 0/1 and as a continuous column above an atom; by chance below 1e-3."""
+    rng = np.random.default_rng(15)
+    m, _ = toy(rng, 10_000)
+    hits = np.where(rng.random(len(m)) < 0.82, 0.0, rng.exponential(1.0, len(m)) + 0.1)
+    shifted = np.where((hits > 0) & (np.abs(m - 3.095) < 0.15), m + 0.03, m)
+    for column in (hits, (hits > 0).astype(float)):
+        assert factorization_test(splot(), shifted, {"hits": column})[0].p_corrected < 1e-3
+
+
+def test_untested_columns_are_named():
+    result = FactorizationResult("few", 0.0, 0, 1.0, 1.0, (0.0, 1.0, 2.0))
+    with pytest.warns(FactorizationWarning, match="not tested whether the spectator's shape depends on few"):
+        reject_if_dependent([result])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reject_if_dependent([replace(result, edges=(1.0, 1.0))])
+
+
+@pytest.mark.parametrize("degree", [2, 3])
+def test_null_toys_with_terms(degree):
+    """Seeds (16, 0..39), 40 toys of 3000 events, three columns: none fails to converge; no p below 2e-5 (chance 2e-3),
+    not more than 9 of 120 below 0.02 (chance 2e-3).  A straight line does not describe the exponential."""
+    p_values = []
+    for seed in range(40):
+        table = CorrelatedToy().generate(3000, seed=[16, seed])
+        source = SPlot(spectator="m", range=(0, 1), species={"signal": Gaussian(), "background": Bernstein(degree)})
+        tests = factorization_test(source, table["m"], {name: table[name] for name in ("x", "y", "c")}, n_bins=3)
+        p_values += [test.p_value for test in tests]
+    assert min(p_values) > 2e-5
+    assert np.sum(np.array(p_values) < 0.02) <= 9
+
+
+@pytest.mark.parametrize(("dependence", "degree"), [(2.0, 1), (6.0, 2)])
+def test_too_few_terms_are_found(dependence, degree):
+    """Seed 17, 20 000 events: rejected at p < 1e-3, with the further term as the largest deviation."""
+    table = CorrelatedToy(background_dependence=dependence).generate(20_000, seed=17)
+    source = SPlot(spectator="m", range=(0, 1), species={"signal": Gaussian(), "background": Bernstein(degree)})
+    test = factorization_test(source, table["m"], {"x": table["x"]})[0]
+    assert test.p_corrected < 1e-3
+    assert test.largest[0] == "further term 1"
 
 
 def test_holm():

@@ -381,7 +381,7 @@ def test_summary_has_sizes_yields_and_effective_sizes(fit):
     assert lines[2].split()[-7:-4] == ["30", "50", "signal"]
     value, error, size, ratio = map(float, lines[2].split()[-4:])
     assert value == pytest.approx(39)
-    assert error == pytest.approx(np.sqrt(fit.sum_w2[0, 0]), abs=0.05)
+    assert error == pytest.approx(fit.yield_errors[0, 0], abs=0.05)
     assert size == pytest.approx(39 * ratio, rel=0.01)
     assert lines[-1].startswith("effective number of events: signal ")
 
@@ -617,3 +617,20 @@ def test_sum_rule_warns_of_probabilities_that_are_too_rough():
     source = LabelProbabilities(probabilities={"signal": "p", "background": "q"})
     with pytest.warns(SumRuleWarning, match="a sum rule is off by .* expected below 0.005"):
         source.fit({"p": p, "q": q})
+
+
+@pytest.mark.parametrize("error", [0.0, 0.03])
+def test_errors_of_yields_are_their_spread(error):
+    """Seed 41, 2000 Poisson samples and draws of the fractions: within 4.5 standard errors of the spread (7e-6)."""
+    rng = np.random.default_rng(41)
+    n = 1500
+    errors = {name: {"signal": error} for name in ("rich", "poor")} if error else None
+    given = {"rich": {"signal": 0.9, "background": 0.1}, "poor": {"signal": 0.2, "background": 0.8}}
+    source = LabelFractions(fractions=given, errors=errors)
+    fit = source.fit({"sample": np.repeat([0.0, 1.0], n)})
+    yields = []
+    for replica in range(1, 2001):
+        sizes = rng.poisson(n, 2)
+        yields.append(source.varied(replica).fit({"sample": np.repeat([0.0, 1.0], sizes)}).yields[0])
+    spread = np.std(yields, axis=0)
+    assert np.all(np.abs(spread / fit.yield_errors[0] - 1) < 4.5 / np.sqrt(2 * 2000))
