@@ -32,10 +32,12 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 CALIBRATION, REFERENCE = DATA / "electron_calibration.root", DATA / "electron_reference.root"
 FEATURES = ["e_over_p", "f_front", "f_back", "width_strip_mm", "f_core", "r_mid", "dx_mm"]
 CONTEXT = ["p_gev", "x_in_cell_mm", "n_pv"]
-SEEDS = (1, 2, 3)
+SEEDS = {"wgan": (1, 2, 3), "cramer": (1, 2, 3), "flow": (1, 2, 3, 4, 5)}  # the others, for comparison: 1
 N_SPLITS = 10
 N_BINS = 5
-MAIN = ("wgan", "cramer")  # trained with every seed; the others, for comparison, with the first
+N_BOOTSTRAP = 200
+N_EFF = 9600  # of the calibration sample's signed weights, without the held-out tenth
+MAIN = tuple(SEEDS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Closure:
     auc: float
     auc_spread: float
     width_errors: np.ndarray  # of e_over_p, relative, per bin of momentum
+    width_pulls: np.ndarray  # the same over its statistical error
     fit_seconds: float
 
     @property
@@ -88,15 +91,29 @@ def read_reference() -> dict[str, np.ndarray]:
     return {name: np.concatenate([chunk.values[name] for chunk in chunks]) for name in wanted}
 
 
-def width_errors(generated: np.ndarray, reference: np.ndarray, p_gev: np.ndarray) -> np.ndarray:
-    """Relative error of the 68 % half-width of e_over_p in bins of momentum with equal numbers of events."""
+def width_errors(generated: np.ndarray, reference: np.ndarray, p_gev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Relative error of the 68 % half-width of e_over_p in bins of momentum with equal numbers of events, and its pull.
+
+    The pull's error holds those of three samples: generated and reference by the bootstrap, and the calibration sample
+    that trained the generator, whose error is the reference's scaled to its effective number of events.
+    """
     edges = np.quantile(p_gev, np.linspace(0, 1, N_BINS + 1))
     index = np.clip(np.searchsorted(edges, p_gev, side="right") - 1, 0, N_BINS - 1)
-    halves = [
-        np.array([np.diff(np.quantile(x[index == k], [0.16, 0.84]))[0] for k in range(N_BINS)])
-        for x in (generated, reference)
-    ]
-    return halves[0] / halves[1] - 1
+    rng = np.random.default_rng(0)
+    deviations, pulls = [], []
+    for k in range(N_BINS):
+        (made, made_error), (target, error) = (half_width(x[index == k], rng) for x in (generated, reference))
+        deviations.append(made / target - 1)
+        variance = made_error**2 + error**2 * (1 + len(p_gev) / N_EFF)
+        pulls.append((made - target) / np.sqrt(variance))
+    return np.array(deviations), np.array(pulls)
+
+
+def half_width(x: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Distance of the quantiles at 16 % and 84 %, and its standard deviation by the bootstrap."""
+    copies = [x, *(rng.choice(x, len(x)) for _ in range(N_BOOTSTRAP))]
+    widths = [float(np.diff(np.quantile(copy, [0.16, 0.84]))[0]) for copy in copies]
+    return widths[0], float(np.std(widths[1:], ddof=1))
 
 
 def train(config: str, seed: int, runs: Path, *options: str) -> tuple[Simulator, float]:
@@ -119,6 +136,8 @@ def variants(folder: Path) -> dict[str, tuple[str, list[str]]]:
     return {
         "wgan": ("weighted_wgan", []),
         "cramer": ("weighted_cramer_gan", []),
+        "flow": ("conditional_flow", []),
+        "library": ("library", []),
         "wgan_unweighted": ("weighted_wgan", ["--data.weights", "none"]),
         "wgan_pure": ("weighted_wgan", pure),
         "wgan_clipped": ("weighted_wgan", clipped),
@@ -147,15 +166,15 @@ def closure(label: str, seed: int, trained: tuple[Simulator, float], reference: 
     events = simulator.sample({column: reference[column] for column in CONTEXT}, seed=seed)
     made = np.stack([events[f] for f in FEATURES] + [reference[c] for c in CONTEXT], axis=1)
     mean, spread = auc(table(reference), made)
-    errors = width_errors(events["e_over_p"], reference["e_over_p"], reference["p_gev"])
-    return Closure(label, seed, mean, spread, errors, seconds)
+    errors, pulls = width_errors(events["e_over_p"], reference["e_over_p"], reference["p_gev"])
+    return Closure(label, seed, mean, spread, errors, pulls, seconds)
 
 
-def closures(reference: dict[str, np.ndarray]) -> Iterator[Closure]:
-    """Train every variant with its seeds and compare each training with the reference."""
+def closures(reference: dict[str, np.ndarray], wanted: list[str]) -> Iterator[Closure]:
+    """Train the wanted variants (all if there are none) with their seeds and compare them with the reference."""
     with tempfile.TemporaryDirectory() as name:
         for label, (config, extra) in variants(Path(name)).items():
-            for seed in SEEDS if label in MAIN else SEEDS[:1]:
+            for seed in SEEDS.get(label, (1,)) if not wanted or label in wanted else ():
                 yield closure(label, seed, train(config, seed, Path(name) / label, *extra), reference)
 
 
@@ -164,6 +183,7 @@ def show(result: Closure, auc_floor: float) -> None:
     print(
         f"{result.label}, seed {result.seed}: AUC {result.auc:.4f} +- {result.auc_spread:.4f} (floor {auc_floor:.4f}), "
         f"e_over_p width errors {np.array2string(100 * result.width_errors, precision=1)} %, "
+        f"pulls {np.array2string(result.width_pulls, precision=1)}, "
         f"fit {result.fit_seconds:.0f} s",
         flush=True,
     )
@@ -178,7 +198,11 @@ def summary(auc_floor: float, results: list[Closure]) -> dict[str, float]:
             figures[f"auc_{label}_seed_{result.seed}"] = result.auc
             figures[f"e_over_p_width_error_{label}_seed_{result.seed}"] = result.max_width_error
         figures[f"auc_{label}"] = max(result.auc for result in seeds)
-    figures["e_over_p_width_error_max"] = max(result.max_width_error for result in results if result.label in MAIN)
+        figures[f"e_over_p_width_error_max_{label}"] = max(result.max_width_error for result in seeds)
+        figures[f"e_over_p_width_pull_max_{label}"] = max(float(np.abs(r.width_pulls).max()) for r in seeds)
+        figures[f"fit_seconds_max_{label}"] = max(result.fit_seconds for result in seeds)
+    gans = [result.max_width_error for result in results if result.label in ("wgan", "cramer")]
+    figures |= {"e_over_p_width_error_max": max(gans)} if gans else {}
     figures["fit_seconds_max"] = max(result.fit_seconds for result in results)
     return figures
 
@@ -187,13 +211,14 @@ def main() -> None:
     """Train, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--only", nargs="*", default=[], help="labels of the trainings to run; all if left out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     reference = read_reference()
     auc_floor, spread = floor(table(reference))
     print(f"floor (reference against reference): AUC {auc_floor:.4f} +- {spread:.4f}", flush=True)
     results = []
-    for result in closures(reference):
+    for result in closures(reference, options.only):
         show(result, auc_floor)
         results.append(result)
     figures = summary(auc_floor, results)

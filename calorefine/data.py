@@ -211,6 +211,7 @@ class EventDataModule(pl.LightningDataModule):
         for name, events in (("training", train), ("held-out", self.validation)):
             stats.require_positive_sum(events.weight, f"{self.source}, {name} events")
         feature_kinds: list[Kind] = [column.transform for column in columns.feature_columns.values()]
+        bounds = [column.bounds for column in columns.feature_columns.values()]
         context_kinds: list[Kind] = []
         for column in columns.context_columns.values():
             context_kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)
@@ -218,7 +219,9 @@ class EventDataModule(pl.LightningDataModule):
         domain = np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64)
         return Prepared(
             columns=columns,
-            features=Preprocessing.fit(train.x, train.weight, feature_kinds, columns.feature_names, whiten=True),
+            features=Preprocessing.fit(
+                train.x, train.weight, feature_kinds, columns.feature_names, whiten=True, bounds=bounds
+            ),
             context=Preprocessing.fit(train.context, train.weight, context_kinds, columns.context_names),
             domain=domain,
             mean_weight=stats.sum_w(train.weight) / len(train),

@@ -37,14 +37,17 @@ class Column:
         expression: branch, or expression of branches; the column's own name if left out.
         unit: unit of the column in calorefine; taken from the suffix of its name (`p_gev`) if left out.
         branch_unit: unit of the expression in the file, if it is another one: values are converted.
-        transform: preprocessing of a numeric column.
+        transform: preprocessing of a numeric column; "integer" for a count, which is generated as one.
+        bounds: lowest and highest possible value of a feature, either of them null for none; nothing is generated
+            outside.
         categories: allowed values of a categorical context; it is one-hot encoded in this order.
     """
 
     expression: str | None = None
     unit: str | None = None
     branch_unit: str | None = None
-    transform: Literal["quantile", "standard"] = "quantile"
+    transform: Literal["quantile", "standard", "integer"] = "quantile"
+    bounds: tuple[float | None, float | None] | None = None
     categories: list[int | float] | None = None
 
 

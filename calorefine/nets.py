@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -68,6 +69,43 @@ class LatentSkip(nn.Module):
         """Map (n, latent_size + n_context) to (n, n_out)."""
         y: torch.Tensor = self.linear(x[:, : self.latent_size]) + self.mlp(x)
         return y
+
+
+class Conditioner(nn.Module):
+    """Parameters of a coupling: an MLP of the features that stay and the context, whose last layer starts small.
+
+    Args:
+        n_in: number of features that stay, plus that of the context columns.
+        n_out: number of parameters.
+        hidden: widths of the hidden layers.
+        act: activation between the layers.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, hidden: list[int], act: Activation = "silu") -> None:
+        """Build the layers."""
+        super().__init__()
+        self.hidden_features = hidden[-1]  # nflows divides some of the parameters by its root
+        self.mlp = MLP(n_in, n_out, hidden=hidden, act=act)
+        with torch.no_grad():
+            last: Any = self.mlp[-1]  # a Linear; Sequential does not tell
+            last.weight.mul_(0.1)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map (n, n_in - c) and context (n, c) to (n, n_out)."""
+        y: torch.Tensor = self.mlp(torch.cat([x, context], dim=1))
+        return y
+
+
+class Cosine:
+    """Factor of a learning rate: from 1 down to `final` over `total` steps, like half a cosine."""
+
+    def __init__(self, total: float, final: float = 0.01) -> None:
+        """Fix the length."""
+        self.total, self.final = total, final
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / self.total, 1.0)))
 
 
 def n_parameters(module: nn.Module) -> int:

@@ -37,16 +37,16 @@ def loggers(run_dir: Path) -> list[Logger]:
 
 
 def callbacks(run_dir: Path, *, progress_bar: bool) -> list[pl.Callback]:
-    """Checkpoints `best.ckpt` (by validation distance) and `last.ckpt`, a progress bar, and the closing summary."""
+    """Checkpoints `best.ckpt` (by validation loss) and `last.ckpt`, a progress bar, and the closing summary."""
     folder = run_dir / "checkpoints"
-    best = BestCheckpoint(folder, filename="best", monitor="val_distance", enable_version_counter=False)
+    best = BestCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)
     last = LastCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     bar: list[pl.Callback] = [ProgressBar(refresh_rate=20)] if progress_bar else []
     return [best, last, RunSummary(run_dir, best), *bar]
 
 
 class ProgressBar(TQDMProgressBar):
-    """Losses and validation distance, without the version of a logger."""
+    """Losses, without the version of a logger."""
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -58,7 +58,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The latest checkpoint whose validation distance is not significantly above the lowest one.
+    """The latest checkpoint whose validation loss is not significantly above the lowest one.
 
     Held-out samples are small, and their weights signed: of many validations the lowest is often an early one that
     fluctuated down, while rates have not yet fallen.  A later checkpoint is preferred unless it is worse by more than
@@ -127,7 +127,7 @@ class RunSummary(pl.Callback):
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
             "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {_n_eff(data)}",
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
-            "distance": f"{distance} (energy distance on held-out events, chosen checkpoint)",
+            "validation": f"{distance} ({pl_module.validated_by} of held-out events, chosen checkpoint)",
             "checkpoint": checkpoint,
             "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
         }

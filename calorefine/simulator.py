@@ -16,7 +16,7 @@ from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nea
 from calorefine.events import Columns
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
-from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel
+from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood
 from calorefine.transforms import Preprocessing
 
 BLOCK = 8192
@@ -55,7 +55,7 @@ class Simulator:
             raise CheckpointError(msg)
         model = MODELS[spec["model"]](**spec["init_args"])
         maps = {
-            name: Preprocessing(*(state[f"{name}.{part}"] for part in ("knots", "slopes", "mixing")))
+            name: Preprocessing(*(state[f"{name}.{part}"] for part in Preprocessing.parts))
             for name in ("features", "context")
         }
         model.prepare(
@@ -114,6 +114,32 @@ class Simulator:
         features = {name: np.ascontiguousarray(x[:, j]) for j, name in enumerate(self.columns.features)}
         return features | {"in_domain": np.repeat(self.in_domain(encoded), n_per_event)}
 
+    @torch.inference_mode()
+    def log_prob(self, table: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """Log density of events given their context, in original units, for a model that has a likelihood.
+
+        Args:
+            table: arrays (n,) by name of feature and of context column, in the units of `columns`.
+
+        Returns:
+            (n,) in nats: of a density per product of the features' units; of a probability where a feature is an atom
+            or an integer; -inf for what is impossible.
+
+        Raises:
+            ConfigError: the model has no likelihood, or a column is missing or has another length.
+            ValueRangeError: values are NaN, infinite, or no numbers.
+        """
+        if not isinstance(self.model, Likelihood):
+            able = [name for name, model in MODELS.items() if issubclass(model, Likelihood)]
+            raise ConfigError(f"a {self.spec['model']} has no likelihood; expected one of {', '.join(able)}")
+        encoded = self._encode(table, n_unconditional=len(np.atleast_1d(table[next(iter(self.columns.features))])))
+        x = np.stack([_feature(table, name, len(encoded)) for name in self.columns.features], axis=1)
+        out = np.empty(len(x))
+        for first in range(0, len(x), BLOCK):
+            rows = slice(first, first + BLOCK)
+            out[rows] = self.model.log_prob(torch.from_numpy(x[rows]), torch.from_numpy(encoded[rows])).numpy()
+        return out
+
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell which rows of encoded context (n, c) lie within the training range in every column."""
         inside = self._inside(encoded).values()
@@ -159,6 +185,15 @@ class Simulator:
             latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
             context = model.context(torch.from_numpy(encoded[rows]))
             out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
+
+
+def _feature(table: Mapping[str, ArrayLike], name: str, n: int) -> NDArray[np.float32]:
+    if name not in table:
+        raise ConfigError(f"features: column '{name}' is missing{nearest(name, table)}")
+    values = _finite(name, np.atleast_1d(np.asarray(table[name])))
+    if values.shape != (n,):
+        raise ConfigError(f"feature '{name}': shape {values.shape} found, expected ({n},) as for the context")
+    return values.astype(np.float32)
 
 
 def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -8,13 +8,20 @@ exactly linear.  One form for both keeps the inverse, the part that runs for eve
 Features are then whitened: the symmetric square root of their weighted covariance takes out linear correlations, so
 that the network starts from a correlated normal distribution and the critic sees all directions at the same scale.
 
+A *bounded* quantile column approaches its bounds beyond the last points like an exponential, so that no generated value
+lies outside.  An *atom*, a value with a probability of its own (an exact zero, a saturated value), takes an interval of
+z, where its knots are equal; an *integer* column is spread by half a unit to either side and rounded on the way back.
+Either makes x(z) constant on intervals of z; `dequantize` spreads events over them, `intervals` tells them.
+
 Weights matter here: the quantiles of an impure mixture stretch the tails of the signal.  With signed weights the levels
 are those of `calorefine.stats.quantile`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,13 +30,15 @@ from scipy.special import ndtr
 from torch import nn
 
 from calorefine import stats
-from calorefine.errors import ValueRangeError
+from calorefine.errors import ConfigError, ValueRangeError
 
-Kind = Literal["quantile", "standard", "identity"]
+Kind = Literal["quantile", "standard", "integer", "identity"]
 N_KNOTS = 121
 Z_MAX = 3.0
 Z_CLIP = 8.0
 MIN_VARIANCE = 0.01
+LEAST_ATOM = 0.005
+BEYOND = 1.0
 CHUNK = 100_000
 
 
@@ -41,16 +50,32 @@ class Preprocessing(nn.Module):
         slopes: (d, 2) slopes dx/dz below the first and above the last point, positive.
         mixing: (d + 1, d) symmetric square root of the covariance of z, and below it the mean of z: z = u mixing + mean
             for whitened u.
+        bounds: (d, 2) lowest and highest possible value, infinite if there is none.
+        integer: (d,) whether values are integers.
     """
 
     knots: torch.Tensor
     slopes: torch.Tensor
     mixing: torch.Tensor
+    bounds: torch.Tensor
+    integer: torch.Tensor
     unmixing: torch.Tensor
+    parts: ClassVar[tuple[str, ...]] = ("knots", "slopes", "mixing", "bounds", "integer")
 
-    def __init__(self, knots: torch.Tensor, slopes: torch.Tensor, mixing: torch.Tensor) -> None:
+    def __init__(
+        self,
+        knots: torch.Tensor,
+        slopes: torch.Tensor,
+        mixing: torch.Tensor,
+        bounds: torch.Tensor | None = None,
+        integer: torch.Tensor | None = None,
+    ) -> None:
         """Store the map as buffers, which go to the checkpoint with the network."""
         super().__init__()
+        unbounded = torch.tensor([-torch.inf, torch.inf]).repeat(len(knots), 1)
+        self.register_buffer("bounds", (unbounded if bounds is None else bounds).to(torch.float32))
+        self.register_buffer("integer", torch.zeros(len(knots), dtype=torch.bool) if integer is None else integer)
+        self.is_bounded, self.is_integer = bool(self.bounds.isfinite().any()), bool(self.integer.any())
         self.register_buffer("knots", knots.to(torch.float32))
         self.register_buffer("slopes", slopes.to(torch.float32))
         self.register_buffer("mixing", mixing.to(torch.float32))
@@ -65,6 +90,7 @@ class Preprocessing(nn.Module):
         names: list[str],
         *,
         whiten: bool = False,
+        bounds: Sequence[Bounds | None] | None = None,
     ) -> Preprocessing:
         """Fit one map for each column, and on request the linear map that makes them uncorrelated.
 
@@ -74,22 +100,55 @@ class Preprocessing(nn.Module):
             kinds: d kinds of map.
             names: d names, for messages.
             whiten: remove the weighted correlations of the columns.
+            bounds: d pairs of lowest and highest possible value, each or both None for no bound.
 
         Raises:
-            ValueRangeError: a column takes a single value.
+            ValueRangeError: a column takes a single value, values lie outside the bounds, or are no integers where they
+                should be.
             WeightError: the weights don't have a positive sum.
         """
         knots = np.empty((len(kinds), N_KNOTS))
         slopes = np.empty((len(kinds), 2))
+        limits = np.array([_limits(given) for given in bounds or [None] * len(kinds)]).reshape(-1, 2)
         for j, (kind, name) in enumerate(zip(kinds, names, strict=True)):
-            knots[j], slopes[j] = _fit_column(np.asarray(values[:, j], np.float64), weight, kind, name)
-        identity = torch.eye(len(kinds) + 1, len(kinds))
-        mapped = cls(torch.from_numpy(knots), torch.from_numpy(slopes), identity)
+            column = np.asarray(values[:, j], np.float64)
+            _check_column(column, kind, limits[j], name)
+            knots[j], slopes[j] = _fit_column(column, weight, kind, name)
+            if kind == "quantile":
+                limits[j] = _with_ends(limits[j], knots[j], column)
+            elif kind == "integer":
+                limits[j] += (-0.5, 0.5)
+        integer = torch.tensor([kind == "integer" for kind in kinds], dtype=torch.bool)
+        columns = (torch.from_numpy(knots), torch.from_numpy(slopes))
+        mapped = cls(*columns, torch.eye(len(kinds) + 1, len(kinds)), torch.from_numpy(limits), integer)
         if not whiten:
             return mapped
         parts = np.array_split(values, 1 + len(values) // CHUNK)
         z = np.concatenate([mapped(torch.from_numpy(part)).numpy() for part in parts])
-        return cls(torch.from_numpy(knots), torch.from_numpy(slopes), torch.from_numpy(_mixing(z, weight)))
+        return cls(*columns, torch.from_numpy(_mixing(z, weight)), torch.from_numpy(limits), integer)
+
+    @cached_property
+    def atoms(self) -> list[torch.Tensor]:
+        """Of each column the values (k, 3) that have an interval of z, with its ends; none for an integer column.
+
+        That of a bound reaches `BEYOND` the last point: there is nothing else beyond.
+        """
+        points = torch.linspace(-Z_MAX, Z_MAX, self.knots.shape[1], dtype=torch.float64)
+        found = []
+        for knots, integer, bounds in zip(self.knots.double(), self.integer, self.bounds.double(), strict=True):
+            value, inverse = torch.unique_consecutive(knots, return_inverse=True)
+            counts = torch.bincount(inverse)
+            first = torch.cumsum(counts, 0) - counts
+            run = torch.stack([value, points[first], points[first + counts - 1]], dim=1)
+            run[0, 1] -= BEYOND * (value[0] == bounds[0])
+            run[-1, 2] += BEYOND * (value[-1] == bounds[1])
+            found.append(run[counts > 1] if not integer else run[:0])
+        return found
+
+    @cached_property
+    def is_discrete(self) -> bool:
+        """Whether any column has atoms or is integer."""
+        return self.is_integer or any(len(atoms) for atoms in self.atoms)
 
     @property
     def n_columns(self) -> int:
@@ -100,8 +159,58 @@ class Preprocessing(nn.Module):
         """Map physical values (n, d) to network values (n, d), float32."""
         if self.n_columns == 0:
             return x.to(torch.float32)
-        z = torch.stack([self._to_network(x[:, j].contiguous(), j) for j in range(self.n_columns)], dim=1)
-        return ((z - self.mixing[-1]) @ self.unmixing).clamp(-Z_CLIP, Z_CLIP)
+        return self.whiten(self.to_normal(x).clamp(-Z_CLIP, Z_CLIP).float()).clamp(-Z_CLIP, Z_CLIP)
+
+    def to_normal(self, x: torch.Tensor) -> torch.Tensor:
+        """Map physical values (n, d) to z (n, d), float64, before whitening and without a limit."""
+        columns = [self._to_network(x[:, j].contiguous().double(), j) for j in range(self.n_columns)]
+        return torch.stack(columns, dim=1)
+
+    def whiten(self, z: torch.Tensor) -> torch.Tensor:
+        """Take out mean and correlations: z (n, d) to network values (n, d)."""
+        return (z - self.mixing[-1].to(z.dtype)) @ self.unmixing.to(z.dtype)
+
+    def intervals(self, x: torch.Tensor) -> torch.Tensor:
+        """Lower and upper end (2, n, d) of the z that are mapped to x (n, d), float64; equal where x is continuous."""
+        z = self.to_normal(x)
+        ends = torch.stack([z, z])
+        for j in range(self.n_columns):
+            if self.integer[j]:
+                column = x[:, j].contiguous().double()
+                low, high = (self._to_network(column + shift, j) for shift in (-0.5, 0.5))
+                end = torch.tensor(Z_MAX + BEYOND, dtype=z.dtype)
+                ends[0, :, j] = torch.where(torch.isneginf(low), torch.minimum(-end, high - BEYOND), low)
+                ends[1, :, j] = torch.where(torch.isposinf(high), torch.maximum(end, low + BEYOND), high)
+            elif len(self.atoms[j]):
+                value, low, high = self.atoms[j].T.contiguous()
+                index = torch.searchsorted(value, x[:, j].contiguous().double()).clamp(max=len(value) - 1)
+                at = value[index] == x[:, j].to(torch.float32).double()
+                ends[:, at, j] = torch.stack([low[index[at]], high[index[at]]])
+        return ends
+
+    def dequantize(self, u: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        """Spread network values (n, d) of atoms and integers uniformly over the z that belong to them."""
+        if not self.is_discrete:
+            return u
+        low, high = self.intervals(self.inverse(u))
+        z = u @ self.mixing[:-1] + self.mixing[-1]
+        spread = low + (high - low) * torch.rand(low.shape, generator=noise, dtype=low.dtype)
+        return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
+
+    def log_slope(self, x: torch.Tensor) -> torch.Tensor:
+        """Log of dz/dx (n, d) of each column at x (n, d), float64; 0 where x is an atom or an integer."""
+        low, high = self.intervals(x)
+        z, knots, slopes = low, self.knots.double(), self.slopes.double()
+        spacing = 2 * Z_MAX / (knots.shape[1] - 1)
+        index = ((z + Z_MAX) / spacing).long().clamp(0, knots.shape[1] - 2)
+        step = (knots.diff(dim=1).T.gather(0, index) / spacing).clamp_min(1e-300)
+        beyond = torch.where(z < 0, slopes[:, 0], slopes[:, 1])
+        if self.is_bounded:
+            end = torch.where(z < 0, self.bounds[:, 0] - self.knots[:, 0], self.bounds[:, 1] - self.knots[:, -1])
+            room = end.double().abs()
+            beyond = beyond * torch.where(room.isfinite(), torch.exp(-(z.abs() - Z_MAX) * beyond / room), 1.0)
+        slope = torch.where(z.abs() > Z_MAX, beyond, step)
+        return torch.where(high > low, 0.0, -slope.log())
 
     def inverse(self, z: torch.Tensor) -> torch.Tensor:
         """Map network values (n, d) to physical values (n, d), float32."""
@@ -116,19 +225,37 @@ class Preprocessing(nn.Module):
         low = self.knots.flatten().index_select(0, flat).view_as(z)
         step = self.knots.diff(dim=1, append=self.knots[:, -1:]).flatten().index_select(0, flat).view_as(z)
         beyond = z - inside
-        return low + (position - index) * step + torch.where(beyond < 0, self.slopes[:, 0], self.slopes[:, 1]) * beyond
+        x = low + (position - index) * step + self._beyond(beyond)
+        return torch.where(self.integer, x.round() + 0.0, x) if self.is_integer else x  # + 0: no negative zero
+
+    def _beyond(self, beyond: torch.Tensor) -> torch.Tensor:
+        """Distance (n, d) in x of points beyond the last knots by `beyond` in z: linear, or towards a bound."""
+        distance = torch.where(beyond < 0, self.slopes[:, 0], self.slopes[:, 1]) * beyond
+        if not self.is_bounded:
+            return distance
+        room = torch.where(beyond < 0, self.bounds[:, 0] - self.knots[:, 0], self.bounds[:, 1] - self.knots[:, -1])
+        bent = room * -torch.expm1(-distance / room)
+        return torch.where(room.isfinite(), torch.where(room == 0, 0.0, bent), distance)
 
     def _to_network(self, x: torch.Tensor, j: int) -> torch.Tensor:
         knots, slopes = self.knots[j].double(), self.slopes[j].double()
-        x = x.double()
         spacing = 2 * Z_MAX / (len(knots) - 1)
         index = torch.searchsorted(knots, x, right=True).clamp(1, len(knots) - 1) - 1
         low, step = knots[index], knots[index + 1] - knots[index]
         fraction = torch.where(step > 0, (x - low) / step.clamp_min(1e-300), 0.5)
         z = -Z_MAX + spacing * (index + fraction.clamp(0, 1))
-        z = torch.where(x < knots[0], -Z_MAX + (x - knots[0]) / slopes[0], z)
-        z = torch.where(x > knots[-1], Z_MAX + (x - knots[-1]) / slopes[1], z)
-        return z.clamp(-Z_CLIP, Z_CLIP).float()
+        below, above = self.bounds[j].double() - knots[[0, -1]]
+        z = torch.where(x < knots[0], -Z_MAX + _straight(x - knots[0], below) / slopes[0], z)
+        return torch.where(x > knots[-1], Z_MAX + _straight(x - knots[-1], above) / slopes[1], z)
+
+
+def _straight(distance: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """Inverse of the approach to a bound at `room` from the last knot: infinite at the bound and beyond."""
+    if not torch.isfinite(room):
+        return distance
+    if room == 0:
+        return torch.where(distance == 0, distance, distance * torch.inf)
+    return -room * torch.log1p(-(distance / room).clamp(max=1.0))
 
 
 def _mixing(z: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,6 +267,63 @@ def _mixing(z: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.f
     values, vectors = np.linalg.eigh(stats.covariance(z, weight))
     root = vectors @ np.diag(np.sqrt(np.maximum(values, MIN_VARIANCE))) @ vectors.T
     return np.concatenate([root, stats.mean(z, weight)[None]])
+
+
+Bounds = tuple[float | None, float | None]
+
+
+def _limits(bounds: Bounds | None) -> tuple[float, float]:
+    low, high = bounds or (None, None)
+    return -np.inf if low is None else low, np.inf if high is None else high
+
+
+def _with_ends(
+    limits: NDArray[np.float64], knots: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Bounds (2,) of a column: an atom at the end of its values (saturation) is one, since nothing lies beyond."""
+    low = knots[0] if knots[0] == knots[1] == values.min() else limits[0]
+    high = knots[-1] if knots[-1] == knots[-2] == values.max() else limits[1]
+    return np.array([low, high])
+
+
+def _check_column(values: NDArray[np.float64], kind: Kind, limits: NDArray[np.float64], name: str) -> None:
+    low, high = limits
+    if outside := int(np.sum((values < low) | (values > high))):
+        found = f"{outside} of {len(values)} values are outside [{low:g}, {high:g}], the bounds given"
+        raise ValueRangeError(f"column '{name}': {found}; found {values.min():g} to {values.max():g}")
+    if np.isfinite(limits).any() and kind == "standard":
+        raise ConfigError(f"column '{name}': bounds need the transform 'quantile' or 'integer', found 'standard'")
+    if kind == "integer" and (broken := int(np.sum(values != np.round(values)))):
+        raise ValueRangeError(f"column '{name}': {broken} of {len(values)} values are no integers")
+
+
+def _spread(knots: NDArray[np.float64], values: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Set equal knots apart, around the one event that they are at, unless its value repeats: then it is an atom."""
+    unique, counts = np.unique(values, return_counts=True)
+    repeated = counts[np.searchsorted(unique, knots)] > 1
+    first = np.searchsorted(knots, knots, side="left")
+    last = np.searchsorted(knots, knots, side="right") - 1
+    single = ~repeated & (last > first)
+    known = ~single | (np.arange(len(knots)) == np.where(first == 0, last, np.where(last == len(z) - 1, first, -1)))
+    inner = np.interp(z, z[known], knots[known])
+    slope = (knots[-1] - knots[0]) / (z[-1] - z[0])
+    low, high = z[known][0], z[known][-1]
+    outer = np.where(z < low, knots[known][0] + slope * (z - low), knots[known][-1] + slope * (z - high))
+    spread: NDArray[np.float64] = np.where((z < low) | (z > high), outer, inner)
+    return spread
+
+
+def _with_atoms(
+    knots: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Give each value of probability above `LEAST_ATOM` that no two knots are equal to the two that enclose it."""
+    unique, group = np.unique(values, return_inverse=True)
+    share = np.bincount(group, weight) / stats.sum_w(weight)
+    for value in unique[(share > LEAST_ATOM) & (np.bincount(group) > 1)]:
+        if np.sum(knots == value) < 2:
+            last = min(int(np.searchsorted(knots, value, side="right")), len(knots) - 1)
+            knots[max(last - 1, 0) : max(last - 1, 0) + 2] = value
+    return knots
 
 
 def _fit_column(
@@ -155,7 +339,10 @@ def _fit_column(
         center = float(stats.mean(values, weight))
         width = np.sqrt(max(float(stats.covariance(values[:, None], weight)[0, 0]), 0.0)) or np.std(values)
         return center + width * z, np.full(2, width)
+    if kind == "integer":
+        values = values + (np.random.default_rng(0).permutation(len(values)) + 0.5) / len(values) - 0.5
     knots = stats.quantile(values, weight, ndtr(z))
+    knots = _with_atoms(_spread(knots, values, z) if np.all(weight >= 0) else knots, values, weight)
     outer = N_KNOTS // 6
     slopes = np.array([knots[outer] - knots[0], knots[-1] - knots[-1 - outer]]) / (z[outer] - z[0])
     return knots, np.maximum(slopes, 1e-3 * (knots[-1] - knots[0]) or np.ptp(values))

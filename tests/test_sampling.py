@@ -29,6 +29,7 @@ from calorefine.errors import (
 )
 from calorefine.io.writer import TreeWriter, read_provenance, replacing, write_tree
 from calorefine.models import MODELS
+from calorefine.models.base import TrainedModel
 from calorefine.sampling import sample_file
 
 
@@ -64,6 +65,9 @@ def leftovers(folder):
     return sorted(path.name for path in folder.iterdir() if "out.root" in path.name)
 
 
+@pytest.mark.parametrize(
+    "checkpoint", [name for name in sorted(MODELS) if issubclass(MODELS[name], TrainedModel)], indirect=True
+)
 def test_rows_order_and_branches(generate, checkpoint, conditions):
     carried = "pair_id, isolated,tag,eta,event"
     out = generate(checkpoint=checkpoint, pass_through=carried)

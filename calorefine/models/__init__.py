@@ -2,8 +2,10 @@
 
 from calorefine.models.base import GenerativeModel
 from calorefine.models.cramer_gan import CramerGAN
+from calorefine.models.flow import Flow
+from calorefine.models.library import Library
 from calorefine.models.wgan import WGAN
 
-MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in (WGAN, CramerGAN)}
+MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in (WGAN, CramerGAN, Flow, Library)}
 
-__all__ = ["MODELS", "WGAN", "CramerGAN", "GenerativeModel"]
+__all__ = ["MODELS", "WGAN", "CramerGAN", "Flow", "GenerativeModel", "Library"]

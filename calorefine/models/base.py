@@ -12,6 +12,7 @@ from torch import nn
 from calorefine import losses, stats
 from calorefine.data import Batch, Prepared
 from calorefine.errors import CheckpointError, TrainingError
+from calorefine.events import Events
 from calorefine.transforms import Preprocessing
 
 CHECKPOINT_KEY = "calorefine"
@@ -33,6 +34,10 @@ class GenerativeModel(pl.LightningModule, ABC):
 
     signed_weights: ClassVar[bool] = True
     """Whether it can be trained on signed weights; if not, training on them is refused."""
+    validated_by: ClassVar[str] = "energy distance"
+    """What `validation_terms` are the terms of, for the summary of a run."""
+    terms_order: ClassVar[int] = 2
+    """Order of that as a U-statistic: the standard error is that of the mean of the terms, times the order."""
 
     features: Preprocessing
     context: Preprocessing
@@ -81,6 +86,14 @@ class GenerativeModel(pl.LightningModule, ABC):
         if not self.signed_weights:
             stats.require_nonnegative(data.train.weight, f"{type(self).__name__}, which needs positive weights")
         self.prepare(data.prepared)
+        self.take_events(data.train)
+
+    def take_events(self, train: Events) -> None:
+        """Keep what sampling needs of the training events themselves, after `prepare`.
+
+        Args:
+            train: in physical units, with the weights that the recipe takes.
+        """
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add all that sampling needs, as plain containers, and the validation to compare later ones with."""
@@ -157,21 +170,25 @@ class GenerativeModel(pl.LightningModule, ABC):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Log the validation distance, and by how much it exceeds the lowest so far significantly.
+        """Log the validation loss, and by how much it exceeds the lowest so far significantly.
 
-        The standard error of a difference of U-statistics is twice that of the mean of the events' contributions.
+        The standard error of a difference of U-statistics of order k is k times that of the mean of the events' terms.
         """
-        contributions = self.distance(batch)
-        distance = contributions.mean()
-        self.check_finite(distance, "the validation distance")
+        terms = self.validation_terms(batch)
+        loss = terms.mean()
+        self.check_finite(loss, f"the {self.validated_by} of held-out events")
         excess = torch.zeros(())
-        if self.lowest is not None and not self.trainer.sanity_checking and len(self.lowest) == len(contributions):
-            difference = contributions - self.lowest
-            excess = difference.mean() - 2 * difference.std() / len(difference) ** 0.5
-        if not self.trainer.sanity_checking and (self.lowest is None or distance < self.lowest.mean()):
-            self.lowest = contributions
-        self.log("val_distance", distance, prog_bar=True, batch_size=len(batch.weight))
+        if self.lowest is not None and not self.trainer.sanity_checking and len(self.lowest) == len(terms):
+            difference = terms - self.lowest
+            excess = difference.mean() - self.terms_order * difference.std() / len(difference) ** 0.5
+        if not self.trainer.sanity_checking and (self.lowest is None or loss < self.lowest.mean()):
+            self.lowest = terms
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.weight))
         self.log("val_excess", excess, batch_size=len(batch.weight))
+
+    def validation_terms(self, batch: Batch) -> torch.Tensor:
+        """Terms (n,) of the held-out events, in physical units, whose mean is what validation minimizes."""
+        return self.distance(batch)
 
     test_step = validation_step
 
@@ -208,6 +225,14 @@ class TrainedModel(GenerativeModel):
             latent: (B, latent_size) noise of the generated events.
             mean_weight: mean weight of the whole sample.
         """
+
+
+class Likelihood(ABC):
+    """What a generator that knows how probable an event is has beside."""
+
+    @abstractmethod
+    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -283,8 +283,8 @@ def column_edges(values: FloatArray, n_bins: int) -> FloatArray:
         levels = np.linspace(0, 1, max(n_bins - int(heavy.sum()), 1) + 1)
         rest = np.quantile(values[~np.isin(values, unique[heavy])], levels, method="inverted_cdf")
         after = unique[1:][heavy[:-1]]
-        starts = np.unique([*rest[:-1], *unique[heavy], *after])
-        return np.append(starts, unique[-1]) if heavy.any() else np.unique(rest)
+        lower = np.unique([*rest[:-1], *unique[heavy], *after])
+        return np.append(lower, unique[-1]) if heavy.any() else np.unique(rest)
     starts, held = [unique[0]], 0
     for value, count in zip(unique, counts, strict=True):
         if held >= len(values) / n_bins / 4:

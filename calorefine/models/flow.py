@@ -1,0 +1,261 @@
+r"""Conditional normalizing flow of rational-quadratic splines: a generator that knows how probable an event is.
+
+An invertible map :math:`z = f(u; c)` takes an event in network units u at context c to standard normal noise, so that
+
+.. math:: \log p(u | c) = \log \mathcal{N}(f(u; c)) + \log |\det \partial f / \partial u| .
+
+It is trained by maximum likelihood, which has no upper bound with signed weights: it takes positive ones.  Each map is
+a monotone spline inside of [-B, B] and the identity beyond (Durkan et al., arXiv:1906.04032), so that every input has a
+density.
+
+*Couplings* transform some of the features by splines whose parameters are functions of the others.  Which ones is not
+left to random permutations, which can leave a feature untouched: layer 2 b transforms the features whose number has bit
+b set, layer 2 b + 1 the others.  Two features differ in at least one bit, so that after :math:`2 \lceil \log_2 d
+\rceil` layers each has been transformed given each other one (`coupling_masks`).  *Autoregressive* layers (MADE) do so
+in one pass; sampling takes d passes.
+
+The parameters that are validated, saved and sampled from are an exponential moving average over the training steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Literal
+
+import torch
+from nflows.transforms import (
+    CompositeTransform,
+    MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+    PiecewiseRationalQuadraticCouplingTransform,
+    ReversePermutation,
+)
+from torch import nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+
+from calorefine import losses
+from calorefine.data import Batch
+from calorefine.errors import ConfigError
+from calorefine.models.base import Likelihood, TrainedModel, frozen
+from calorefine.nets import Activation, Conditioner, Cosine, update_average
+
+LATTICE = 256
+SMALLEST_BIN = 0.01
+SMALLEST_SLOPE = 0.01
+
+
+class Flow(TrainedModel, Likelihood):
+    """Conditional spline flow; needs positive weights.
+
+    Args:
+        kind: "coupling", or "autoregressive", whose sampling takes as many passes as there are features.
+        n_layers: number of layers; if left out, as many couplings as let each feature depend on each other, or two
+            autoregressive layers.
+        hidden: widths of the hidden layers of a coupling's network; an autoregressive one has as many of the first.
+        n_bins: bins of a spline.
+        tail_bound: B, in network units, where the splines end.
+        act: activation of the couplings' networks.
+        learning_rate: initial rate of Adam, which falls to 1 % over the run like a cosine.
+        clip_norm: gradients are scaled down to this norm.
+        average_decay: decay of the moving average.
+    """
+
+    signed_weights = False
+    validated_by = "negative log likelihood"
+    terms_order = 1
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["coupling", "autoregressive"] = "coupling",
+        n_layers: int | None = None,
+        hidden: list[int] = [64, 64],  # noqa: B006 (never changed; shown by --print_config)
+        n_bins: int = 8,
+        tail_bound: float = 5.0,
+        act: Activation = "silu",
+        learning_rate: float = 2e-3,
+        clip_norm: float = 5.0,
+        average_decay: float = 0.995,
+    ) -> None:
+        """Check the options; networks are built when the data are known."""
+        super().__init__(latent_size=0)
+        if n_bins < 2:
+            raise ConfigError(f"n_bins: {n_bins} found, expected at least 2")
+        if not 0 <= average_decay < 1:
+            raise ConfigError(f"average_decay: {average_decay} found, expected at least 0 and less than 1")
+        self.automatic_optimization = False
+        self.kind, self.n_layers, self.hidden, self.act = kind, n_layers, hidden, act
+        self.n_bins, self.tail_bound = n_bins, tail_bound
+        self.learning_rate, self.clip_norm, self.average_decay = learning_rate, clip_norm, average_decay
+        self.save_hyperparameters()
+
+    def build(self, n_features: int, n_context: int) -> None:
+        """Create the layers and their moving average; the latent space has as many dimensions as there are features."""
+        self.latent_size = n_features
+        make = self._coupling if self.kind == "coupling" and n_features > 1 else self._autoregressive
+        self.flow = CompositeTransform(make(n_features, n_context))
+        self.average = frozen(copy.deepcopy(self.flow))
+
+    def _coupling(self, n_features: int, n_context: int) -> list[nn.Module]:
+        masks = coupling_masks(n_features, self.n_layers)
+        return [
+            PiecewiseRationalQuadraticCouplingTransform(
+                mask,
+                lambda n_in, n_out: Conditioner(n_in + n_context, n_out, hidden=self.hidden, act=self.act),
+                **self._spline(),
+            )
+            for mask in masks
+        ]
+
+    def _autoregressive(self, n_features: int, n_context: int) -> list[nn.Module]:
+        layers: list[nn.Module] = []
+        for _ in range(self.n_layers or 2):
+            layer = MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+                n_features,
+                self.hidden[0],
+                context_features=n_context or None,
+                num_blocks=len(self.hidden),
+                **self._spline(),
+            )
+            layers += [layer, ReversePermutation(n_features)]
+        return layers
+
+    def _spline(self) -> dict[str, Any]:
+        smallest = {"min_bin_width": SMALLEST_BIN, "min_bin_height": SMALLEST_BIN, "min_derivative": SMALLEST_SLOPE}
+        return {"num_bins": self.n_bins, "tails": "linear", "tail_bound": self.tail_bound, **smallest}
+
+    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map noise to events with the averaged flow."""
+        average: Any = self.average  # nflows has no types
+        generated: torch.Tensor = average.inverse(latent, context)[0]
+        return generated
+
+    def validation_terms(self, batch: Batch) -> torch.Tensor:
+        """Weighted negative log likelihood (n,) of held-out events, in network units, over the mean weight."""
+        noise = torch.Generator().manual_seed(0)
+        u = self.features.dequantize(self.features(batch.x), noise)
+        return -batch.weight / batch.weight.mean() * self.network_log_prob(u, self.context(batch.context))
+
+    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        r"""Log density (n,) at x given context, in physical units, with every Jacobian.
+
+        Atoms and integers have a probability, not a density: the integral over their intervals of z, by the mean over
+        `LATTICE` points of a rank-1 lattice (a Kronecker sequence).
+
+        Args:
+            x: (n, d) events.
+            context: (n, c) encoded conditions.
+
+        Returns:
+            (n,) float64: nats per event; -inf where x is impossible (outside of a bound).
+        """
+        c = self.context(context)
+        low, high = self.features.intervals(x)
+        discrete = (high > low).any(dim=1)
+        log_density = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
+        for rows, points in ((~discrete, torch.full((1, x.shape[1]), 0.5)), (discrete, self._lattice())):
+            chosen = torch.nonzero(possible & rows)[:, 0]
+            if len(chosen):
+                z, step, where = low[chosen], (high - low)[chosen], c[chosen]
+                found = [self._log_prob_z(z + step * point, where).double() for point in points.double()]
+                log_density[chosen] = torch.logsumexp(torch.stack(found), dim=0) - math.log(len(points))
+        volume = torch.where(high > low, (high - low).clamp_min(1e-300).log(), 0.0).sum(dim=1)
+        return log_density + volume + torch.where(possible, self.features.log_slope(x).sum(dim=1), 0.0)
+
+    def _log_prob_z(self, z: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Log density (n,) at z, before whitening."""
+        u = self.features.whiten(z).to(context.dtype)
+        jacobian: torch.Tensor = torch.linalg.slogdet(self.features.unmixing.double())[1]
+        return jacobian + self.network_log_prob(u, context)
+
+    def _lattice(self) -> torch.Tensor:
+        """Points (LATTICE, d) that fill the unit cube evenly."""
+        number = torch.arange(1, self.latent_size + 1, dtype=torch.float64)
+        steps = torch.exp(-number * math.log(_generalized_golden_ratio(self.latent_size)))
+        return (0.5 + torch.arange(LATTICE, dtype=torch.float64)[:, None] * steps) % 1
+
+    def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
+        """Log density (n,) at u (n, d) in network units, given context (n, c).
+
+        Args:
+            u: events.
+            context: conditions.
+            trained: use the parameters as trained instead of their moving average.
+        """
+        flow: Any = self.flow if trained else self.average  # nflows has no types
+        z, log_det = flow(u, context)
+        log_prob: torch.Tensor = standard_normal_log_prob(z) + log_det
+        return log_prob
+
+    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
+        """Weighted negative log likelihood of the full sample."""
+        return self.estimate(batch, latent, float(batch.weight.mean()))
+
+    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float) -> torch.Tensor:
+        """Weighted negative log likelihood of a minibatch."""
+        del latent
+        log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
+        return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of Adam, and of the moving average."""
+        noise = self.step_noise(self.current_epoch, batch_idx)
+        spread = Batch(self.features.dequantize(batch.x, noise), batch.context, batch.weight)
+        loss = self.estimate(spread, batch.x, self.mean_weight)
+        self.check_finite(loss, "loss")
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
+        optimizer.step()
+        scheduler.step()
+        count = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
+        update_average(self.average, self.flow, min(self.average_decay, count / (count + 10)))
+        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Lightning
+            self.log("loss", loss.detach(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """Adam, with a rate that falls like a cosine."""
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ConfigError("trainer.max_epochs: no limit found, expected a number for the rate to fall over")
+        optimizer = Adam(self.flow.parameters(), lr=self.learning_rate)
+        return [optimizer], [LambdaLR(optimizer, Cosine(total))]
+
+
+def coupling_masks(n_features: int, n_layers: int | None = None) -> list[torch.Tensor]:
+    """Which features (d,) each layer transforms, so that each is transformed given each other one.
+
+    Args:
+        n_features: d, at least 2.
+        n_layers: how many layers; they repeat the pattern.  As many as one pattern has if left out.
+
+    Raises:
+        ConfigError: too few layers for that.
+
+    >>> [mask.tolist() for mask in coupling_masks(3)]
+    [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    bits = (n_features - 1).bit_length()
+    number = torch.arange(n_features)
+    pattern = [(number >> bit & 1) ^ flip for bit in range(bits) for flip in (0, 1)]
+    if n_layers is not None and n_layers < len(pattern):
+        msg = f"n_layers: {n_layers} couplings found, expected at least {len(pattern)} for {n_features} features"
+        raise ConfigError(msg + ", so that each is transformed given each other one")
+    return [pattern[layer % len(pattern)] for layer in range(n_layers or len(pattern))]
+
+
+def _generalized_golden_ratio(d: int) -> float:
+    """Root of x^(d+1) = x + 1: its inverse powers are good steps of a sequence in d dimensions (Roberts, 2018)."""
+    x = 2.0
+    for _ in range(64):
+        x = (1 + x) ** (1 / (d + 1))
+    return x
+
+
+def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
+    """Log density (n,) of independent standard normal numbers z (n, d)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(dim=1)
