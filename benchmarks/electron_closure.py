@@ -36,6 +36,7 @@ SEEDS = {"wgan": (1, 2, 3), "cramer": (1, 2, 3), "flow": (1, 2, 3, 4, 5)}  # the
 N_SPLITS = 10
 N_BINS = 5
 N_BOOTSTRAP = 200
+N_COPIES = 10  # generated at each condition for the widths: one has an error of 2 % of its own in each bin
 N_EFF = 9600  # of the calibration sample's signed weights, without the held-out tenth
 MAIN = tuple(SEEDS)
 
@@ -94,6 +95,7 @@ def read_reference() -> dict[str, np.ndarray]:
 def width_errors(generated: np.ndarray, reference: np.ndarray, p_gev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Relative error of the 68 % half-width of e_over_p in bins of momentum with equal numbers of events, and its pull.
 
+    Generated are (n, copies) values, the reference's are (n,).
     The pull's error holds those of three samples: generated and reference by the bootstrap, and the calibration sample
     that trained the generator, whose error is the reference's scaled to its effective number of events.
     """
@@ -111,6 +113,7 @@ def width_errors(generated: np.ndarray, reference: np.ndarray, p_gev: np.ndarray
 
 def half_width(x: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     """Distance of the quantiles at 16 % and 84 %, and its standard deviation by the bootstrap."""
+    x = x.ravel()
     copies = [x, *(rng.choice(x, len(x)) for _ in range(N_BOOTSTRAP))]
     widths = [float(np.diff(np.quantile(copy, [0.16, 0.84]))[0]) for copy in copies]
     return widths[0], float(np.std(widths[1:], ddof=1))
@@ -163,10 +166,12 @@ def table(reference: dict[str, np.ndarray]) -> np.ndarray:
 def closure(label: str, seed: int, trained: tuple[Simulator, float], reference: dict[str, np.ndarray]) -> Closure:
     """Compare events generated at the contexts of the reference with the reference."""
     simulator, seconds = trained
-    events = simulator.sample({column: reference[column] for column in CONTEXT}, seed=seed)
+    conditions = {column: reference[column] for column in CONTEXT}
+    events = simulator.sample(conditions, seed=seed)
     made = np.stack([events[f] for f in FEATURES] + [reference[c] for c in CONTEXT], axis=1)
     mean, spread = auc(table(reference), made)
-    errors, pulls = width_errors(events["e_over_p"], reference["e_over_p"], reference["p_gev"])
+    many = simulator.sample(conditions, seed=seed, n_per_event=N_COPIES)["e_over_p"].reshape(-1, N_COPIES)
+    errors, pulls = width_errors(many, reference["e_over_p"], reference["p_gev"])
     return Closure(label, seed, mean, spread, errors, pulls, seconds)
 
 

@@ -1,4 +1,6 @@
-"""The command lines: `lightning fit|validate|test|predict`, and `calorefine` with the same and every other stage.
+"""The command lines: `lightning fit|validate|test|predict`, and `calorefine` with every stage.
+
+`calorefine fit|test|predict` are those of `lightning`; `calorefine validate` compares files.
 
 All verbs take their options from YAML (`-c file.yaml`), from the command line, or both; `--print_config` shows all.
 """
@@ -20,20 +22,24 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from calorefine import runs
 from calorefine.data import EventDataModule
 from calorefine.errors import CalorefineError, CheckpointError, nearest
+from calorefine.likelihood import log_prob_file
 from calorefine.models import GenerativeModel
 from calorefine.sampling import sample_file
 from calorefine.validation.comparison import plot_files
+from calorefine.validation.validate import validate_files
 from calorefine.weights.report import weights_report
 from calorefine.weights.verb import fractions_file, splot_file
 
 CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
-LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
+LIGHTNING_VERBS = ("fit", "test", "predict")  # forwarded; `lightning validate` is only there
 VERBS: dict[str, Callable[..., Any]] = {
     "splot": splot_file,
     "fractions": fractions_file,
     "weights-report": weights_report,
     "sample": sample_file,
+    "log-prob": log_prob_file,
     "plot": plot_files,
+    "validate": validate_files,
 }
 
 
@@ -127,13 +133,26 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=f".*{hint}.*")
 
 
+def _on_purpose(error: BaseException | None) -> CalorefineError | None:
+    """Return the error raised on purpose, also where jsonargparse has wrapped it in others."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, CalorefineError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _report(run: Callable[[], Any]) -> None:
     """Run a command; print its result, or its error without a traceback."""
     try:
         result = run()
-    except CalorefineError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+    except Exception as error:
+        if found := _on_purpose(error):
+            sys.stderr.write(f"error: {found}\n")
+            sys.exit(1)
+        raise
     if result is not None and not isinstance(result, CLI):
         sys.stdout.write(f"{result}\n")
 

@@ -21,6 +21,7 @@ from calorefine.events import Columns, Events
 from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
 from calorefine.transforms import Kind, Preprocessing
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
+from calorefine.weights.bootstrap import check_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,9 @@ class EventDataModule(pl.LightningDataModule):
         """Read, weight, split and preprocess the events; done once."""
         if self.prepared is not None:
             return
-        self.train, self.validation = self.split(self.read())
+        events = self.read()
+        self.train, self.validation = self.split(events)
+        self.n_eff_signed = stats.n_eff(self._signed[~self._held_out(events)])
         self.prepared = self._prepare()
         self._train_set = self._to_network(self.train, self.prepared)
 
@@ -138,11 +141,13 @@ class EventDataModule(pl.LightningDataModule):
             self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir
         )
         block_key = self.columns.bootstrap_key(table, event_key)
+        if self.replica.index and self.columns.block:
+            check_blocks(block_key, self.columns.block)
         counts = self.replica.counts(block_key)
         weight = self._weight(table, block_key)
         stats.require_positive_sum(counts * weight, f"{self.source}, weights '{self._weight_name()}'")
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
-        self.n_eff_signed = stats.n_eff(counts * weight)
+        self._signed = counts * weight
         if self.positive is not None:
             names = self.columns.feature_names + self.columns.context_names
             signed = Events(x, context, weight, key, event_key)
@@ -156,14 +161,17 @@ class EventDataModule(pl.LightningDataModule):
         Raises:
             EmptySelectionError: one side is empty.
         """
-        draw = keys.uniform(keys.stream(events.event_key, "split", seed=self.split_seed))
-        held_out = draw < self.validation_fraction
+        held_out = self._held_out(events)
         if held_out.all() or not held_out.any():
             msg = (
                 f"{self.source}: {len(events)} events can't be split into training and validation; expected more events"
             )
             raise EmptySelectionError(msg)
         return events.take(~held_out), events.take(held_out)
+
+    def _held_out(self, events: Events) -> NDArray[np.bool_]:
+        draw = keys.uniform(keys.stream(events.event_key, "split", seed=self.split_seed))
+        return draw < self.validation_fraction
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; the order is a function of the global seed and the epoch alone."""
@@ -240,7 +248,7 @@ class EventDataModule(pl.LightningDataModule):
             "n_validation": len(self.validation),
             "sum_w": stats.sum_w(self.train.weight),
             "n_eff": stats.n_eff(self.train.weight),
-            "n_eff_signed": self.n_eff_signed * len(self.train) / (len(self.train) + len(self.validation)),
+            "n_eff_signed": self.n_eff_signed,
             "digest": digest(self.train),
         }
 

@@ -126,12 +126,13 @@ class RunSummary(pl.Callback):
             "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
             "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {_n_eff(data)}",
+            "replica": _replica(data),
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
             "validation": f"{distance} ({pl_module.validated_by} of held-out events, chosen checkpoint)",
             "checkpoint": checkpoint,
             "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
         }
-        self.text = "\n".join(f"{name:>10}  {value}" for name, value in rows.items())
+        self.text = "\n".join(f"{name:>10}  {value}" for name, value in rows.items() if value)
         if trainer.is_global_zero:
             (self.run_dir / "summary.txt").write_text(self.text + "\n")
             trainer.print(f"\n{self.text}")
@@ -142,3 +143,10 @@ def _n_eff(data: dict[str, Any]) -> str:
     if not data.get("positive"):
         return f"{data['n_eff']:.0f}"
     return f"{data['n_eff_signed']:.0f} (of the signed weights; positive ones were made of them)"
+
+
+def _replica(data: dict[str, Any]) -> str:
+    """Which bootstrap replica was trained; nothing for the nominal sample."""
+    replica = data.get("replica") or {"index": 0}
+    fitted = "fitted again" if replica.get("refit") else "nominal weight functions"
+    return f"{replica['index']}, seed {replica['seed']}, {fitted}" if replica["index"] else ""

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -127,17 +128,30 @@ def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
 
 def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str] | None) -> Columns:
     """Columns of the checkpoint, adapted to the names of the conditions file."""
-    changed = context or {}
-    unknown_columns(changed, columns.context, option="--context")
-    merged: dict[str, Column | None] = {**columns.context}
-    for name, column in changed.items():
-        known = columns.context[name] or Column()
-        if column.unit not in (None, unit_of(name, known)):
-            msg = f"--context {name}: unit {column.unit} found, expected {unit_of(name, known)} as in training; "
-            raise ConfigError(msg + "give the unit in the file as branch_unit")
-        merged[name] = replace(known, expression=column.expression, branch_unit=column.branch_unit)
+    unknown_columns(context or {}, columns.context, option="--context")
+    adapted = adapted_columns(columns, context or {}, option="--context")
     own = columns.key if key is None else key
-    return Columns(dict(columns.features), merged, own, columns.candidate if key is None else None)
+    return replace(adapted, key=own, candidate=columns.candidate if key is None else None)
+
+
+def adapted_columns(columns: Columns, changed: Mapping[str, Column], *, option: str) -> Columns:
+    """Columns of a checkpoint with the expressions and file units of another file, and without cut and block.
+
+    Raises:
+        ConfigError: a column is given another unit than in training.
+    """
+    groups: dict[str, dict[str, Column | None]] = {
+        "features": {**columns.feature_columns},
+        "context": {**columns.context_columns},
+    }
+    for group in groups.values():
+        for name in changed.keys() & group.keys():
+            column, known = changed[name], group[name] or Column()
+            if column.unit not in (None, unit_of(name, known)):
+                msg = f"{option} {name}: unit {column.unit} found, expected {unit_of(name, known)} as in training; "
+                raise ConfigError(msg + "give the unit in the file as branch_unit")
+            group[name] = replace(known, expression=column.expression, branch_unit=column.branch_unit)
+    return Columns(groups["features"], groups["context"], columns.key, columns.candidate)
 
 
 def _generate(
@@ -165,6 +179,17 @@ def _generate(
 def _provenance(
     simulator: Simulator, checkpoint: Path, source: RootFiles, seed: int, n_per_event: int, summary: SampleSummary
 ) -> dict[str, Any]:
+    return provenance(simulator, checkpoint) | {
+        "conditions": [path.name for path in source.paths],
+        "seed": seed,
+        "n_per_event": n_per_event,
+        "n_conditions": summary.n_conditions,
+        "n_outside_domain": summary.n_outside_any,
+    }
+
+
+def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:
+    """Versions, model, checkpoint and training data, as JSON types."""
     return {
         "calorefine": version("calorefine"),
         "python": platform.python_version(),
@@ -174,9 +199,4 @@ def _provenance(
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "training": simulator.spec["provenance"],
         "columns": simulator.spec["columns"],
-        "conditions": [path.name for path in source.paths],
-        "seed": seed,
-        "n_per_event": n_per_event,
-        "n_conditions": summary.n_conditions,
-        "n_outside_domain": summary.n_outside_any,
     }

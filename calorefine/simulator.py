@@ -129,16 +129,21 @@ class Simulator:
             ConfigError: the model has no likelihood, or a column is missing or has another length.
             ValueRangeError: values are NaN, infinite, or no numbers.
         """
-        if not isinstance(self.model, Likelihood):
-            able = [name for name, model in MODELS.items() if issubclass(model, Likelihood)]
-            raise ConfigError(f"a {self.spec['model']} has no likelihood; expected one of {', '.join(able)}")
+        model = self.require_likelihood()
         encoded = self._encode(table, n_unconditional=len(np.atleast_1d(table[next(iter(self.columns.features))])))
         x = np.stack([_feature(table, name, len(encoded)) for name in self.columns.features], axis=1)
         out = np.empty(len(x))
         for first in range(0, len(x), BLOCK):
             rows = slice(first, first + BLOCK)
-            out[rows] = self.model.log_prob(torch.from_numpy(x[rows]), torch.from_numpy(encoded[rows])).numpy()
+            out[rows] = model.log_prob(torch.from_numpy(x[rows]), torch.from_numpy(encoded[rows])).numpy()
         return out
+
+    def require_likelihood(self) -> Likelihood:
+        """Return the model, or raise `ConfigError` if it has no likelihood."""
+        if isinstance(self.model, Likelihood):
+            return self.model
+        able = [name for name, model in MODELS.items() if issubclass(model, Likelihood)]
+        raise ConfigError(f"a {self.spec['model']} has no likelihood, expected one of {', '.join(able)}")
 
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell which rows of encoded context (n, c) lie within the training range in every column."""

@@ -104,6 +104,15 @@ def test_main_job(tmp_path):
     assert "outside the training domain" in done.stdout
 
 
+def test_likelihood_ratio(tmp_path):
+    """The second example, with two epochs; the chance that it is no better than the best feature is nil."""
+    command = [sys.executable, "examples/02_likelihood_ratio.py", "--runs", str(tmp_path), "--epochs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    auc = float(done.stdout.split("likelihood ratio ")[1].split(",")[0])
+    assert auc > 0.85
+
+
 def test_errors_have_no_traceback(tmp_path):
     """The console script prints the message and returns 1."""
     script = "from calorefine.cli import calorefine_main; calorefine_main()"

@@ -137,7 +137,7 @@ def test_checkpoint_samples_without_the_training_data(config, tmp_path):
 def test_validate_test_and_predict(config, tmp_path):
     run = fit(config, tmp_path, "--trainer.max_epochs", "1")
     checkpoint = str(run.run_dir / "checkpoints" / "last.ckpt")
-    validated = calorefine(["validate", "-c", str(config), "--ckpt_path", checkpoint])
+    validated = lightning(["validate", "-c", str(config), "--ckpt_path", checkpoint])
     expected = run.trainer.callback_metrics["val_loss"]
     torch.testing.assert_close(validated.trainer.callback_metrics["val_loss"], expected)
     tested = lightning(["test", "-c", str(config), "--ckpt_path", checkpoint])
@@ -254,16 +254,18 @@ def test_replica_of_a_weight_branch_needs_consent(toy_file):
 
 
 def test_replicas_go_by_block(toy_file):
-    """All events are in one run, so all have the count of that run."""
-    columns = Columns({"x": None}, {"c": None}, **KEY, block=["run"])
+    """Blocks of the event's number; one run is no bootstrap."""
+    columns = Columns({"x": None}, {"c": None}, **KEY, block=["event"])
     module = EventDataModule(files=str(toy_file), tree="events", columns=columns, replica=Replica(1))
-    counts = np.unique(Replica(1).counts(np.unique(columns.bootstrap_key({"\0block run": np.ones(1)}, None))))
-    assert np.unique(module.read().weight) == counts
-    bad = EventDataModule(
-        files=str(toy_file), tree="events", columns=Columns({"x": None}, {"c": None}, **KEY, block=["m"])
-    )
+    events = module.read()
+    block_key = columns.bootstrap_key({"\0block event": np.arange(len(events), dtype=float)}, events.event_key)
+    np.testing.assert_array_equal(events.weight, Replica(1).counts(block_key))
+    one = Columns({"x": None}, {"c": None}, **KEY, block=["run"])
+    with pytest.raises(ConfigError, match=r"block \[run\]: 1 block in 1500 events"):
+        EventDataModule(files=str(toy_file), tree="events", columns=one, replica=Replica(1)).read()
+    bad = Columns({"x": None}, {"c": None}, **KEY, block=["m"])
     with pytest.raises(KeyColumnError, match="block 'm': has values that are no integers"):
-        bad.read()
+        EventDataModule(files=str(toy_file), tree="events", columns=bad).read()
 
 
 def test_positive_weights_at_set_up(toy_file, splot):

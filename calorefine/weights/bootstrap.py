@@ -14,6 +14,7 @@ data streams", Google (2012).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -22,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine import keys
-from calorefine.errors import ConfigError, FitError, ValueRangeError
+from calorefine.errors import CalorefineWarning, ConfigError, FitError, ValueRangeError
 from calorefine.weights.source import FloatArray, Table, WeightFit, WeightSource
 
 PURPOSE = "bootstrap"
 _UNDECIDED = 255
 _BLOCK = 16_384
+FEW_BLOCKS = 20
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Replica:
     """Which bootstrap copy of a sample.
 
     Args:
-        index: 0 for the nominal sample, where each event counts once; others count Poisson(1) times.
+        index: 0 for the nominal sample, where each event counts once; others count Poisson(1) times.  In files, entry
+            k of a replica array is replica k + 1.
         seed: seed of the counts; with another seed all replicas are other ones.
         refit: whether what the weights come from (a spectator fit, uncertain fractions) is redone with the counts.
             Without, the replicas' spread lacks its uncertainty.
@@ -77,6 +80,23 @@ def counts(key: keys.KeyArray, *, replica: int, seed: int = 0) -> NDArray[np.uin
         bits = keys.stream(key[first : first + _BLOCK], PURPOSE, seed=seed, replica=replica)
         out[first : first + _BLOCK] = _poisson(bits)
     return out
+
+
+def check_blocks(key: keys.KeyArray, block: list[str]) -> None:
+    """Raise if all events are in one block, which has no spread; warn if they are in few.
+
+    Raises:
+        ConfigError: there is but one block.
+
+    Warns:
+        CalorefineWarning: there are fewer than 20: their number tells how well a spread is known.
+    """
+    n_blocks = len(np.unique(key))
+    found = f"block [{', '.join(block)}]: {n_blocks} block{'s' * (n_blocks > 1)} in {len(key)} events"
+    if n_blocks == 1:
+        raise ConfigError(f"{found}, expected several: a bootstrap of one has no spread; leave out columns.block")
+    if n_blocks < FEW_BLOCKS:
+        warnings.warn(f"{found}: replicas differ by few independent numbers", CalorefineWarning, stacklevel=2)
 
 
 def replica_fit(source: WeightSource, nominal: WeightFit, table: Table, key: keys.KeyArray, r: Replica) -> WeightFit:

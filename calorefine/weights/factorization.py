@@ -128,12 +128,13 @@ def factorization_test(
 
 
 def reject_if_dependent(
-    results: list[FactorizationResult], *, warn_below: float = 1e-2, raise_below: float = 1e-3
+    results: list[FactorizationResult], *, what: str = "", warn_below: float = 1e-2, raise_below: float = 1e-3
 ) -> None:
     """Warn of each column that the spectator's shape depends on, and raise if the dependence is beyond doubt.
 
     Args:
         results: of `factorization_test`.
+        what: what they are of, to begin the messages with.
         warn_below: corrected p-value below which to warn: the chance of any false alarm.
         raise_below: corrected p-value below which to raise; 0 for never.
 
@@ -143,12 +144,12 @@ def reject_if_dependent(
     Warns:
         FactorizationWarning: likewise, for one column; or columns that vary and could not be tested.
     """
-    rejected = [_complaint(r, len(results)) for r in results if r.p_corrected < raise_below]
+    rejected = [what + _complaint(r, len(results)) for r in results if r.p_corrected < raise_below]
     if rejected:
         raise FactorizationError("\n".join([*rejected, _REMEDY]))
     for result in results:
         if result.p_corrected < warn_below:
-            warnings.warn(f"{_complaint(result, len(results))}. {_REMEDY}", FactorizationWarning, stacklevel=2)
+            warnings.warn(f"{what}{_complaint(result, len(results))}. {_REMEDY}", FactorizationWarning, stacklevel=2)
     if untested := [r.column for r in results if r.ndf == 0 and r.edges[0] < r.edges[-1]]:
         msg = (
             f"not tested whether the spectator's shape depends on {', '.join(untested)}: too few events of any species"

@@ -6,18 +6,20 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import CalorefineWarning, ConfigError
+from calorefine.errors import CalorefineWarning, ConfigError, KeyColumnError
 from calorefine.events import Columns
-from calorefine.io.root import Chunk, NonFinite, Request, RootFiles, check_unique, read_table
+from calorefine.io.root import Chunk, NonFinite, Request, RootFiles, read_table
 from calorefine.io.writer import TreeFormat, TreeWriter, replacing, write_tree
 from calorefine.keys import KeyArray
-from calorefine.weights.bootstrap import Replica, counts, replica_fit
+from calorefine.weights.bootstrap import Replica, check_blocks, counts, replica_fit
 from calorefine.weights.source import WeightFit, WeightSource
 
 Table = dict[str, NDArray[Any]]
@@ -58,9 +60,19 @@ class WeightedInput:
         """All expressions, and the keys (n,) that bootstrap counts go by."""
         parts = [read_table(source, self._without_branches()) for source in self.sources]
         values = [table | self._number(number, len(key)) for number, (table, key, _) in enumerate(parts)]
-        check_unique(np.concatenate([key for _, key, _ in parts]), str(self.sources[0]), self.request.key_branches)
+        self._check_distinct([key for _, key, _ in parts])
         table = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
         return table, self.columns.bootstrap_key(table, np.concatenate([event for _, _, event in parts]))
+
+    def _check_distinct(self, key: list[KeyArray]) -> None:
+        """Raise `KeyColumnError` if two samples hold the same event."""
+        for (one, first), (other, second) in combinations(zip(self.sources, key, strict=True), 2):
+            if n_shared := len(np.intersect1d(first, second)):
+                msg = (
+                    f"{one} and {other}: {n_shared} keys ({', '.join(self.request.key_branches)}) are in both, "
+                    "expected one of its own for each event; leave events out of one sample or number productions apart"
+                )
+                raise KeyColumnError(msg)
 
     def chunks(self) -> Iterator[tuple[Chunk, Table]]:
         """Rows with their branches, and their expressions."""
@@ -83,11 +95,15 @@ class WeightedInput:
 class Replicas:
     """The nominal weights and those of each replica."""
 
-    def __init__(self, source: WeightSource, table: Table, key: KeyArray, n: int, seed: int, refit: bool) -> None:  # noqa: FBT001
+    def __init__(
+        self, source: WeightSource, table: Table, key: KeyArray, *, n: int, seed: int, refit: bool, block: list[str]
+    ) -> None:
         """Fit the nominal sample and, with `refit`, each of the n replicas."""
         if n < 0:
             raise ConfigError(f"replicas: {n} found, expected 0 or more")
         self.n, self.seed, self.refit = n, seed, refit
+        if n and block:
+            check_blocks(key, block)
         self.nominal = source.fit(table)
         replicas = [Replica(index, seed, refit) for index in range(1, n + 1)]
         self.fits = [replica_fit(source, self.nominal, table, key, replica) for replica in replicas]
@@ -151,10 +167,16 @@ class WeightedOutput:
     def _finish(
         self, writer: TreeWriter, source: WeightedInput, bootstrap: Replicas, sums: dict[str, NDArray[np.float64]]
     ) -> None:
-        replicas = {"n": bootstrap.n, "seed": bootstrap.seed, "refit": bootstrap.refit, "block": source.columns.block}
+        replicas = {
+            "n": bootstrap.n,
+            "indices": [1, bootstrap.n],
+            "seed": bootstrap.seed,
+            "refit": bootstrap.refit,
+            "block": source.columns.block,
+        }
         replicas["n_eff"] = {name: (total**2 / squares).tolist() for name, (total, squares) in sums.items()}
         content = self.content | {"replicas": replicas}
-        writer.finish({self.kind: content, "files": source.names()})
+        writer.finish({"calorefine": version("calorefine"), self.kind: content, "files": source.names()})
         with replacing(self.path.with_suffix(".json"), overwrite=self.overwrite) as beside:
             beside.write_text(json.dumps(content, indent=1, default=_plain))
         for path, figure in self.pictures.items():

@@ -176,7 +176,7 @@ class _LabelSource(WeightSource):
         self.species, self.samples, self.bins = tuple(species), tuple(samples), Bins(in_bins_of or {})
         if len(self.species) < 2:
             raise ConfigError(f"label weights need at least two species, found {', '.join(self.species) or 'none'}")
-        self.target = _known(target, self.species, "species")
+        self.target = _known(target, self.species, "target: species")
 
     @property
     @abstractmethod
@@ -279,13 +279,16 @@ class LabelFractions(_LabelSource):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The fractions."""
-        return self.fractions
+        """The fractions and their errors."""
+        return {"fractions": self.fractions, "errors": self._named(self.errors)}
 
     @property
     def fractions(self) -> dict[str, dict[str, list[float]]]:
         """Sample to species to fractions, one per bin."""
-        values = self.values.transpose(1, 2, 0).tolist()
+        return self._named(self.values)
+
+    def _named(self, numbers: FloatArray) -> dict[str, dict[str, list[float]]]:
+        values = numbers.transpose(1, 2, 0).tolist()
         return {name: dict(zip(self.species, row, strict=True)) for name, row in zip(self.samples, values, strict=True)}
 
     def rows(self, table: Table) -> Rows:

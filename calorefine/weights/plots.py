@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from calorefine.weights.splot_fit import SPlotFit
 
 
-def fit_figure(fit: SPlotFit, *, unit: str = "") -> Figure:
+def fit_figure(fit: SPlotFit, *, unit: str = "", title: str = "") -> Figure:
     """Draw the fitted spectator with pulls.
 
     Data points carry Poisson errors (the root of the count); counts are bootstrap counts if the fit used them.
@@ -20,6 +20,7 @@ def fit_figure(fit: SPlotFit, *, unit: str = "") -> Figure:
 
     Args:
         fit: result of `SPlot.fit`.
+        title: what is fitted, such as a bin of context.
         unit: of the spectator, for the axis; guessed from a suffix such as `_gev` if empty.
 
     Returns:
@@ -33,6 +34,8 @@ def fit_figure(fit: SPlotFit, *, unit: str = "") -> Figure:
         above = figure.add_subplot(grid[0])
         below = figure.add_subplot(grid[1], sharex=above)
         _draw_fit(above, fit, unit or _unit(fit.spectator))
+        if title:
+            above.text(0.03, 0.94, title, transform=above.transAxes, va="top")
         _draw_pulls(below, fit, unit or _unit(fit.spectator))
     return figure
 

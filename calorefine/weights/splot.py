@@ -178,6 +178,18 @@ class SPlotResult(WeightFit):
         }
         return {name: size**2 / squares[name] for name, size in self.yields.items()}
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is off, in plain words: species hardly seen, parameters at limits, events outside of the bins."""
+        found = []
+        labels = [f"{label}: " for label in self.bins.labels] if self.bins.edges else [""]
+        for label, fit in zip(labels, self.fits, strict=True):
+            found += [f"{label}{text}" for text in fit.warnings]
+        n_all = self.n_outside_bins + sum(fit.n_events + fit.n_outside for fit in self.fits)
+        if self.n_outside_bins > 0.01 * n_all:
+            found.append(f"{self.n_outside_bins} of {n_all} events are outside of the bins and have weight 0")
+        return found
+
     def weights(self, table: Table, species: str | None = None) -> FloatArray:
         """Weights (n,) of any sign; 0 outside the range and the bins; see `WeightFit.weights`."""
         m = spectator_values(table, self.fits[0].spectator)

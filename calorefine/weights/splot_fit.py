@@ -13,6 +13,8 @@ from sweights import Cows
 from calorefine.errors import ConfigError, nearest
 from calorefine.weights.shapes import FloatArray, Mixture
 
+LEAST_SIGNIFICANCE, LEAST_N_EFF = 5.0, 20.0
+
 
 @dataclass(frozen=True)
 class SPlotFit:
@@ -75,6 +77,19 @@ class SPlotFit:
         """Standard deviation of a species' yield."""
         own = [list(self.mixture.shapes).index(term) for term in self.terms[species]]
         return float(np.sqrt(self.covariance[np.ix_(own, own)].sum()))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is off, in plain words."""
+        found = [f"parameter {name} is at its limit" for name in self.at_limit]
+        for name, size in self.yields.items():
+            if size < LEAST_SIGNIFICANCE * self.yield_error(name):
+                found.append(f"the yield of {name} is {size:.0f} +- {self.yield_error(name):.0f}: hardly seen")
+            if self.n_effective[name] < LEAST_N_EFF:
+                found.append(f"the weights of {name} are worth {self.n_effective[name]:.0f} events")
+        if self.n_outside > self.n_events:
+            found.append(f"{self.n_outside} of {self.n_outside + self.n_events} events are outside of the range")
+        return found
 
     def densities(self, m: FloatArray) -> dict[str, FloatArray]:
         """Expected events of each species per unit of the spectator at `m` (n,)."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from calorefine.errors import ConfigError, nearest
+from calorefine.errors import ConfigError, FactorizationError, nearest
 from calorefine.events import Columns
 from calorefine.io.root import NonFinite, RootFiles
 from calorefine.io.writer import TreeFormat
@@ -31,10 +31,13 @@ class WeightsSummary:
     branches: list[str]
     lines: list[str] = field(default_factory=list)
     factorization: list[FactorizationResult] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Tables for the terminal."""
-        return "\n".join([self.fit.summary(), "", *self.lines, f"{self.output}: with {', '.join(self.branches)}"])
+        beside = ", ".join(path.name for path in [self.output.with_suffix(".json"), *self.pictures])
+        last = f"{self.output}: with {', '.join(self.branches)}; beside it {beside}"
+        return "\n".join([self.fit.summary(), "", *self.lines, last])
 
 
 def splot_file(
@@ -65,7 +68,7 @@ def splot_file(
         columns: features and context, against which factorization is tested, key, cut and block.
         splot: the fit: spectator, range and the shape of each species.
         output: the ROOT file to write.
-        replicas: number of bootstrap replicas to write.
+        replicas: number of bootstrap replicas to write; entry k of the arrays is replica k + 1 (0 is the nominal).
         seed: seed of their counts.
         refit: redo the fit in each replica; without, their spread lacks the fit's uncertainty.
         dependence: what to do if the spectator's shape depends on a column at p < 1e-3: write nothing, or warn.
@@ -84,20 +87,24 @@ def splot_file(
     """
     source = WeightedInput([RootFiles(files, tree)], columns, splot, nonfinite)
     table, key = source.read()
-    bootstrap = Replicas(splot, table, key, replicas, seed, refit)
+    bootstrap = Replicas(splot, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
     fit = bootstrap.nominal
     if not isinstance(fit, SPlotResult):
         raise TypeError(type(fit))
     tested = {name: table[name] for name in [*columns.features, *columns.context]}
-    tests = factorization_test(splot, table[splot.spectator], tested | _bin_columns(splot, table), result=fit)
-    reject_if_dependent(tests, raise_below=1e-3 if dependence == "error" else 0.0)
+    tests = _tested(splot, fit, table, tested, dependence, "")
     others = {name: splot.alternative(name).fit(table) for name in splot.alternatives}
     content = fit.to_dict() | {"factorization": [vars(r) for r in tests]}
-    content |= {"alternatives": {name: other.to_dict() for name, other in others.items()}} if others else {}
-    pictures = {_picture(Path(output), n): fit_figure(part) for n, part in enumerate(fit.fits)}
+    for name, other in others.items():
+        found = _tested(splot.alternative(name), other, table, tested, dependence, f"alternative '{name}': ")
+        alternative = other.to_dict() | {"factorization": [vars(r) for r in found]}
+        content.setdefault("alternatives", {})[name] = alternative
+    titles = fit.bins.labels if fit.bins.edges else [""]
+    pictures = {_picture(Path(output), n): fit_figure(part, title=titles[n]) for n, part in enumerate(fit.fits)}
     lines = [*_factorization_table(tests), *_alternatives_table(fit, others)]
+    lines += [f"WARNING: {text}" for text in fit.warnings]
     written = WeightedOutput("splot", "sw_", Path(output), content, pictures, tree_format, overwrite)
-    return WeightsSummary(Path(output), fit, written.write(source, bootstrap, others), lines, tests)
+    return WeightsSummary(Path(output), fit, written.write(source, bootstrap, others), lines, tests, list(pictures))
 
 
 def fractions_file(
@@ -126,7 +133,7 @@ def fractions_file(
         columns: features and context, key, cut and block.
         weights: the fractions of the samples, or the events' own probabilities.
         output: the ROOT file to write.
-        replicas: number of bootstrap replicas to write.
+        replicas: number of bootstrap replicas to write; entry k of the arrays is replica k + 1 (0 is the nominal).
         seed: seed of their counts.
         refit: solve again in each replica, with fractions drawn from their errors.
         nonfinite: what to do about rows with NaN or infinite values in the columns.
@@ -143,7 +150,7 @@ def fractions_file(
         _samples(files, tree, weights), columns, weights, nonfinite, numbered=isinstance(files, dict)
     )
     table, key = source.read()
-    bootstrap = Replicas(weights, table, key, replicas, seed, refit)
+    bootstrap = Replicas(weights, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
     written = WeightedOutput("fractions", "w_", Path(output), bootstrap.nominal.to_dict(), {}, tree_format, overwrite)
     return WeightsSummary(Path(output), bootstrap.nominal, written.write(source, bootstrap, {}))
 
@@ -172,6 +179,19 @@ def _samples(
     return [RootFiles(files[name], tree[name] if isinstance(tree, dict) else tree) for name in names]
 
 
+def _tested(
+    splot: SPlot, fit: SPlotResult, table: Table, columns: Table, dependence: str, what: str
+) -> list[FactorizationResult]:
+    """Test factorization; a refusal shows fit and tests, since nothing is written then."""
+    tests = factorization_test(splot, table[splot.spectator], columns | _bin_columns(splot, table), result=fit)
+    try:
+        reject_if_dependent(tests, what=what, raise_below=1e-3 if dependence == "error" else 0.0)
+    except FactorizationError as error:
+        msg = "\n".join([str(error), "nothing is written; --dependence warn goes on", "", fit.summary(), ""])
+        raise FactorizationError("\n".join([msg, *_factorization_table(tests)])) from error
+    return tests
+
+
 def _bin_columns(splot: SPlot, table: Table) -> Table:
     return {name: table[name] for name in splot.context_bins.edges}
 
@@ -194,7 +214,7 @@ def _alternatives_table(fit: SPlotResult, others: dict[str, SPlotResult]) -> lis
         return []
     lines = [
         "alternative shapes: yields",
-        f"{'':<20}" + "".join(f"{name:>14}" for name in fit.species) + "  smallest p",
+        f"{'':<20}" + "".join(f"{name:>14}" for name in fit.species) + "  fit's p",
     ]
     for name, other in {"nominal": fit, **others}.items():
         yields = "".join(f"{size:>14.1f}" for size in other.yields.values())

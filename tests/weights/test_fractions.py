@@ -364,7 +364,7 @@ def test_events_outside_and_in_empty_bins_weigh_nothing(fit):
 def test_report_pickles_and_serializes(fit):
     read = json.loads(json.dumps(fit.to_dict(), allow_nan=False))
     assert read["yields"]["signal"] == pytest.approx(0.8 * 50 + 0.3 * 90)
-    assert read["inputs"]["s1"] == {"signal": [0.3] * 3, "background": [0.7] * 3}
+    assert read["inputs"]["fractions"]["s1"] == {"signal": [0.3] * 3, "background": [0.7] * 3}
     assert read["in_bins"]["condition"][2] is None
     assert read["in_bins"]["correlation"][2] == [[None, None], [None, None]]
     assert read["in_bins"]["n_eff_over_yield"][2] == [0, 0]

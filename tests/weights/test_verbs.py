@@ -7,7 +7,7 @@ import pytest
 import uproot
 
 from calorefine import keys
-from calorefine.cli import calorefine
+from calorefine.cli import calorefine, calorefine_main
 from calorefine.datasets import CorrelatedToy
 from calorefine.errors import (
     CalorefineWarning,
@@ -99,13 +99,54 @@ def test_splot_counts_by_block(toy_file, tmp_path):
     with uproot.recreate(path) as file:
         file.mktree("events", {name: values.dtype for name, values in arrays.items()})
         file["events"].extend(arrays)
-    splot(path, tmp_path / "b.root", "--columns.block", "[run]", "--replicas", "4", "--refit", "false")
+    with pytest.warns(CalorefineWarning, match=r"block \[run\]: 2 blocks in .* events: replicas differ by few"):
+        splot(path, tmp_path / "b.root", "--columns.block", "[run]", "--replicas", "4", "--refit", "false")
     written = read(tmp_path / "b.root")
     count = written["sw_signal_replica"] / written["sw_signal"][:, None]
     for run in (1, 2):
         own = count[arrays["run"] == run]
         np.testing.assert_allclose(own, np.broadcast_to(np.round(own[0]), own.shape), atol=1e-4)
     assert read_provenance(tmp_path / "b.root")["splot"]["replicas"]["block"] == ["run"]
+
+
+def test_one_block_is_refused(toy_file, tmp_path):
+    path, _ = toy_file()
+    with pytest.raises(ConfigError, match=r"block \[run\]: 1 block in .* events, expected several"):
+        splot(path, tmp_path / "b.root", "--columns.block", "[run]", "--replicas", "4")
+    splot(path, tmp_path / "b.root", "--columns.block", "[run]")
+
+
+def test_alternatives_are_tested_too(toy_file, tmp_path):
+    path, _ = toy_file(20_000, background_dependence=2.0)
+    nominal = "{signal: {class_path: Gaussian}, background: {class_path: Bernstein, init_args: {degree: 3}}}"
+    other = "{exponential: {background: {class_path: Exponential}}}"
+    options = ["--splot.species", nominal, "--splot.alternatives", other]
+    with pytest.raises(FactorizationError, match=r"alternative 'exponential': .* depends on x"):
+        splot(path, tmp_path / "c.root", *options)
+    with pytest.warns(FactorizationWarning, match="alternative 'exponential'"):
+        splot(path, tmp_path / "c.root", *options, "--dependence", "warn")
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert content["alternatives"]["exponential"]["factorization"][0]["p_corrected"] < 1e-3
+
+
+def test_a_fit_without_a_peak_is_reported(toy_file, tmp_path):
+    path, _ = toy_file(fraction=0.3)
+    report = splot(path, tmp_path / "k.root", "--splot.range", "[0.6, 1]")
+    assert "WARNING: the yield of signal is" in str(report)
+
+
+def test_wrapped_errors_are_shown_alone(toy_file, tmp_path, capsys, monkeypatch):
+    """Options of union types: jsonargparse wraps the error in its own."""
+    path, _ = toy_file()
+    wrong = json.dumps({"rich": {"signal": 0.7, "background": 0.4}, "poor": {"signal": 0.2, "background": 0.8}})
+    arguments = ["--files", str(path), "--tree", "events", "--output", str(tmp_path / "l.root"), *COLUMNS]
+    given = ["fractions", *arguments, "--weights", "LabelFractions", "--weights.fractions", wrong]
+    monkeypatch.setattr("sys.argv", ["calorefine", *given])
+    with pytest.raises(SystemExit):
+        calorefine_main()
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: fractions of sample 'rich' in all events sum to 1.1")
+    assert "Traceback" not in printed
 
 
 def test_splot_refuses_a_dependent_spectator(toy_file, tmp_path):
@@ -174,7 +215,7 @@ def test_fractions_errors(toy_file, tmp_path):
         fractions({"ritch": str(path), "poor": str(path)}, tmp_path / "i.root")
     with pytest.raises(ConfigError, match="files: none for sample 'rich'"):
         fractions({"poor": str(path)}, tmp_path / "i.root")
-    with pytest.raises(KeyColumnError, match=r"rows repeat the key"):
+    with pytest.raises(KeyColumnError, match=r"keys \(run, event\) are in both"):
         fractions({"rich": str(path), "poor": str(path)}, tmp_path / "i.root")
     with pytest.raises(ConfigError, match="replicas: -1 found"):
         fractions(str(path), tmp_path / "i.root", "--weights.sample", "m > 0.4", "--replicas", "-1")

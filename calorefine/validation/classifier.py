@@ -1,0 +1,264 @@
+r"""A classifier between two weighted samples: AUC for weights of any sign, JSD for positive ones, and their floor.
+
+The AUC is the weighted Mann-Whitney sum over pairs of a generated event i and a reference event j with scores s,
+
+.. math:: A = \frac{\sum_{ij} w_i w_j \left(1[s_i > s_j] + \tfrac12 1[s_i = s_j]\right)}{\sum_i w_i \sum_j w_j} ,
+
+which is unbiased for weights of any sign; the curve itself would not be monotone.  Its standard error follows from the
+influence of each event on A,
+
+.. math:: \frac{w_i}{\sum w} (F_\mathrm{ref}(s_i) - A), \qquad
+          \frac{w_j}{\sum w} (1 - F_\mathrm{gen}(s_j) - A) ,
+
+summed over events of equal key (candidates, and twins at the same conditions) before squaring.
+
+Boosted trees need positive weights to train on: signed ones are replaced by their conditional mean
+(`calorefine.weights.positive`), estimated from the training half alone.  They are tested with the signed weights.  The
+Jensen-Shannon divergence (ln 2 - BCE) / ln 2 with the test half's cross entropy (BCE) has no such form: with a few
+large negative weights, one confident score decides it, so it is not given.
+
+One random split of the events gives :math:`A_s` with variance V (its influence functions').  The splits share events,
+so the mean of k splits with empirical variance S^2 among them has the variance
+
+.. math:: \mathrm{Var}(\bar A) = \tfrac1k V + (1 - \tfrac1k) (V - S^2) ,
+
+since V - S^2 estimates the covariance of two splits, and at least V / k.  One classifier tested on random halves would
+give S^2 = V / 2 on average.  S^2 is noisy for few splits: it is averaged with this expectation, which counts as much as
+`PRIOR_SPLITS` further splits.
+
+References: DeLong et al., Biometrics 44 (1988) 837; Krause and Shih, arXiv:2106.05285 (AUC and JSD).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs, no py.typed
+
+from calorefine import keys, stats
+from calorefine.errors import ConfigError, FitError, WeightError
+from calorefine.events import Events
+from calorefine.weights.positive import PositiveWeights
+
+FloatArray = NDArray[np.float64]
+N_TREES = 200
+PRIOR_SPLITS = 4
+SIGNED = "weights are signed: the cross entropy on the test half has no lower bound"
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well a classifier tells two samples apart, averaged over random splits into halves for training and testing.
+
+    Attributes:
+        auc: mean AUC; 0.5 if it can't.
+        auc_error: standard error of this mean.
+        auc_split_error: standard error of the AUC of one split.
+        auc_spread: standard deviation over the splits; None for one split.
+        jsd: mean Jensen-Shannon divergence in bits, as trained: it is below 0 where an overconfident classifier has
+            found nothing.  None with signed weights.
+        jsd_spread: standard deviation over the splits.
+    """
+
+    auc: float
+    auc_error: float
+    auc_split_error: float
+    auc_spread: float | None
+    jsd: float | None
+    jsd_spread: float | None
+
+
+@dataclass(frozen=True)
+class ClassifierTest:
+    """Generated against reference, and the floor: one random half of the reference against the other.
+
+    Attributes:
+        separation: generated against reference; None if it can't be computed.
+        floor: with half as many events, so that its error is larger.
+        repetitions: number of splits.
+        refused: what is not given to the reason why.
+    """
+
+    separation: Separation | None
+    floor: Separation | None
+    repetitions: int
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Split:
+    auc: float
+    variance: float
+    jsd: float | None
+
+
+def mann_whitney(generated: FloatArray, reference: FloatArray, *, weights: tuple[FloatArray, FloatArray]) -> float:
+    """Weighted probability that a generated event has a higher score than a reference event; ties count one half.
+
+    Args:
+        generated: (n,) scores.
+        reference: (m,) scores.
+        weights: (n,) and (m,), any sign, positive sums.
+
+    Returns:
+        The AUC; with signed weights it may fluctuate out of [0, 1].
+
+    Raises:
+        WeightError: weights without a positive sum.
+
+    >>> mann_whitney(np.array([2.0, 3.0]), np.array([1.0, 2.0]), weights=(np.ones(2), np.ones(2)))
+    0.875
+    """
+    below, _ = _below(generated, reference, weights)
+    return float(stats.mean(below, weights[0]))
+
+
+def auc_with_error(
+    generated: FloatArray,
+    reference: FloatArray,
+    *,
+    weights: tuple[FloatArray, FloatArray],
+    event_keys: tuple[keys.KeyArray, keys.KeyArray],
+) -> tuple[float, float]:
+    """AUC as `mann_whitney`, and its standard error for given scores.
+
+    Args:
+        generated: (n,) scores.
+        reference: (m,) scores.
+        weights: (n,) and (m,), any sign, positive sums.
+        event_keys: (n,) and (m,); events of equal key, also of different samples, count as correlated.
+    """
+    below, above = _below(generated, reference, weights)
+    auc = float(stats.mean(below, weights[0]))
+    influence = [w * (values - auc) / stats.sum_w(w) for values, w in zip((below, above), weights, strict=True)]
+    group = np.unique(np.concatenate(event_keys), return_inverse=True)[1]
+    return auc, float(np.sqrt(stats.sum_w2(np.bincount(group, np.concatenate(influence)))))
+
+
+def classifier_test(generated: Events, reference: Events, *, repetitions: int = 10, seed: int = 0) -> ClassifierTest:
+    """`separation` of generated and reference events, and of random halves of the reference.
+
+    Args:
+        generated: weights of any sign.
+        reference: likewise, and the same columns.
+        repetitions: number of splits, at least 1; the floor has new halves for each.
+        seed: of the splits.
+
+    Raises:
+        ConfigError: no repetition.
+    """
+    refused = {"jsd": SIGNED} if min(generated.weight.min(), reference.weight.min()) < 0 else {}
+    found: dict[str, Separation | None] = {}
+    for name, other in (("separation", generated), ("floor", None)):
+        try:
+            found[name] = separation(other, reference, repetitions=repetitions, seed=seed)
+        except (WeightError, FitError) as error:
+            found[name], refused[name] = None, str(error)
+    return ClassifierTest(found["separation"], found["floor"], repetitions, refused)
+
+
+def separation(generated: Events | None, reference: Events, *, repetitions: int = 10, seed: int = 0) -> Separation:
+    """Train a classifier on features and context of half of the events and test it on the others, several times.
+
+    The half is a function of the event's key: an event and its twin generated at the same conditions are on the same
+    side.  Both classes get the same sum of weights.
+
+    Args:
+        generated: weights of any sign; None compares one random half of the reference with the other.
+        reference: likewise, and the same columns.
+        repetitions: number of splits, at least 1.
+        seed: of the splits.
+
+    Raises:
+        ConfigError: no repetition.
+        WeightError: a half whose weights have no positive sum, or no conditional mean that is positive.
+        FitError: the estimate of the conditional mean fails.
+    """
+    if repetitions < 1:
+        raise ConfigError(f"repetitions: {repetitions} found, expected at least 1")
+    reference = reference.take(_order(reference))
+    generated = generated.take(_order(generated)) if generated is not None else None
+    splits = []
+    for number in range(repetitions):
+        pair = _halves(reference, "floor", seed, number) if generated is None else (generated, reference)
+        splits.append(_split(*pair, seed=seed, number=number))
+    return _summary(splits)
+
+
+def _order(events: Events) -> NDArray[np.int64]:
+    """An order of the events that depends only on what they are."""
+    return np.asarray(np.lexsort((*events.x.T, events.key, events.event_key)))
+
+
+def _halves(events: Events, purpose: str, seed: int, number: int) -> tuple[Events, Events]:
+    """Random halves, by event key."""
+    first = keys.uniform(keys.stream(events.event_key, purpose, seed=seed, replica=number)) < 0.5
+    return events.take(first), events.take(~first)
+
+
+def _split(generated: Events, reference: Events, *, seed: int, number: int) -> _Split:
+    """Train on one half, test on the other."""
+    (train_g, test_g), (train_r, test_r) = (_halves(e, "classifier", seed, number) for e in (generated, reference))
+    model = HistGradientBoostingClassifier(max_iter=N_TREES, early_stopping=False, random_state=number)
+    table = np.concatenate([_table(train_g), _table(train_r)])
+    weight = np.concatenate([_training_weight(events) for events in (train_g, train_r)])
+    model.fit(table, np.repeat([1, 0], [len(train_g), len(train_r)]), sample_weight=weight * len(table))
+    scores = [model.predict_proba(_table(events))[:, 1] for events in (test_g, test_r)]
+    weights, event_keys = (test_g.weight, test_r.weight), (test_g.event_key, test_r.event_key)
+    auc, error = auc_with_error(scores[0], scores[1], weights=weights, event_keys=event_keys)
+    signed = min(events.weight.min() for events in (generated, reference)) < 0
+    return _Split(auc, error**2, None if signed else _jsd(scores, weights))
+
+
+def _table(events: Events) -> NDArray[np.float32]:
+    return np.concatenate([events.x, events.context], axis=1)
+
+
+def _training_weight(events: Events) -> FloatArray:
+    """Positive weights (n,) of sum 1/2: the events' own, or the conditional mean of signed ones."""
+    weight = events.weight
+    stats.require_positive_sum(weight, f"classifier, {len(events)} training events")
+    if weight.min() < 0:
+        weight = PositiveWeights(bounds=None).fit(events).weight
+    return np.asarray(0.5 * weight / stats.sum_w(weight))
+
+
+def _jsd(scores: list[FloatArray], weights: tuple[FloatArray, FloatArray]) -> float:
+    """Jensen-Shannon divergence in bits, with equal shares of both classes."""
+    tiny = 1e-12
+    entropies = [-np.log(np.maximum(scores[0], tiny)), -np.log(np.maximum(1 - scores[1], tiny))]
+    means = [float(stats.mean(values, w)) for values, w in zip(entropies, weights, strict=True)]
+    return float(1 - 0.5 * sum(means) / np.log(2))
+
+
+def _summary(splits: list[_Split]) -> Separation:
+    k = len(splits)
+    aucs, jsds = [one.auc for one in splits], [one.jsd for one in splits if one.jsd is not None]
+    variance = float(np.mean([one.variance for one in splits]))
+    spread = float(np.std(aucs, ddof=1)) if k > 1 else None
+    scatter = ((k - 1) * (spread or 0.0) ** 2 + PRIOR_SPLITS * variance / 2) / (k - 1 + PRIOR_SPLITS)
+    of_mean = max(variance - (1 - 1 / k) * scatter, variance / k)
+    return Separation(
+        auc=float(np.mean(aucs)),
+        auc_error=float(np.sqrt(of_mean)),
+        auc_split_error=float(np.sqrt(variance)),
+        auc_spread=spread,
+        jsd=float(np.mean(jsds)) if jsds else None,
+        jsd_spread=float(np.std(jsds, ddof=1)) if len(jsds) > 1 else None,
+    )
+
+
+def _below(
+    generated: FloatArray, reference: FloatArray, weights: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """Share of the reference below each generated score (n,), of the generated above each reference score (m,)."""
+    totals = [stats.require_positive_sum(w, "AUC") for w in weights]
+    distinct, group = np.unique(np.concatenate([generated, reference]), return_inverse=True)
+    groups = group[: len(generated)], group[len(generated) :]
+    middles = []
+    for index, w, total in zip(groups, weights, totals, strict=True):
+        inside = np.bincount(index, w, len(distinct)) / total
+        middles.append(np.cumsum(inside) - 0.5 * inside)
+    return middles[1][groups[0]], 1 - middles[0][groups[1]]

@@ -1,0 +1,351 @@
+r"""Means, widths and efficiencies of two weighted samples in bins of the context, with errors.
+
+Each number comes as an `Estimate`: its value and the influence of each event on it, the change of the value per unit of
+the event's multiplicity.  The squares of the influences sum to the variance, for weights of any sign:
+
+* mean: :math:`w (x - \bar x) / \sum w`; a fraction of events that pass, an efficiency, is the mean of 0 and 1, whose
+  error is the usual one from :math:`\sum w^2` of those that pass and those that fail;
+* standard deviation s: :math:`w ((x - \bar x)^2 - s^2) / (2 s \sum w)`;
+* quantile :math:`q_p`: :math:`-w (1[x \le q_p] - p) / (f(q_p) \sum w)`, with the density f from the slope of the
+  quantiles themselves within two standard errors of p (Woodruff); the 68 % half-width is
+  :math:`(q_{0.84} - q_{0.16}) / 2`.
+
+A difference or ratio of both samples has influences, too.  Those of equal event key are summed before squaring, so that
+an event and its twin generated at the same conditions, whose noise is partly common, are treated as what they are.
+
+What a fit of the weights to the same events (sWeights) adds to the errors is left out.
+
+References: Hampel, J. Am. Stat. Assoc. 69 (1974) 383; Woodruff, J. Am. Stat. Assoc. 47 (1952) 635.  Efficiencies at
+quantiles of the reference against the context are how the field judges generated particle identification: Maevskiy et
+al., arXiv:1905.11825.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erfc
+
+from calorefine import stats
+from calorefine.errors import ConfigError
+from calorefine.events import Columns, Events
+
+FloatArray = NDArray[np.float64]
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+N_MOMENT_BINS, N_EFFICIENCY_BINS = 5, 6
+HALF_WIDTH_LEVELS = (0.16, 0.84)
+LEAST_SIGNIFICANCE = 3.0  # of a reference efficiency in a ratio, in standard errors
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and the influence (n,) of each event on it."""
+
+    value: float
+    influence: FloatArray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A number in both samples, with standard errors; None where not defined.
+
+    Attributes:
+        generated: in the generated sample, None for less than two events or a sum of weights that is not positive.
+        generated_error: its error.
+        reference: in the reference sample.
+        reference_error: its error.
+        ratio: generated over reference; None if the reference is not above 0.
+        ratio_error: of both.
+        pull: difference over its error, of both.
+    """
+
+    generated: float | None = None
+    generated_error: float | None = None
+    reference: float | None = None
+    reference_error: float | None = None
+    ratio: float | None = None
+    ratio_error: float | None = None
+    pull: float | None = None
+
+
+@dataclass(frozen=True)
+class ContextBin:
+    """Bin (low, high] of a context column; the outermost ones include all beyond them.
+
+    Attributes:
+        low: lower edge.
+        high: upper edge.
+        center: weighted median of the reference within.
+    """
+
+    low: float
+    high: float
+    center: float
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted mean, 68 % half-width and standard deviation of a feature in a bin."""
+
+    mean: Comparison
+    half_width: Comparison
+    std: Comparison
+
+
+@dataclass(frozen=True)
+class Efficiencies:
+    """Fractions above a cut on a feature, in each bin of each context column.
+
+    Attributes:
+        cut: the reference's quantile.
+        bins: context column to one comparison per bin.
+    """
+
+    cut: float
+    bins: dict[str, list[Comparison]]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Deviation of the efficiency from the reference's, averaged over bins; None if no bin is known.
+
+    Attributes:
+        mean: average of |generated / reference - 1|.
+        expected: this average for two samples that differ by accident only.
+        worst: largest one.
+        absolute: average of |generated - reference|.
+        n_bins: bins in the averages.
+        n_left_out: bins left out, as the reference is not `significant`.
+    """
+
+    mean: float | None
+    expected: float | None
+    worst: float | None
+    absolute: float | None
+    n_bins: int
+    n_left_out: int
+
+
+def mean_estimate(values: FloatArray, weight: FloatArray) -> Estimate:
+    """Weighted mean of values (n,), or efficiency where they are 0 and 1; weights of any sign, positive sum."""
+    mean = float(stats.mean(values, weight))
+    return Estimate(mean, weight * (values - mean) / stats.sum_w(weight))
+
+
+def std_estimate(values: FloatArray, weight: FloatArray) -> Estimate | None:
+    """Weighted standard deviation of values (n,); None if signed weights make the variance negative."""
+    variance = float(stats.covariance(values[:, None], weight)[0, 0])
+    if variance <= 0:
+        return None
+    std = float(np.sqrt(variance))
+    square = (values - stats.mean(values, weight)) ** 2
+    return Estimate(std, weight * (square - variance) / (2 * std * stats.sum_w(weight)))
+
+
+def quantile_estimates(values: FloatArray, weight: FloatArray, levels: tuple[float, ...]) -> list[Estimate]:
+    """Weighted quantiles of values (n,) at levels in (0, 1); weights of any sign, positive sum."""
+    p = np.array(levels)
+    found = stats.quantile(values, weight, p)
+    moved = [weight * ((values <= q) - level) / stats.sum_w(weight) for q, level in zip(found, levels, strict=True)]
+    step = np.array([2 * np.sqrt(stats.sum_w2(one)) for one in moved])
+    ends = np.clip(np.stack([p - step, p + step]), 0.01, 0.99)
+    around = stats.quantile(values, weight, ends.ravel()).reshape(ends.shape)
+    slopes = np.diff(around, axis=0)[0] / np.maximum(np.diff(ends, axis=0)[0], 1e-9)
+    return [Estimate(float(q), -slope * one) for q, slope, one in zip(found, slopes, moved, strict=True)]
+
+
+def half_width_estimate(values: FloatArray, weight: FloatArray) -> Estimate:
+    """Half the distance between the weighted 16 % and 84 % quantiles of values (n,); weights of any sign."""
+    low, high = quantile_estimates(values, weight, HALF_WIDTH_LEVELS)
+    return Estimate((high.value - low.value) / 2, (high.influence - low.influence) / 2)
+
+
+def median_estimate(values: FloatArray, weight: FloatArray) -> Estimate:
+    """Weighted median of values (n,); weights of any sign."""
+    return quantile_estimates(values, weight, (0.5,))[0]
+
+
+def context_values(columns: Columns, events: Events) -> dict[str, FloatArray]:
+    """Context columns (n,) by name, categories by their value instead of one-hot encoded."""
+    found, first = {}, 0
+    for name, column in columns.context_columns.items():
+        if column.categories is None:
+            found[name] = events.context[:, first].astype(np.float64)
+            first += 1
+        else:
+            last = first + len(column.categories)
+            found[name] = np.asarray(column.categories, np.float64)[np.argmax(events.context[:, first:last], axis=1)]
+            first = last
+    return found
+
+
+class Binning:
+    """Both samples in bins of one context column that hold equal sums of the reference's weights.
+
+    A column with no more values than bins gets one bin for each value.
+
+    Args:
+        generated: (n,) values of the context column.
+        reference: (m,) values.
+        weights: (n,) and (m,), any sign, positive sums.
+        event_keys: (n,) and (m,).
+        n_bins: number of bins.
+
+    Raises:
+        ConfigError: no bin.
+        WeightError: reference weights without a positive sum.
+    """
+
+    def __init__(
+        self,
+        generated: FloatArray,
+        reference: FloatArray,
+        *,
+        weights: tuple[FloatArray, FloatArray],
+        event_keys: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+        n_bins: int,
+    ) -> None:
+        """Sort the events into bins."""
+        if n_bins < 1:
+            raise ConfigError(f"n_bins: {n_bins} found, expected at least 1")
+        inner = _inner_edges(reference, weights[1], n_bins)
+        index = [np.searchsorted(inner, values) for values in (generated, reference)]
+        self._weights = weights
+        self._events = [[np.flatnonzero(one == k) for one in index] for k in range(len(inner) + 1)]
+        self._groups = [
+            np.unique(
+                np.concatenate([key[at] for key, at in zip(event_keys, inside, strict=True)]), return_inverse=True
+            )[1]
+            for inside in self._events
+        ]
+        edges = np.concatenate([[reference.min()], inner, [reference.max()]])
+        self.bins = [
+            ContextBin(float(edges[k]), float(edges[k + 1]), _median(reference[at], weights[1][at]))
+            for k, (_, at) in enumerate(self._events)
+        ]
+
+    def compare(
+        self,
+        generated: FloatArray,
+        reference: FloatArray,
+        estimator: Callable[[FloatArray, FloatArray], Estimate | None],
+    ) -> list[Comparison]:
+        """Estimate a number in each bin of both samples, from values (n,) and (m,)."""
+        found = []
+        for inside, group in zip(self._events, self._groups, strict=True):
+            estimates: list[Estimate | None] = []
+            for values, weight, at in zip((generated, reference), self._weights, inside, strict=True):
+                known = len(at) > 1 and stats.sum_w(weight[at]) > 0
+                estimates.append(estimator(values[at], weight[at]) if known else None)
+            found.append(compared(estimates[0], estimates[1], group))
+        return found
+
+
+def _inner_edges(values: FloatArray, weight: FloatArray, n_bins: int) -> FloatArray:
+    distinct = np.unique(values)
+    if len(distinct) <= n_bins:
+        return (distinct[1:] + distinct[:-1]) / 2
+    edges = np.unique(stats.quantile(values, weight, np.arange(1, n_bins) / n_bins))
+    return np.asarray(edges[edges < distinct[-1]])
+
+
+def _median(values: FloatArray, weight: FloatArray) -> float:
+    if len(values) == 0 or stats.sum_w(weight) <= 0:
+        weight = np.ones(len(values))
+    return float(stats.quantile(values, weight, [0.5])[0])
+
+
+def compared(generated: Estimate | None, reference: Estimate | None, group: NDArray[np.int64]) -> Comparison:
+    """Compare two estimates.
+
+    Args:
+        generated: with influences (n,).
+        reference: with influences (m,).
+        group: (n + m,) number of the event that each row of both belongs to.
+    """
+    if generated is None or reference is None:
+        parts = {"generated": generated, "reference": reference}
+        known = {name: one for name, one in parts.items() if one is not None}
+        values = {name: one.value for name, one in known.items()}
+        return Comparison(
+            **values, **{f"{n}_error": float(np.sqrt(stats.sum_w2(o.influence))) for n, o in known.items()}
+        )
+    n, size = len(generated.influence), int(group.max()) + 1
+    first = np.bincount(group[:n], generated.influence, size)
+    second = np.bincount(group[n:], reference.influence, size)
+    error = float(np.sqrt(stats.sum_w2(first - second)))
+    difference = generated.value - reference.value
+    ratio = generated.value / reference.value if reference.value > 0 else None
+    return Comparison(
+        generated=generated.value,
+        generated_error=float(np.sqrt(stats.sum_w2(first))),
+        reference=reference.value,
+        reference_error=float(np.sqrt(stats.sum_w2(second))),
+        ratio=ratio,
+        ratio_error=None if ratio is None else float(np.sqrt(stats.sum_w2(first - ratio * second))) / reference.value,
+        pull=difference / error if error > 0 else None,
+    )
+
+
+def binned_moments(
+    generated: FloatArray, reference: FloatArray, binnings: Mapping[str, Binning]
+) -> dict[str, list[Moments]]:
+    """Moments of a feature, values (n,) and (m,), in the bins of each context column."""
+    found = {}
+    for name, binning in binnings.items():
+        lists = [binning.compare(generated, reference, f) for f in (mean_estimate, half_width_estimate, std_estimate)]
+        found[name] = [Moments(*three) for three in zip(*lists, strict=True)]
+    return found
+
+
+def binned_efficiencies(
+    generated: FloatArray, reference: FloatArray, binnings: Mapping[str, Binning], *, weight: FloatArray
+) -> dict[str, Efficiencies]:
+    """Fractions above the reference's quantiles of a feature in the bins of each context column.
+
+    Args:
+        generated: (n,) values.
+        reference: (m,) values.
+        binnings: context column to its bins.
+        weight: (m,) of the reference, for its quantiles.
+
+    Returns:
+        One for each of `LEVELS`, written as text.
+    """
+    found = {}
+    for level, cut in zip(LEVELS, stats.quantile(reference, weight, LEVELS).tolist(), strict=True):
+        passed = [(values > cut).astype(np.float64) for values in (generated, reference)]
+        bins = {name: binning.compare(passed[0], passed[1], mean_estimate) for name, binning in binnings.items()}
+        found[f"{level:g}"] = Efficiencies(cut, bins)
+    return found
+
+
+def significant(one: Comparison) -> bool:
+    """Whether the reference is more than `LEAST_SIGNIFICANCE` errors above 0, so that a ratio to it says something."""
+    if one.reference is None or one.reference_error is None or one.ratio is None:
+        return False
+    return one.reference > LEAST_SIGNIFICANCE * one.reference_error
+
+
+def deviation(comparisons: list[Comparison]) -> Deviation:
+    """Average deviation over bins with a significant reference efficiency."""
+    known = [one for one in comparisons if significant(one)]
+    left_out = len(comparisons) - len(known)
+    if not known:
+        return Deviation(None, None, None, None, 0, left_out)
+    names = ("ratio", "ratio_error", "generated", "reference")
+    ratio, error, made, target = (np.array([getattr(one, name) for one in known]) for name in names)
+    size = np.abs(ratio - 1)
+    expected = float(np.sqrt(2 / np.pi) * error.mean())
+    return Deviation(
+        float(size.mean()), expected, float(size.max()), float(np.abs(made - target).mean()), len(known), left_out
+    )
+
+
+def corrected_p_value(pull: float, n_pulls: int) -> float:
+    """Probability that the largest of so many independent pulls is as large as this one."""
+    single = float(erfc(abs(pull) / np.sqrt(2)))
+    return float(-np.expm1(n_pulls * np.log1p(-single))) if single < 1 else 1.0
