@@ -141,6 +141,7 @@ def variants(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "cramer": ("weighted_cramer_gan", []),
         "flow": ("conditional_flow", []),
         "library": ("library", []),
+        "library_20": ("library", ["--model.init_args.neighbors", "20"]),
         "wgan_unweighted": ("weighted_wgan", ["--data.weights", "none"]),
         "wgan_pure": ("weighted_wgan", pure),
         "wgan_clipped": ("weighted_wgan", clipped),

@@ -149,7 +149,7 @@ class SPlotFit:
         ]
         for name, value, error in zip(self.names, self.values, self.errors, strict=True):
             note = "fixed" if name in self.fixed else "AT LIMIT" if name in self.at_limit else ""
-            lines.append(f"{name:<28}{value:>14.6g}{error:>12.2g}  {note}".rstrip())
+            lines.append(f"{name:<28}{value:>14.6g}{error:>12.3g}  {note}".rstrip())
         worst = float(np.max(np.abs(self.pulls)))
         lines.append(
             f"chi2/ndf = {self.chi2:.1f}/{self.ndf}, p = {self.p_value:.3g}; "

@@ -162,7 +162,14 @@ def _samples(
     if not isinstance(files, dict):
         if isinstance(tree, dict):
             raise ConfigError("tree: one for each sample given, expected `files` of each sample as well")
-        return [RootFiles(files, tree)]
+        source = RootFiles(files, tree)
+        if isinstance(weights, LabelFractions) and "sample" == weights.sample not in source.branch_names():
+            wanted = ", ".join(f"{name}: ..." for name in weights.fractions)
+            msg = (
+                f"{source}: there is no branch 'sample', the default of `sample`; give an expression that numbers the "
+            )
+            raise ConfigError(msg + f"samples, or their files one by one, files: {{{wanted}}}")
+        return [source]
     if not isinstance(weights, LabelFractions):
         raise ConfigError("files: one set for each sample given, expected LabelFractions, which tells their fractions")
     if weights.sample != "sample":

@@ -219,6 +219,8 @@ def test_fractions_errors(toy_file, tmp_path):
         fractions({"rich": str(path), "poor": str(path)}, tmp_path / "i.root")
     with pytest.raises(ConfigError, match="replicas: -1 found"):
         fractions(str(path), tmp_path / "i.root", "--weights.sample", "m > 0.4", "--replicas", "-1")
+    with pytest.raises(ConfigError, match=r"no branch 'sample', the default .* files: \{rich: \.\.\., poor: \.\.\.\}"):
+        fractions(str(path), tmp_path / "i.root")
     with pytest.raises(ConfigError, match="tree: one for each sample given"):
         fractions(str(path), tmp_path / "i.root", tree={"rich": "events", "poor": "events"})
     with pytest.raises(ConfigError, match=r"sample: 'm > 0\.4' given, expected the default"):
