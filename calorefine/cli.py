@@ -20,6 +20,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from calorefine import runs
+from calorefine.compare import compare_models
 from calorefine.data import EventDataModule
 from calorefine.errors import CalorefineError, CheckpointError, nearest
 from calorefine.likelihood import log_prob_file
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "sample": sample_file,
     "log-prob": log_prob_file,
     "plot": plot_files,
+    "compare": compare_models,
     "validate": validate_files,
 }
 
