@@ -68,7 +68,8 @@ def test_splot_command(tmp_path):
     for species, expected in report.fit.yields.items():
         assert after[f"sw_{species}"].sum() == pytest.approx(expected, rel=1e-3)
     content = json.loads(output.with_suffix(".json").read_text())
-    assert content["yields"]["signal"] == pytest.approx(before["true_signal"].sum(), abs=4 * report.fit.fits[0].errors[0])
+    error = report.fit.fits[0].yield_error("signal")
+    assert content["yields"]["signal"] == pytest.approx(before["true_signal"].sum(), abs=4 * error)
     assert read_provenance(output)["splot"]["yields"] == content["yields"]
     assert output.with_suffix(".png").stat().st_size > 10_000
     assert min(result.p_corrected for result in report.factorization) > 0.01
