@@ -279,6 +279,7 @@ def _sections(result: ModelComparison, found: Mapping[str, Validation]) -> list[
     table = Table("Generators", HEADER, result.cells)
     sections = [Section("Comparison", explained, tables=[table])]
     for name, one in found.items():
-        picture = Picture(one.pictures[0].read_bytes(), f"distributions of {name}", f"{name} against the reference")
+        caption = f"{name} against the reference"
+        picture = Picture(one.pictures[0].read_bytes(), f"distributions of {name}", caption, wide=True)
         sections.append(Section(name, figures=[picture]))
     return sections

@@ -54,11 +54,13 @@ class Picture:
         data: the bytes.
         alt: what is seen, for those who can't see it.
         caption: text below.
+        wide: whether it takes the whole width of the page.
     """
 
     data: bytes
     alt: str
     caption: str
+    wide: bool = False
 
     @property
     def source(self) -> str:
