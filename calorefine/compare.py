@@ -15,7 +15,6 @@ from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingE
 from calorefine.io.page import Picture, Section, Table, number, with_error, write_page
 from calorefine.io.root import Request, RootFiles
 from calorefine.io.writer import replacing
-from calorefine.nets import n_parameters
 from calorefine.sampling import sample_file
 from calorefine.simulator import Simulator
 from calorefine.validation.results import Validation
@@ -47,7 +46,7 @@ class Row:
     Attributes:
         name: as in the configuration.
         model: recipe.
-        n_parameters: trained parameters.
+        n_parameters: parameters that sampling uses.
         n_eff: effective number of training events, of signed weights where positive ones were made of them.
         train_seconds: wall time of the command that trained it; None if it was loaded.
         microseconds: per event, on one core, in memory.
@@ -245,10 +244,8 @@ def _row(name: str, simulator: Simulator, found: Validation, seconds: float | No
 
 
 def n_parameters_of(simulator: Simulator) -> int:
-    """Parameters that sampling uses: those of a model that is frozen, without its critic or second copy."""
-    model = simulator.model
-    average = getattr(model, "average", None)
-    return n_parameters(model) if average is None else sum(p.numel() for p in average.parameters())
+    """Parameters that sampling uses, all of them frozen."""
+    return sum(p.numel() for p in simulator.model.network.parameters())
 
 
 def _microseconds(simulator: Simulator, reference: RootFiles) -> float:

@@ -121,9 +121,10 @@ class EventDataModule(pl.LightningDataModule):
         """Read, weight, split and preprocess the events; done once."""
         if self.prepared is not None:
             return
-        events = self.read()
-        self.train, self.validation = self.split(events)
-        self.n_eff_signed = stats.n_eff(self._signed[~self._held_out(events)])
+        events, signed = self._read()
+        held_out = self._held_out(events)
+        self.train, self.validation = events.take(~held_out), events.take(held_out)
+        self.n_eff_signed = stats.n_eff(signed[~held_out])
         self.prepared = self._prepare()
         self._train_set = self._to_network(self.train, self.prepared)
 
@@ -134,6 +135,10 @@ class EventDataModule(pl.LightningDataModule):
             ConfigError: a replica of weights that can't be found again.
             WeightError: the weights don't have a positive sum.
         """
+        return self._read()[0]
+
+    def _read(self) -> tuple[Events, NDArray[np.float64]]:
+        """Events, and their weights (n,) before positive ones are made of them, bootstrap counts included."""
         named = self.columns.expressions("features", "context") | self.columns.block_expressions
         wanted = self._weight_expressions() | named
         request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
@@ -145,15 +150,15 @@ class EventDataModule(pl.LightningDataModule):
             check_blocks(block_key, self.columns.block)
         counts = self.replica.counts(block_key)
         weight = self._weight(table, block_key)
-        stats.require_positive_sum(counts * weight, f"{self.source}, weights '{self._weight_name()}'")
+        signed = counts * weight
+        stats.require_positive_sum(signed, f"{self.source}, weights '{self._weight_name()}'")
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
-        self._signed = counts * weight
         if self.positive is not None:
             names = self.columns.feature_names + self.columns.context_names
-            signed = Events(x, context, weight, key, event_key)
-            self.positive_result = self.positive.fit(signed, multiplicity=counts, names=names)
+            events = Events(x, context, weight, key, event_key)
+            self.positive_result = self.positive.fit(events, multiplicity=counts, names=names)
             weight = self.positive_result.weight
-        return Events(x, context, counts * weight, key, event_key)
+        return Events(x, context, counts * weight, key, event_key), signed
 
     def split(self, events: Events) -> tuple[Events, Events]:
         """Split by event key, so that the candidates of an event stay together.
@@ -162,16 +167,17 @@ class EventDataModule(pl.LightningDataModule):
             EmptySelectionError: one side is empty.
         """
         held_out = self._held_out(events)
+        return events.take(~held_out), events.take(held_out)
+
+    def _held_out(self, events: Events) -> NDArray[np.bool_]:
+        draw = keys.uniform(keys.stream(events.event_key, "split", seed=self.split_seed))
+        held_out: NDArray[np.bool_] = draw < self.validation_fraction
         if held_out.all() or not held_out.any():
             msg = (
                 f"{self.source}: {len(events)} events can't be split into training and validation; expected more events"
             )
             raise EmptySelectionError(msg)
-        return events.take(~held_out), events.take(held_out)
-
-    def _held_out(self, events: Events) -> NDArray[np.bool_]:
-        draw = keys.uniform(keys.stream(events.event_key, "split", seed=self.split_seed))
-        return draw < self.validation_fraction
+        return held_out
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; the order is a function of the global seed and the epoch alone."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from calorefine.stats import FloatArray
 
 GAMMA_SHAPE = 4.0
 

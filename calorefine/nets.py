@@ -1,8 +1,9 @@
-"""Networks; no training code."""
+"""Networks, and what their trainings share: rates that fall, moving averages."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import nn
 
 Activation = Literal["leaky_relu", "silu", "gelu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"leaky_relu": nn.LeakyReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+FINAL_RATE = 0.01
 
 
 def activation(name: Activation) -> nn.Module:
@@ -37,6 +39,14 @@ class MLP(nn.Sequential):
         super().__init__(*layers, nn.Linear(widths[-1], n_out))
 
 
+@torch.no_grad()
+def starting_small(mlp: MLP) -> MLP:
+    """Return a new network with the weights of its last layer scaled to a tenth."""
+    last: Any = mlp[-1]  # a Linear; Sequential does not tell
+    last.weight.mul_(0.1)
+    return mlp
+
+
 class LatentSkip(nn.Module):
     """Generator that starts as the identity on its noise, and learns the rest.
 
@@ -58,12 +68,10 @@ class LatentSkip(nn.Module):
         super().__init__()
         self.latent_size = latent_size
         self.linear = nn.Linear(latent_size, n_out)
-        self.mlp = MLP(latent_size + n_context, n_out, hidden=hidden, act=act)
+        self.mlp = starting_small(MLP(latent_size + n_context, n_out, hidden=hidden, act=act))
         with torch.no_grad():
             nn.init.eye_(self.linear.weight)
             self.linear.bias.zero_()
-            last: Any = self.mlp[-1]  # a Linear; Sequential does not tell
-            last.weight.mul_(0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (n, latent_size + n_context) to (n, n_out)."""
@@ -85,10 +93,7 @@ class Conditioner(nn.Module):
         """Build the layers."""
         super().__init__()
         self.hidden_features = hidden[-1]  # nflows divides some of the parameters by its root
-        self.mlp = MLP(n_in, n_out, hidden=hidden, act=act)
-        with torch.no_grad():
-            last: Any = self.mlp[-1]  # a Linear; Sequential does not tell
-            last.weight.mul_(0.1)
+        self.mlp = starting_small(MLP(n_in, n_out, hidden=hidden, act=act))
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map (n, n_in - c) and context (n, c) to (n, n_out)."""
@@ -96,16 +101,32 @@ class Conditioner(nn.Module):
         return y
 
 
-class Cosine:
-    """Factor of a learning rate: from 1 down to `final` over `total` steps, like half a cosine."""
+class FallingRate(ABC):
+    """Factor of a learning rate: from 1 down to `FINAL_RATE` over `total` steps."""
 
-    def __init__(self, total: float, final: float = 0.01) -> None:
+    def __init__(self, total: float) -> None:
         """Fix the length."""
-        self.total, self.final = total, final
+        self.total = total
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
+
+
+class Linear(FallingRate):
+    """Down along a line."""
 
     def __call__(self, step: int) -> float:
         """Return the factor at a step."""
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / self.total, 1.0)))
+        return max(1 - step / self.total, FINAL_RATE)
+
+
+class Cosine(FallingRate):
+    """Down like half a cosine."""
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
+        return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(step / self.total, 1.0)))
 
 
 def n_parameters(module: nn.Module) -> int:

@@ -197,9 +197,9 @@ class Preprocessing(nn.Module):
         spread = low + (high - low) * torch.rand(low.shape, generator=noise, dtype=low.dtype)
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
-    def log_slope(self, x: torch.Tensor) -> torch.Tensor:
-        """Log of dz/dx (n, d) of each column at x (n, d), float64; 0 where x is an atom or an integer."""
-        low, high = self.intervals(x)
+    def log_slope(self, ends: torch.Tensor) -> torch.Tensor:
+        """Log of dz/dx (n, d) of each column at x of these `intervals` (2, n, d), float64; 0 for atoms and integers."""
+        low, high = ends
         z, knots, slopes = low, self.knots.double(), self.slopes.double()
         spacing = 2 * Z_MAX / (knots.shape[1] - 1)
         index = ((z + Z_MAX) / spacing).long().clamp(0, knots.shape[1] - 2)

@@ -216,14 +216,15 @@ def read_table(
     for chunk in source.chunks(request):
         store.append({**chunk.values, "\0key": chunk.key, "\0event": chunk.event_key}, len(chunk))
     if store.filled == 0:
-        raise EmptySelectionError(f"{source}: {_why_empty(n, request)}, expected some events")
+        raise EmptySelectionError(f"{source}: {why_empty(n, request)}, expected some events")
     table = store.arrays()
     key, event_key = table.pop("\0key"), table.pop("\0event")
     check_unique(key, str(source), request.key_branches)
     return table, key, event_key
 
 
-def _why_empty(n: int, request: Request) -> str:
+def why_empty(n: int, request: Request) -> str:
+    """Say why none of n rows is left."""
     if n == 0:
         return "the tree has no rows"
     reasons = ([f"the cut '{request.cut}'"] if request.cut else []) + (

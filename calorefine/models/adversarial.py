@@ -12,15 +12,14 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from calorefine.data import Batch
 from calorefine.errors import ConfigError
 from calorefine.models.base import TrainedModel, frozen
-from calorefine.nets import MLP, Activation, LatentSkip, update_average
-
-FINAL_RATE = 0.01
+from calorefine.nets import MLP, Activation, LatentSkip, Linear, update_average
 
 
 class AdversarialModel(TrainedModel):
@@ -70,6 +69,11 @@ class AdversarialModel(TrainedModel):
         self.generator = LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
         self.critic = MLP(n_features + n_context, self.critic_outputs, hidden=self.critic_hidden, act=self.act)
         self.average = frozen(copy.deepcopy(self.generator))
+
+    @property
+    def network(self) -> nn.Module:
+        """The averaged generator."""
+        return self.average
 
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Generate with the averaged generator."""
@@ -130,7 +134,7 @@ class AdversarialModel(TrainedModel):
         pairs = []
         for network, steps in ((self.critic, total), (self.generator, total / self.n_critic)):
             optimizer = Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
-            pairs.append((optimizer, LambdaLR(optimizer, _Linear(steps))))
+            pairs.append((optimizer, LambdaLR(optimizer, Linear(steps))))
         return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs]
 
     def _critic_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
@@ -161,13 +165,3 @@ class AdversarialModel(TrainedModel):
         scheduler.step()
         if batch_idx % self.trainer.log_every_n_steps < self.n_critic:  # type: ignore[attr-defined]  # set by Lightning
             self.log(name, loss.detach(), prog_bar=True)
-
-
-class _Linear:
-    """Factor of the learning rate: from 1 down to 1 % over `total` steps."""
-
-    def __init__(self, total: float) -> None:
-        self.total = total
-
-    def __call__(self, step: int) -> float:
-        return max(1 - step / self.total, FINAL_RATE)

@@ -59,6 +59,11 @@ class GenerativeModel(pl.LightningModule, ABC):
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Generate events in network units: (n, latent_size) and (n, c) to (n, d)."""
 
+    @property
+    def network(self) -> nn.Module:
+        """What `generate` uses: the whole model, but for recipes that have more, such as a critic or a second copy."""
+        return self
+
     def prepare(self, prepared: Prepared) -> None:
         """Take over preprocessing and description of the training data, and build the networks."""
         self.features, self.context = prepared.features, prepared.context

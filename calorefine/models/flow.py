@@ -97,6 +97,11 @@ class Flow(TrainedModel, Likelihood):
         self.flow = CompositeTransform(make(n_features, n_context))
         self.average = frozen(copy.deepcopy(self.flow))
 
+    @property
+    def network(self) -> nn.Module:
+        """The averaged flow."""
+        return self.average
+
     def _coupling(self, n_features: int, n_context: int) -> list[nn.Module]:
         masks = coupling_masks(n_features, self.n_layers)
         return [
@@ -151,7 +156,7 @@ class Flow(TrainedModel, Likelihood):
             (n,) float64: nats per event; -inf where x is impossible (outside of a bound).
         """
         c = self.context(context)
-        low, high = self.features.intervals(x)
+        low, high = ends = self.features.intervals(x)
         discrete = (high > low).any(dim=1)
         log_density = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
@@ -159,16 +164,13 @@ class Flow(TrainedModel, Likelihood):
             chosen = torch.nonzero(possible & rows)[:, 0]
             if len(chosen):
                 z, step, where = low[chosen], (high - low)[chosen], c[chosen]
-                found = [self._log_prob_z(z + step * point, where).double() for point in points.double()]
+                lattice = (self.features.whiten(z + step * point).to(c.dtype) for point in points.double())
+                found = [self.network_log_prob(u, where).double() for u in lattice]
                 log_density[chosen] = torch.logsumexp(torch.stack(found), dim=0) - math.log(len(points))
         volume = torch.where(high > low, (high - low).clamp_min(1e-300).log(), 0.0).sum(dim=1)
-        return log_density + volume + torch.where(possible, self.features.log_slope(x).sum(dim=1), 0.0)
-
-    def _log_prob_z(self, z: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Log density (n,) at z, before whitening."""
-        u = self.features.whiten(z).to(context.dtype)
-        jacobian: torch.Tensor = torch.linalg.slogdet(self.features.unmixing.double())[1]
-        return jacobian + self.network_log_prob(u, context)
+        slope = torch.where(possible, self.features.log_slope(ends).sum(dim=1), 0.0)
+        whitening: torch.Tensor = torch.linalg.slogdet(self.features.unmixing.double())[1]
+        return log_density + volume + slope + whitening
 
     def _lattice(self) -> torch.Tensor:
         """Points (LATTICE, d) that fill the unit cube evenly."""

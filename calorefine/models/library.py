@@ -47,9 +47,9 @@ from calorefine.data import Batch
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.events import Columns, Events
 from calorefine.models.base import GenerativeModel
+from calorefine.stats import FloatArray
 from calorefine.transforms import CHUNK, Z_CLIP, Preprocessing
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 CATEGORY_SCALE = 1000.0  # numeric context is within 8: no distance in it makes up for another category

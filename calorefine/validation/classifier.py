@@ -40,9 +40,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[impo
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, FitError, WeightError
 from calorefine.events import Events
+from calorefine.stats import FloatArray
 from calorefine.weights.positive import PositiveWeights
 
-FloatArray = NDArray[np.float64]
 N_TREES = 200
 PRIOR_SPLITS = 4
 SIGNED = "weights are signed: the cross entropy on the test half has no lower bound"

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calorefine import stats
-from calorefine.errors import ConfigError, EmptySelectionError, nearest
-from calorefine.io.root import Request, RootFiles
+from calorefine.errors import ConfigError, nearest
+from calorefine.io.root import RootFiles
 from calorefine.io.writer import read_provenance, replacing
+from calorefine.validation.samples import read_rows
 
 PANELS_PER_ROW = 4
 STYLE = {
@@ -74,13 +75,12 @@ def plot_files(
     names = features or list(read_provenance(made.paths[0]).get("columns", {}).get("features", {}))
     if not names:
         raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")
-    samples = [_read(made, names, generated_weight), _read(target, names, reference_weight)]
-    figure = compare(names, *samples, bins=bins)
+    wanted = {name: name for name in names}
+    samples = [read_rows(made, wanted, generated_weight), read_rows(target, wanted, reference_weight)]
+    figure = compare(names, *((rows.table, rows.weight) for rows in samples), bins=bins)
     with replacing(Path(output), overwrite=overwrite) as beside:
         figure.savefig(beside, format=picture, dpi=110)
-    return (
-        f"{output}: {len(names)} features of {len(samples[0][1])} generated and {len(samples[1][1])} reference events"
-    )
+    return f"{output}: {len(names)} features of {len(samples[0])} generated and {len(samples[1])} reference events"
 
 
 def _format(path: Path) -> str:
@@ -93,17 +93,6 @@ def _format(path: Path) -> str:
 
 
 Sample = tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]
-
-
-def _read(source: RootFiles, names: list[str], weight: str) -> Sample:
-    wanted = {name: name for name in names} | ({} if weight == "none" else {"\0weight": weight})
-    chunks = [chunk.values for chunk in source.chunks(Request(wanted))]
-    if not chunks:
-        raise EmptySelectionError(f"{source}: the tree has no rows, expected events to draw")
-    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in wanted}
-    w = values.pop("\0weight", np.ones(len(values[names[0]])))
-    stats.require_positive_sum(w, f"{source}, weight '{weight}'")
-    return values, w
 
 
 def compare(names: list[str], generated: Sample, reference: Sample, *, bins: int = 40) -> Figure:

@@ -38,8 +38,8 @@ from scipy import sparse
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.stats import FloatArray
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 GRID_POINTS = 2000
 N_REPLICATES = 200

@@ -32,8 +32,8 @@ from scipy.special import erfc
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
+from calorefine.stats import FloatArray
 
-FloatArray = NDArray[np.float64]
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 N_MOMENT_BINS, N_EFFICIENCY_BINS = 5, 6
 HALF_WIDTH_LEVELS = (0.16, 0.84)

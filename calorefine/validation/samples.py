@@ -16,11 +16,11 @@ from calorefine import stats
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, KeyColumnError
 from calorefine.events import Columns, Events
 from calorefine.io.expressions import branches
-from calorefine.io.root import NonFinite, Request, RootFiles
+from calorefine.io.root import NonFinite, Request, RootFiles, why_empty
 from calorefine.io.writer import read_provenance
 from calorefine.keys import KeyArray
+from calorefine.stats import FloatArray
 
-FloatArray = NDArray[np.float64]
 Twins = Literal["keys", "rows", "none"]
 _WEIGHT = "\0weight"
 
@@ -44,7 +44,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Columns (n,) by name, weights and keys (n,) of one sample."""
 
     table: dict[str, FloatArray]
@@ -53,9 +53,11 @@ class _Rows:
     event_key: KeyArray
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self.weight)
 
     def events(self, columns: Columns) -> Events:
+        """Return the rows as events."""
         x, context = columns.encode_features(self.table), columns.encode_context(self.table)
         return Events(x, context, self.weight, self.key, self.event_key)
 
@@ -85,11 +87,11 @@ def read_samples(
     context = _expressions(columns, "context", names, by_name=False)
     has_context = all(set(branches(text)) <= names for text in context.values())
     keyed = [bool(columns.key) and set(columns.key_branches) <= set(f.branch_names()) for f in (generated, reference)]
-    made = _read(
+    made = read_rows(
         generated, wanted | (context if has_context else {}), weights[0], columns if keyed[0] else None, columns.cut
     )
     everything = columns.expressions("features", "context")
-    target = _read(reference, everything, weights[1], columns if keyed[1] else None, columns.cut)
+    target = read_rows(reference, everything, weights[1], columns if keyed[1] else None, columns.cut)
     if all(keyed):
         twins: Twins = "keys"
         made = made if has_context else _with_context(made, target, _matches(made, target, generated), columns)
@@ -114,7 +116,7 @@ def provenance_columns(provenance: dict[str, Any], source: RootFiles) -> Columns
 def read_training(path: str, tree: str, columns: Columns) -> NDArray[np.float32]:
     """Features and context (m, k) of training events; rows with NaN or infinite values are left out, with a warning."""
     source = RootFiles(path, tree)
-    rows = _read(source, columns.expressions("features", "context"), "none", None, columns.cut, nonfinite="drop")
+    rows = read_rows(source, columns.expressions("features", "context"), "none", None, columns.cut, "drop")
     return np.concatenate([columns.encode_features(rows.table), columns.encode_context(rows.table)], axis=1)
 
 
@@ -129,29 +131,35 @@ def _expressions(
     }
 
 
-def _read(
+def read_rows(
     source: RootFiles,
     wanted: dict[str, str],
     weight: str,
-    keyed: Columns | None,
-    cut: str | None,
+    keyed: Columns | None = None,
+    cut: str | None = None,
     nonfinite: NonFinite = "error",
-) -> _Rows:
-    """Read all rows that pass the cut, with keys from the key branches or, without, from file and row."""
+) -> Rows:
+    """Read all rows that pass the cut, with keys from the key branches or, without, from file and row.
+
+    Raises:
+        EmptySelectionError: no row is left.
+        WeightError: weights without a positive sum.
+    """
     texts = wanted | ({} if weight == "none" else {_WEIGHT: weight})
     key, candidate = (keyed.key, keyed.candidate) if keyed else ([], None)
-    chunks = list(source.chunks(Request(texts, key, candidate, cut, nonfinite=nonfinite)))
+    request = Request(texts, key, candidate, cut, nonfinite=nonfinite)
+    chunks = list(source.chunks(request))
     if not chunks:
-        raise EmptySelectionError(f"{source}: no row is left, expected events to compare")
+        raise EmptySelectionError(f"{source}: {why_empty(source.n_entries(), request)}, expected some events")
     table = {name: np.concatenate([chunk.values[name] for chunk in chunks]).astype(np.float64) for name in texts}
     rows = sum(map(len, chunks))
     w = table.pop(_WEIGHT, np.ones(rows))
     stats.require_positive_sum(w, f"{source}, weight '{weight}'")
     own, event = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("key", "event_key"))
-    return _Rows(table, w, own, event)
+    return Rows(table, w, own, event)
 
 
-def _matches(made: _Rows, target: _Rows, source: RootFiles) -> NDArray[np.intp]:
+def _matches(made: Rows, target: Rows, source: RootFiles) -> NDArray[np.intp]:
     """Row of the reference (n,) with the key of each generated event."""
     order = np.argsort(target.key, kind="stable")
     place = np.minimum(np.searchsorted(target.key, made.key, sorter=order), len(order) - 1)
@@ -162,7 +170,7 @@ def _matches(made: _Rows, target: _Rows, source: RootFiles) -> NDArray[np.intp]:
     return index
 
 
-def _by_row(made: _Rows, target: _Rows, copies: int, columns: Columns, source: RootFiles) -> tuple[_Rows, Twins]:
+def _by_row(made: Rows, target: Rows, copies: int, columns: Columns, source: RootFiles) -> tuple[Rows, Twins]:
     """Give twins the same keys, and the generated ones their context, if row i belongs to condition i // copies."""
     fits = len(made) == copies * len(target)
     index = np.repeat(np.arange(len(target)), copies) if fits else None
@@ -180,5 +188,5 @@ def _by_row(made: _Rows, target: _Rows, copies: int, columns: Columns, source: R
     return replace(made, key=target.key[index], event_key=target.event_key[index]), "rows"
 
 
-def _with_context(made: _Rows, target: _Rows, index: NDArray[np.intp], columns: Columns) -> _Rows:
+def _with_context(made: Rows, target: Rows, index: NDArray[np.intp], columns: Columns) -> Rows:
     return replace(made, table={**made.table, **{name: target.table[name][index] for name in columns.context}})

@@ -9,12 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from calorefine.stats import FloatArray
 from calorefine.validation.comparison import PANELS_PER_ROW, STYLE
 from calorefine.validation.efficiencies import Comparison, ContextBin, Efficiencies, Moments, significant
 
-FloatArray = NDArray[np.float64]
 SHOWN_LEVELS = ("0.1", "0.5", "0.9")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: told apart by all
 MARKERS = ("o", "s", "^", "v", "D", "P")

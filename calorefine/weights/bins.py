@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
+from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.stats import FloatArray
+from calorefine.weights.source import Table, column_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Bins:
         ]
         return [", ".join(parts) or "all events" for parts in product(*ranges)]
 
-    def index(self, table: Mapping[str, NDArray[Any]], n_events: int) -> NDArray[np.int64]:
+    def index(self, table: Table, n_events: int) -> NDArray[np.int64]:
         """Number of each event's bin (n,); -1 outside.
 
         Raises:
@@ -67,10 +68,8 @@ class Bins:
         return np.where(inside, number, -1)
 
 
-def _values(table: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float64]:
-    if name not in table:
-        raise BranchError(f"in_bins_of: '{name}' is not among {', '.join(table)}" + nearest(name, table))
-    values = np.asarray(table[name], np.float64)
+def _values(table: Table, name: str) -> FloatArray:
+    values = column_of(table, name, "in_bins_of:")
     missing = int(np.isnan(values).sum())
     if missing:
         raise ValueRangeError(f"in_bins_of {name}: {missing} of {len(values)} values are NaN, expected none; add a cut")

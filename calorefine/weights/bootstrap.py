@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from calorefine import keys
 from calorefine.errors import CalorefineWarning, ConfigError, FitError, ValueRangeError
-from calorefine.weights.source import FloatArray, Table, WeightFit, WeightSource
+from calorefine.stats import FloatArray
+from calorefine.weights.source import Table, WeightFit, WeightSource
 
 PURPOSE = "bootstrap"
 _UNDECIDED = 255

@@ -20,7 +20,7 @@ from scipy.special import expit, logit
 
 from calorefine import stats
 from calorefine.errors import FitError
-from calorefine.weights.source import FloatArray
+from calorefine.stats import FloatArray
 
 IntArray = NDArray[np.int64]
 

@@ -42,8 +42,8 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
+from calorefine.stats import FloatArray
 from calorefine.weights.profile import Profile, information, profiled_yields
-from calorefine.weights.shapes import FloatArray
 from calorefine.weights.splot import SPlot, SPlotResult
 
 LEAST_SIGNIFICANCE = 10.0

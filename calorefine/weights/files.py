@@ -19,7 +19,7 @@ from calorefine.events import Columns
 from calorefine.io.root import Chunk, NonFinite, Request, RootFiles, read_table
 from calorefine.io.writer import TreeFormat, TreeWriter, replacing, write_tree
 from calorefine.keys import KeyArray
-from calorefine.weights.bootstrap import Replica, check_blocks, counts, replica_fit
+from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.source import WeightFit, WeightSource
 
 Table = dict[str, NDArray[Any]]
@@ -105,14 +105,14 @@ class Replicas:
         if n and block:
             check_blocks(key, block)
         self.nominal = source.fit(table)
-        replicas = [Replica(index, seed, refit) for index in range(1, n + 1)]
-        self.fits = [replica_fit(source, self.nominal, table, key, replica) for replica in replicas]
+        self.replicas = [Replica(index, seed, refit) for index in range(1, n + 1)]
+        self.fits = [replica_fit(source, self.nominal, table, key, replica) for replica in self.replicas]
 
     def weights(self, table: Table, key: KeyArray, species: str) -> NDArray[np.float32]:
         """Weights (n, replicas) of a species, counts included."""
         out = np.empty((len(key), self.n), np.float32)
-        for index, fit in enumerate(self.fits):
-            out[:, index] = counts(key, replica=index + 1, seed=self.seed) * fit.weights(table, species)
+        for index, (replica, fit) in enumerate(zip(self.replicas, self.fits, strict=True)):
+            out[:, index] = replica.counts(key) * fit.weights(table, species)
         return out
 
 

@@ -40,17 +40,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine import keys
-from calorefine.errors import (
-    BranchError,
-    ConfigError,
-    EmptySelectionError,
-    ValueRangeError,
-    nearest,
-)
+from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
+from calorefine.stats import FloatArray
 from calorefine.weights.bins import Bins
 from calorefine.weights.labels import Rows, diagonal_of, inverse_of, moments, ratio, row_weights, sum_rule_of
 from calorefine.weights.simplex import balanced_variances, can_balance
-from calorefine.weights.source import FloatArray, Table, WeightFit, WeightSource, checked_counts
+from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts, column_of, known_name
 
 Numbers = dict[str, dict[str, float | list[float]]]
 
@@ -128,7 +123,7 @@ class LabelFit(WeightFit):
             BranchError: a column is missing.
             ValueRangeError: no such sample, or values that are no probabilities.
         """
-        index = self.species.index(_known(self.target if species is None else species, self.species, "species"))
+        index = self.species.index(known_name(self.target if species is None else species, self.species, "species"))
         rows = self.source.rows(table)
         factor = self.yields[:, index, None] * self.inverse[:, index]
         return np.append(row_weights(rows, factor), 0.0)[rows.of_event]
@@ -176,7 +171,7 @@ class _LabelSource(WeightSource):
         self.species, self.samples, self.bins = tuple(species), tuple(samples), Bins(in_bins_of or {})
         if len(self.species) < 2:
             raise ConfigError(f"label weights need at least two species, found {', '.join(self.species) or 'none'}")
-        self.target = _known(target, self.species, "target: species")
+        self.target = known_name(target, self.species, "target: species")
 
     @property
     @abstractmethod
@@ -259,13 +254,13 @@ class LabelFractions(_LabelSource):
         self.sample = sample
         for name, row in fractions.items():
             for species in [*row, *self.species]:
-                _known(species, self.species, f"fractions of sample '{name}': species")
-                _known(species, row, f"fractions of sample '{name}': species")
+                known_name(species, self.species, f"fractions of sample '{name}': species")
+                known_name(species, row, f"fractions of sample '{name}': species")
         if len(self.samples) < len(self.species):
             found = f"{len(self.samples)} samples ({', '.join(self.samples)}), {len(self.species)} species"
             raise ConfigError(f"fractions: {found} found, expected no fewer samples than species; add a sample")
         for name in errors or {}:
-            _known(name, self.samples, "errors: sample")
+            known_name(name, self.samples, "errors: sample")
         self.values = self._numbers(fractions, "fractions")
         both = {name: _both((errors or {}).get(name, {}), self.species) for name in fractions}
         self.errors = self._numbers(both, "errors")
@@ -293,7 +288,7 @@ class LabelFractions(_LabelSource):
 
     def rows(self, table: Table) -> Rows:
         """One row per bin and sample."""
-        number = _column(table, self.sample, "sample")
+        number = column_of(table, self.sample, "sample:")
         good = (number >= 0) & (number < len(self.samples)) & (number == np.floor(number))
         if not good.all():
             names = ", ".join(f"{index} ({name})" for index, name in enumerate(self.samples))
@@ -334,7 +329,7 @@ class LabelFractions(_LabelSource):
         out = np.zeros((len(self.bins), len(self.samples), len(self.species)))
         for k, (sample, row) in enumerate(given.items()):
             for name, value in row.items():
-                index = self.species.index(_known(name, self.species, f"{option} of sample '{sample}': species"))
+                index = self.species.index(known_name(name, self.species, f"{option} of sample '{sample}': species"))
                 if np.ndim(value) and np.shape(value) != (len(out),):
                     found = f"{option} of '{name}' in sample '{sample}': {np.size(value)} numbers found"
                     raise ConfigError(f"{found}, expected one, or {len(out)}: one per bin of in_bins_of")
@@ -399,7 +394,7 @@ class LabelProbabilities(_LabelSource):
 
     def rows(self, table: Table) -> Rows:
         """One row per event in the bins."""
-        columns = [_column(table, name, f"probability of {species}") for species, name in self.probabilities.items()]
+        columns = [column_of(table, name, f"probability of {species}:") for species, name in self.probabilities.items()]
         in_bin = self.bins.index(table, len(columns[0]))
         inside = in_bin >= 0
         probability = np.stack(columns, axis=1)[inside]
@@ -419,18 +414,6 @@ class LabelProbabilities(_LabelSource):
 def _both(row: Mapping[str, float | list[float]], species: Sequence[str]) -> Mapping[str, float | list[float]]:
     """Errors of a sample; with two species and one error it is the other's, too."""
     return dict.fromkeys(species, *row.values()) | dict(row) if len(species) == 2 and len(row) == 1 else row
-
-
-def _known(name: str, names: Iterable[str], what: str) -> str:
-    if name not in names:
-        raise ConfigError(f"{what} '{name}' is not among {', '.join(names)}" + nearest(name, names))
-    return name
-
-
-def _column(table: Table, name: str, option: str) -> FloatArray:
-    if name not in table:
-        raise BranchError(f"{option}: '{name}' is not among {', '.join(table)}" + nearest(name, table))
-    return np.asarray(table[name], np.float64)
 
 
 def _hashes(names: Sequence[str]) -> NDArray[np.int64]:

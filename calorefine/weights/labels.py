@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import FitError, SumRuleWarning
-from calorefine.weights.source import FloatArray
+from calorefine.stats import FloatArray
+from calorefine.weights.source import SUM_RULE_WARNING
 
-SUM_RULE_WARNING = 5e-3
 MAX_CONDITION = 1e4
 """Of V with its diagonal scaled to 1.
 

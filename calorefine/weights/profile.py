@@ -10,7 +10,8 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from calorefine.errors import FitError
-from calorefine.weights.shapes import FloatArray, Mixture
+from calorefine.stats import FloatArray
+from calorefine.weights.shapes import Mixture
 from calorefine.weights.splot_fit import SPlotFit
 
 SPECTATOR_BINS = 200

@@ -20,6 +20,7 @@ from calorefine.io.page import write_page
 from calorefine.io.root import NonFinite, Request, RootFiles, read_table
 from calorefine.io.writer import read_provenance, replacing
 from calorefine.keys import KeyArray
+from calorefine.stats import FloatArray
 from calorefine.weights.factorization import column_edges, factorization_test
 from calorefine.weights.report_numbers import (
     N_BINS,
@@ -35,7 +36,6 @@ from calorefine.weights.report_numbers import (
 from calorefine.weights.report_page import lead, page_sections
 from calorefine.weights.splot import SPlot
 
-FloatArray = NDArray[np.float64]
 N_LARGEST = 10
 
 

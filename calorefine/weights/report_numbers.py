@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calorefine import stats
 from calorefine.io.page import number, with_error
+from calorefine.stats import FloatArray
 
-FloatArray = NDArray[np.float64]
 LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 N_BINS = 5
 LEAST_N_EFF, LARGEST_SHARE, SUM_TOLERANCE, LEAST_P_VALUE = 0.01, 0.05, 5e-3, 0.01

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
 from calorefine.events import Columns, unit_of
 from calorefine.io.page import Picture, Section, Table, number, with_error
+from calorefine.stats import FloatArray
 from calorefine.weights.report_numbers import (
     LEAST_P_VALUE,
     LEVELS,
@@ -23,8 +21,6 @@ from calorefine.weights.report_numbers import (
     sum_rule_text,
 )
 from calorefine.weights.report_plots import column_figure, weights_figure
-
-FloatArray = NDArray[np.float64]
 
 
 def page_sections(

@@ -16,12 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from calorefine import stats
 from calorefine.io.page import number
+from calorefine.stats import FloatArray
 
-FloatArray = NDArray[np.float64]
 BINS, MOST_INTEGERS = 40, 60
 WIDTH = 4.8  # inches
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: told apart by all

@@ -22,12 +22,11 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
 from scipy.special import betainc, ndtr
 
 from calorefine.errors import ConfigError, nearest
+from calorefine.stats import FloatArray
 
-FloatArray = NDArray[np.float64]
 Limits = tuple[float, float]
 SQRT_2PI = np.sqrt(2 * np.pi)
 

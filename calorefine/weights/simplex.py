@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import brentq
 
-from calorefine.weights.source import FloatArray
+from calorefine.stats import FloatArray
 
 ERROR_ROUNDING = 0.02
 """By how much, relatively, the largest error may exceed what the others balance: errors of two digits."""

@@ -22,16 +22,19 @@ arXiv:2112.04574.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import ValueRangeError
+from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
+from calorefine.stats import FloatArray
 
-FloatArray = NDArray[np.float64]
 Table = Mapping[str, NDArray[Any]]
+
+SUM_RULE_WARNING = 5e-3
+"""Relative deviation from what the weights should sum to, above which there is a warning."""
 
 
 class WeightFit(ABC):
@@ -97,6 +100,20 @@ class WeightSource(ABC):
     def weights(self, table: Table, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
         """Fit, and return the target's weights (n,) for the same table; arguments as for `fit`."""
         return self.fit(table, multiplicity=multiplicity).weights(table)
+
+
+def known_name(name: str, names: Collection[str], what: str) -> str:
+    """Return the name, or raise `ConfigError`, which says `what` it should name, if it is not among `names`."""
+    if name not in names:
+        raise ConfigError(f"{what} '{name}' is not among {', '.join(names) or 'none'}{nearest(name, names)}")
+    return name
+
+
+def column_of(table: Table, name: str, what: str) -> FloatArray:
+    """Return a column (n,) of the table, or raise `BranchError`, which says `what` it should be, if there is none."""
+    if name not in table:
+        raise BranchError(f"{what} '{name}' is not among {', '.join(table)}{nearest(name, table)}")
+    return np.asarray(table[name], np.float64)
 
 
 def checked_counts(multiplicity: NDArray[Any] | None, n_events: int) -> NDArray[np.int64]:

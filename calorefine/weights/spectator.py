@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from sweights import Cows
 
 from calorefine.errors import EmptySelectionError, FitError, SumRuleWarning, ValueRangeError
-from calorefine.stats import n_eff
-from calorefine.weights.shapes import FloatArray, Guess, Mixture, Parameter, Shape
-from calorefine.weights.source import checked_counts
+from calorefine.stats import FloatArray, n_eff
+from calorefine.weights.shapes import Guess, Mixture, Parameter, Shape
+from calorefine.weights.source import SUM_RULE_WARNING, checked_counts
 from calorefine.weights.splot_fit import SPlotFit
 
-SUM_RULE_WARNING = 5e-3
 SUM_RULE_ERROR = 5e-2
 POSITIVE, ANY_SIGN = (0.0, np.inf), (-np.inf, np.inf)
 

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import BranchError, ConfigError, EmptySelectionError, FitError, nearest
+from calorefine.errors import ConfigError, EmptySelectionError, FitError
+from calorefine.stats import FloatArray
 from calorefine.weights.bins import Bins
-from calorefine.weights.shapes import FloatArray, SpectatorModel
-from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts
+from calorefine.weights.shapes import SpectatorModel
+from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts, column_of, known_name
 from calorefine.weights.spectator import SpectatorFit
-from calorefine.weights.splot_fit import SPlotFit, known_species
+from calorefine.weights.splot_fit import SPlotFit
 
 __all__ = ["SPlot", "SPlotFit", "SPlotResult"]
 
@@ -79,7 +80,7 @@ class SPlot(WeightSource):
             msg = f"sWeights need at least two species, found {', '.join(species) or 'none'}"
             raise ConfigError(msg)
         self.spectator, self.range, self.species = spectator, (float(range[0]), float(range[1])), dict(species)
-        self.target = known_species(target, species)
+        self.target = known_name(target, species, "species")
         self.context_bins = Bins(in_bins_of or {})
         self.alternatives = dict(alternatives or {})
         self.max_unbinned, self.bins = max_unbinned, bins
@@ -97,13 +98,11 @@ class SPlot(WeightSource):
         Raises:
             ConfigError: no such alternative.
         """
-        if name not in self.alternatives:
-            known = ", ".join(self.alternatives) or "none"
-            raise ConfigError(f"alternative '{name}' is not among {known}" + nearest(name, self.alternatives))
+        replaced = self.alternatives[known_name(name, self.alternatives, "alternative")]
         return SPlot(
             spectator=self.spectator,
             range=self.range,
-            species={**self.species, **self.alternatives[name]},
+            species={**self.species, **replaced},
             target=self.target,
             in_bins_of={column: list(edges) for column, edges in self.context_bins.edges.items()},
             max_unbinned=self.max_unbinned,
@@ -119,7 +118,7 @@ class SPlot(WeightSource):
             BranchError: the spectator or a column of the bins is not in the table.
             FitError: a fit fails; the message names the bin.
         """
-        m = spectator_values(table, self.spectator)
+        m = column_of(table, self.spectator, "spectator")
         counts = None if multiplicity is None else checked_counts(multiplicity, len(m))
         index = self.context_bins.index(table, len(m))
         starts = near.fits if isinstance(near, SPlotResult) else (None,) * len(self.context_bins)
@@ -192,7 +191,7 @@ class SPlotResult(WeightFit):
 
     def weights(self, table: Table, species: str | None = None) -> FloatArray:
         """Weights (n,) of any sign; 0 outside the range and the bins; see `WeightFit.weights`."""
-        m = spectator_values(table, self.fits[0].spectator)
+        m = column_of(table, self.fits[0].spectator, "spectator")
         index = self.bins.index(table, len(m))
         if not self.bins.edges:
             return self.fits[0].weights(m, species)
@@ -220,15 +219,8 @@ class SPlotResult(WeightFit):
         return {"target": self.target, "in_bins_of": edges, **totals, "bins": fits}
 
 
-def spectator_values(table: Table, spectator: str) -> FloatArray:
-    """Return the spectator's column of the table, or raise `BranchError`."""
-    if spectator not in table:
-        raise BranchError(f"spectator '{spectator}' is not among {', '.join(table)}" + nearest(spectator, table))
-    return np.asarray(table[spectator], np.float64)
-
-
 def _check_alternative(name: str, replaced: Mapping[str, Any], species: Mapping[str, Any]) -> None:
     if not replaced:
         raise ConfigError(f"alternative '{name}' replaces no shape, expected one or more of {', '.join(species)}")
     for changed in replaced:
-        known_species(changed, species)
+        known_name(changed, species, "species")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 from scipy import stats as distributions
 from sweights import Cows
 
-from calorefine.errors import ConfigError, nearest
-from calorefine.weights.shapes import FloatArray, Mixture
+from calorefine.stats import FloatArray
+from calorefine.weights.shapes import Mixture
+from calorefine.weights.source import known_name
 
 LEAST_SIGNIFICANCE, LEAST_N_EFF = 5.0, 20.0
 
@@ -130,7 +130,7 @@ class SPlotFit:
         Raises:
             ConfigError: no such species.
         """
-        own = self.terms[known_species(species or self.target, self.terms)]
+        own = self.terms[known_name(species or self.target, self.terms, "species")]
         m = np.asarray(m, np.float64)
         inside = (m >= self.mixture.low) & (m <= self.mixture.high)
         result = np.zeros(m.shape)
@@ -169,11 +169,3 @@ class SPlotFit:
         checks = {key: getattr(self, key) for key in ("yields", "chi2", "ndf", "p_value", "sum_rule", "n_effective")}
         checks["p_value"] = None if np.isnan(self.p_value) else self.p_value
         return plain | {"range": [self.mixture.low, self.mixture.high]} | tables | arrays | checks
-
-
-def known_species(name: str, species: Mapping[str, Any]) -> str:
-    """Return the name, or raise `ConfigError` if there is no such species."""
-    if name not in species:
-        msg = f"species '{name}' is not among {', '.join(species)}" + nearest(name, species)
-        raise ConfigError(msg)
-    return name
