@@ -4,6 +4,10 @@ An independent classifier tries to tell generated events from `electron_referenc
 features and context; half of the contexts train it and half test it, with both twins of a context on the same side.
 AUC 0.5 is perfect; the floor is the reference against itself.  Only this benchmark, and tests, read `true_signal`.
 
+The main trainings are also corrected: a reweighter learns from events generated at the contexts of the calibration
+sample against its sWeights, with the estimator of `configs/reweight.yaml`, and weights the events at the contexts of
+the reference, which none of it has seen.
+
     python benchmarks/electron_closure.py --json closure.json
 """
 
@@ -23,7 +27,9 @@ import yaml
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+from calorefine import keys, reweighting, stats
 from calorefine.cli import calorefine, lightning
+from calorefine.events import Columns, Events
 from calorefine.io.root import Request, RootFiles
 from calorefine.simulator import Simulator
 
@@ -39,6 +45,7 @@ N_BOOTSTRAP = 200
 N_COPIES = 10  # generated at each condition for the widths: one has an error of 2 % of its own in each bin
 N_EFF = 9600  # of the calibration sample's signed weights, without the held-out tenth
 MAIN = tuple(SEEDS)
+N_COPIES_REWEIGHTING = 5  # generated at each context of the calibration sample
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,9 @@ class Closure:
     width_errors: np.ndarray  # of e_over_p, relative, per bin of momentum
     width_pulls: np.ndarray  # the same over its statistical error
     fit_seconds: float
+    auc_reweighted: float | None = None
+    n_eff_fraction: float | None = None  # of the reweighted events
+    reweighting_seconds: float | None = None
 
     @property
     def max_width_error(self) -> float:
@@ -59,19 +69,23 @@ class Closure:
         return float(np.abs(self.width_errors).max())
 
 
-def classifier_auc(signal: np.ndarray, background: np.ndarray, split: int) -> float:
-    """AUC of a classifier trained on one half of the rows; row i of both samples is on the same side."""
+def classifier_auc(signal: np.ndarray, background: np.ndarray, split: int, weight: np.ndarray | None = None) -> float:
+    """AUC of a classifier trained on one half of the rows; row i of both samples is on the same side.
+
+    The weights, of mean 1, are those of the background rows.
+    """
     order = np.random.default_rng(split).permutation(len(signal))
     train, test = np.array_split(order, 2)
     model = HistGradientBoostingClassifier(max_iter=200, early_stopping=False, random_state=split)
-    model.fit(np.concatenate([signal[train], background[train]]), np.repeat([1, 0], len(train)))
+    weights = [None if weight is None else np.append(np.ones(len(half)), weight[half]) for half in (train, test)]
+    model.fit(np.concatenate([signal[train], background[train]]), np.repeat([1, 0], len(train)), weights[0])
     scores = model.predict_proba(np.concatenate([signal[test], background[test]]))[:, 1]
-    return float(roc_auc_score(np.repeat([1, 0], len(test)), scores))
+    return float(roc_auc_score(np.repeat([1, 0], len(test)), scores, sample_weight=weights[1]))
 
 
-def auc(signal: np.ndarray, background: np.ndarray) -> tuple[float, float]:
+def auc(signal: np.ndarray, background: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:
     """Mean and spread of the AUC over the splits."""
-    values = [classifier_auc(signal, background, split) for split in range(N_SPLITS)]
+    values = [classifier_auc(signal, background, split, weight) for split in range(N_SPLITS)]
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
@@ -164,7 +178,13 @@ def table(reference: dict[str, np.ndarray]) -> np.ndarray:
     return np.stack([reference[name] for name in FEATURES + CONTEXT], axis=1)
 
 
-def closure(label: str, seed: int, trained: tuple[Simulator, float], reference: dict[str, np.ndarray]) -> Closure:
+def closure(
+    label: str,
+    seed: int,
+    trained: tuple[Simulator, float],
+    reference: dict[str, np.ndarray],
+    calibration: Events,
+) -> Closure:
     """Compare events generated at the contexts of the reference with the reference."""
     simulator, seconds = trained
     conditions = {column: reference[column] for column in CONTEXT}
@@ -173,15 +193,51 @@ def closure(label: str, seed: int, trained: tuple[Simulator, float], reference: 
     mean, spread = auc(table(reference), made)
     many = simulator.sample(conditions, seed=seed, n_per_event=N_COPIES)["e_over_p"].reshape(-1, N_COPIES)
     errors, pulls = width_errors(many, reference["e_over_p"], reference["p_gev"])
-    return Closure(label, seed, mean, spread, errors, pulls, seconds)
+    corrected = reweighted(simulator, seed, made, calibration, table(reference)) if label in MAIN else ()
+    return Closure(label, seed, mean, spread, errors, pulls, seconds, *corrected)
+
+
+def reweighted(
+    simulator: Simulator, seed: int, made: np.ndarray, calibration: Events, reference: np.ndarray
+) -> tuple[float, float, float]:
+    """AUC of reweighted events against the reference, their relative n_eff, and the CPU time of the fit."""
+    start = time.process_time()
+    conditions = {name: calibration.context[:, k] for k, name in enumerate(CONTEXT)}
+    drawn = simulator.sample(conditions, seed=seed, key=calibration.key, n_per_event=N_COPIES_REWEIGHTING)
+    context, key = (np.repeat(a, N_COPIES_REWEIGHTING, axis=0) for a in (calibration.context, calibration.key))
+    x = np.stack([drawn[name] for name in FEATURES], axis=1)
+    generated = Events(x, context, np.ones(len(x)), key, key)
+    columns = Columns(dict.fromkeys(FEATURES), dict.fromkeys(CONTEXT), ["run", "event"])
+    described = yaml.safe_load((CONFIGS / "reweight.yaml").read_text())["estimator"]
+    estimator = getattr(reweighting, described["class_path"])(**described["init_args"])
+    reweighter = reweighting.Reweighter.fit(generated, calibration, columns, estimator=estimator, seed=seed)
+    seconds = time.process_time() - start
+    new = keys.stream(keys.make_keys([np.arange(len(made))]), "reference")
+    x, context = np.split(made.astype(np.float32), [len(FEATURES)], axis=1)
+    weight = reweighter.factors(Events(x, context, np.ones(len(made)), new, new))
+    mean, _ = auc(reference, made, weight / weight.mean())
+    return mean, stats.n_eff(weight) / len(weight), seconds
+
+
+def read_calibration(weighted: Path) -> Events:
+    """The calibration sample with its sWeights."""
+    names = [*FEATURES, *CONTEXT, "sw_signal"]
+    chunks = list(RootFiles(str(weighted), "events").chunks(Request({n: n for n in names}, ["run", "event"])))
+    values = {name: np.concatenate([chunk.values[name] for chunk in chunks]) for name in names}
+    x, context = (np.stack([values[n] for n in group], axis=1).astype(np.float32) for group in (FEATURES, CONTEXT))
+    key = np.concatenate([chunk.key for chunk in chunks])
+    return Events(x, context, values["sw_signal"].astype(np.float64), key, key)
 
 
 def closures(reference: dict[str, np.ndarray], wanted: list[str]) -> Iterator[Closure]:
     """Train the wanted variants (all if there are none) with their seeds and compare them with the reference."""
     with tempfile.TemporaryDirectory() as name:
-        for label, (config, extra) in variants(Path(name)).items():
+        todo = variants(Path(name))
+        calibration = read_calibration(Path(name) / "weighted.root")
+        for label, (config, extra) in todo.items():
             for seed in SEEDS.get(label, (1,)) if not wanted or label in wanted else ():
-                yield closure(label, seed, train(config, seed, Path(name) / label, *extra), reference)
+                trained = train(config, seed, Path(name) / label, *extra)
+                yield closure(label, seed, trained, reference, calibration)
 
 
 def show(result: Closure, auc_floor: float) -> None:
@@ -193,6 +249,12 @@ def show(result: Closure, auc_floor: float) -> None:
         f"fit {result.fit_seconds:.0f} s",
         flush=True,
     )
+    if result.auc_reweighted is not None:
+        print(
+            f"    reweighted: AUC {result.auc_reweighted:.4f}, n_eff / n {result.n_eff_fraction:.3f}, "
+            f"{result.reweighting_seconds:.0f} s of CPU time",
+            flush=True,
+        )
 
 
 def summary(auc_floor: float, results: list[Closure]) -> dict[str, float]:
@@ -207,6 +269,9 @@ def summary(auc_floor: float, results: list[Closure]) -> dict[str, float]:
         figures[f"e_over_p_width_error_max_{label}"] = max(result.max_width_error for result in seeds)
         figures[f"e_over_p_width_pull_max_{label}"] = max(float(np.abs(r.width_pulls).max()) for r in seeds)
         figures[f"fit_seconds_max_{label}"] = max(result.fit_seconds for result in seeds)
+        if label in MAIN:
+            figures[f"auc_{label}_reweighted"] = max(r.auc_reweighted for r in seeds if r.auc_reweighted)
+            figures[f"n_eff_fraction_{label}_reweighted"] = min(r.n_eff_fraction for r in seeds if r.n_eff_fraction)
     gans = [result.max_width_error for result in results if result.label in ("wgan", "cramer")]
     figures |= {"e_over_p_width_error_max": max(gans)} if gans else {}
     figures["fit_seconds_max"] = max(result.fit_seconds for result in results)

@@ -2,7 +2,17 @@
 
 from calorefine.data import EventDataModule
 from calorefine.events import Column, Columns, Events
-from calorefine.models import WGAN, CramerGAN
+from calorefine.models import WGAN, CramerGAN, Flow, Library
 from calorefine.simulator import Simulator
 
-__all__ = ["WGAN", "Column", "Columns", "CramerGAN", "EventDataModule", "Events", "Simulator"]
+__all__ = [
+    "WGAN",
+    "Column",
+    "Columns",
+    "CramerGAN",
+    "EventDataModule",
+    "Events",
+    "Flow",
+    "Library",
+    "Simulator",
+]

@@ -25,6 +25,7 @@ from calorefine.data import EventDataModule
 from calorefine.errors import CalorefineError, CheckpointError, nearest
 from calorefine.likelihood import log_prob_file
 from calorefine.models import GenerativeModel
+from calorefine.reweighting.verb import reweight_files
 from calorefine.sampling import sample_file
 from calorefine.validation.comparison import plot_files
 from calorefine.validation.validate import validate_files
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "weights-report": weights_report,
     "sample": sample_file,
     "log-prob": log_prob_file,
+    "reweight": reweight_files,
     "plot": plot_files,
     "compare": compare_models,
     "validate": validate_files,

@@ -17,6 +17,8 @@ from calorefine.io.root import Request, RootFiles
 from calorefine.io.writer import replacing
 from calorefine.sampling import sample_file
 from calorefine.simulator import Simulator
+from calorefine.validation.distances import N_REPLICATES
+from calorefine.validation.efficiencies import corrected_smallest
 from calorefine.validation.results import Validation
 from calorefine.validation.validate import validate_files
 
@@ -53,8 +55,8 @@ class Row:
         auc: of an independent classifier.
         auc_error: standard error.
         sliced: sliced Wasserstein distance of features and context.
-        worst_width: largest pull of a half-width in any bin of context.
-        smallest_p: smallest p-value of a feature's KS distance.
+        worst_width: largest pull of a half-width in any bin of context, the training sample's statistics in its error.
+        smallest_p: probability of a KS distance as improbable as the worst feature's, among as many independent ones.
         nearest: median distance to the nearest training event over the reference's; None without training file.
     """
 
@@ -73,7 +75,7 @@ class Row:
 
 
 HEADER = (
-    *("generator", "model", "AUC", "sliced W1", "width pull", "smallest KS p", "nearest"),
+    *("generator", "model", "AUC", "sliced W1", "width pull", "KS p (of all)", "nearest"),
     *("trained in", "per event", "parameters", "n_eff"),
 )
 
@@ -238,7 +240,7 @@ def _row(name: str, simulator: Simulator, found: Validation, seconds: float | No
         auc_error=test.auc_error if test else None,
         sliced=found.sliced.value,
         worst_width=worst.comparison.pull if worst else None,
-        smallest_p=min(one.ks.p_value for one in found.distances.values()),
+        smallest_p=corrected_smallest([one.ks.p_value for one in found.distances.values()]),
         nearest=found.memorization.median.ratio if found.memorization else None,
     )
 
@@ -264,15 +266,27 @@ def _floor(found: Mapping[str, Validation]) -> str:
     return "" if floor is None else f"Reference against itself: AUC {with_error(floor.auc, floor.auc_error)}."
 
 
+def _explained(n_features: int) -> list[str]:
+    """What the columns of the table are."""
+    least = corrected_smallest([1 / (1 + N_REPLICATES)] * n_features)
+    return [
+        "AUC: of an independent classifier on features and context, 0.5 if it can't tell generated events from the "
+        "reference. Sliced W1: Wasserstein distance of features and context, in half-widths of the reference. Nearest: "
+        "median distance to the nearest training event, over that of the reference; well below 1 means memorized "
+        "events. Time per event: one core, in memory. n_eff: of the training events' weights, the signed ones where "
+        "positive ones were made of them.",
+        "Width pull: largest one of any feature's half-width in any bin of context. Its error holds the statistics of "
+        "three samples: generated, reference, and training, whose n_eff limits what a generator can know.",
+        f"KS p (of all): of the feature with the smallest p-value of its KS distance, corrected for the choice among "
+        f"{n_features} features as if these were independent (Šidák). With {N_REPLICATES} replicates it can't be below "
+        f"{least:.2g}. It says whether the samples differ; those of a perfect generator, trained on finite data, do so "
+        "a little.",
+    ]
+
+
 def _sections(result: ModelComparison, found: Mapping[str, Validation]) -> list[Section]:
     """The table, and the distributions of each generator."""
-    explained = [
-        "AUC: of an independent classifier on features and context, 0.5 if it can't tell generated events from the "
-        "reference. Sliced W1: Wasserstein distance of features and context, in half-widths of the reference. Width "
-        "pull: largest one of any feature's half-width in any bin of context. Nearest: median distance to the nearest "
-        "training event, over that of the reference; well below 1 means memorized events. Time per event: one core, in "
-        "memory. n_eff: of the training events' weights, the signed ones where positive ones were made of them."
-    ]
+    explained = _explained(len(next(iter(found.values())).distances))
     table = Table("Generators", HEADER, result.cells)
     sections = [Section("Comparison", explained, tables=[table])]
     for name, one in found.items():

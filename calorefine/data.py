@@ -19,11 +19,12 @@ from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Columns, Events
 from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
-from calorefine.transforms import Kind, Preprocessing
+from calorefine.transforms import Conditions, Kind, Preprocessing
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 from calorefine.weights.bootstrap import check_blocks
 
 logger = logging.getLogger(__name__)
+VALIDATION_EVENTS = 8192
 
 
 class Batch(NamedTuple):
@@ -186,14 +187,25 @@ class EventDataModule(pl.LightningDataModule):
         return DataLoader(self._train_set, sampler=sampler, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """All held-out events, in physical units, as one batch: the validation distance compares all pairs of them."""
+        """All held-out events, in physical units, as one batch: the validation distance compares all pairs of them.
+
+        Of more than 8192 it compares the first ones: they are then in the order of a hash of their keys.
+        """
+        if len(self.validation) <= VALIDATION_EVENTS:
+            return self.predict_dataloader()
+        return self._held_out_loader(np.argsort(keys.stream(self.validation.key, "validation"), kind="stable"))
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """All held-out events, in physical units, as one batch, in the order of the files."""
+        return self._held_out_loader(np.arange(len(self.validation)))
+
+    def _held_out_loader(self, order: NDArray[np.int64]) -> DataLoader[Batch]:
         held_out = self.validation
         arrays = (held_out.x, held_out.context, held_out.weight.astype(np.float32))
-        everything = [torch.arange(len(held_out))]
         dataset = BatchDataset(Batch(*(torch.from_numpy(array) for array in arrays)))
-        return DataLoader(dataset, sampler=everything, batch_size=None)
-
-    test_dataloader = predict_dataloader = val_dataloader
+        return DataLoader(dataset, sampler=[torch.from_numpy(order)], batch_size=None)
 
     def _weight_name(self) -> str:
         return self.weights if isinstance(self.weights, str) else type(self.weights).__name__
@@ -236,7 +248,7 @@ class EventDataModule(pl.LightningDataModule):
             features=Preprocessing.fit(
                 train.x, train.weight, feature_kinds, columns.feature_names, whiten=True, bounds=bounds
             ),
-            context=Preprocessing.fit(train.context, train.weight, context_kinds, columns.context_names),
+            context=Conditions.fit(train.context, train.weight, context_kinds, columns.context_names),
             domain=domain,
             mean_weight=stats.sum_w(train.weight) / len(train),
             provenance=self._provenance(),

@@ -2,20 +2,28 @@ r"""Analytic toys whose truth is known in closed form.
 
 `ImpureToy` is a calibration sample in small: a signal with two features, whose means and widths are known functions of
 the context, over a background of another shape, and a spectator that separates them statistically.  `CorrelatedToy` is
-one in which the spectator may depend on a feature or on the context, by a known amount.
+one in which the spectator may depend on a feature or on the context, by a known amount.  `RatioToy` is a generated
+sample and an impure reference whose density ratio is known.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import hadamard
 
 from calorefine.stats import FloatArray
 
 GAMMA_SHAPE = 4.0
+N_FEATURES = 8
+LARGEST_RATIO = 1.5**3 * 1.4
+_HADAMARD = hadamard(N_FEATURES) / np.sqrt(N_FEATURES)
+_DISTANCE = np.abs(np.subtract.outer(np.arange(N_FEATURES), np.arange(N_FEATURES)))
+_CORRELATING = np.linalg.cholesky(0.5 * (np.eye(N_FEATURES) + 0.8**_DISTANCE))
 
 
 @dataclass(frozen=True)
@@ -74,19 +82,10 @@ class ImpureToy:
         Args:
             m: (n,) spectator.
         """
-        densities = np.stack([self._peak_density(m), np.ones_like(m)])
-        grid = np.linspace(0, 1, 20_001)
-        on_grid = np.stack([self._peak_density(grid), np.ones_like(grid)])
-        mixed = self.fraction * on_grid[0] + (1 - self.fraction) * on_grid[1]
-        overlap = np.trapezoid(on_grid[:, None] * on_grid[None] / mixed, grid, axis=-1)
-        total = self.fraction * densities[0] + (1 - self.fraction) * densities[1]
-        weight: FloatArray = np.linalg.inv(overlap)[0] @ densities / total
-        return weight
+        return _sweights(m, self._peak_density, np.ones_like, self.fraction)
 
     def _peak_density(self, m: FloatArray) -> FloatArray:
-        z = (m - self.peak) / self.resolution
-        density: FloatArray = np.exp(-0.5 * z**2) / (self.resolution * np.sqrt(2 * np.pi))
-        return density
+        return _normal_density(m, self.peak, self.resolution)
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,113 @@ class CorrelatedToy:
         return {"x": (1.25, np.sqrt(0.25 + 1 / 48)), "y": (1.5, 0.75), "c": (0.5, np.sqrt(1 / 12))}
 
 
+@dataclass(frozen=True)
+class RatioToy:
+    r"""A generated sample, and a reference mixed with background, whose density ratio is known in closed form.
+
+    Behind the eight features x of an event are eight normal numbers u, which are independent in the generated sample.
+    With v = H u, H the Hadamard matrix over :math:`\sqrt 8`, the density of the reference's signal is that of the
+    generated sample times
+
+    .. math:: r = (1 + \tfrac12 \tanh \tfrac32 v_1) (1 + \tfrac12 \tanh \tfrac32 v_2)
+              (1 + \tfrac12 \tanh v_3 \tanh v_4) (1 + \tfrac25 \sin \tfrac32 v_5) .
+
+    Each factor depends on other components of v and has mean 1, so that r is normalized; it lies between 0.075 and
+    4.7.  The features are monotone functions (exponential, hyperbolic sine, cubic, ...) of correlated normal numbers
+    z = A u, with :math:`(A A^T)_{ij} = \tfrac12 (\delta_{ij} + 0.8^{|i-j|})`.  The background is normal in u, narrower,
+    and displaced.  The spectator m lies in [0, 1]: a Gaussian peak of the signal over an exponential of
+    the background, independent of x within each.
+
+    Args:
+        fraction: signal fraction of the impure reference.
+        peak: mean of the spectator's peak.
+        resolution: its width.
+    """
+
+    fraction: float = 0.6
+    peak: float = 0.5
+    resolution: float = 0.06
+
+    def log_ratio(self, u: FloatArray) -> FloatArray:
+        """Log r (n,), signal over generated, at u (n, 8)."""
+        v = (u @ _HADAMARD).T
+        factors = 0.5 * np.tanh(1.5 * v[0]), 0.5 * np.tanh(1.5 * v[1]), 0.5 * np.tanh(v[2]) * np.tanh(v[3])
+        total: FloatArray = sum(np.log1p(f) for f in (*factors, 0.4 * np.sin(1.5 * v[4])))
+        return total
+
+    def features(self, u: FloatArray) -> FloatArray:
+        """Features (n, 8) at u (n, 8)."""
+        z = (u @ _CORRELATING.T).T
+        odd = np.sinh(z[2]), z[3] ** 3 + z[3]
+        bounded = 1 / (1 + np.exp(-1.5 * z[4])), np.log1p(np.exp(2 * z[5])), np.arctan(z[6])
+        return np.stack([np.exp(0.7 * z[0]), z[1], *odd, *bounded, 10 * np.exp(0.5 * z[7])], axis=1)
+
+    def generate(self, n: int, *, seed: int | list[int]) -> dict[str, NDArray[Any]]:
+        """Draw n generated events: features x (n, 8), their true `log_ratio`, run, event."""
+        return self._table(np.random.default_rng(seed).normal(size=(n, N_FEATURES)))
+
+    def signal(self, n: int, *, seed: int | list[int]) -> dict[str, NDArray[Any]]:
+        """Draw n events of the reference without background: columns as those of `generate`."""
+        return self._table(self._draw_signal(n, np.random.default_rng(seed)))
+
+    def calibration(self, n: int, *, seed: int | list[int]) -> dict[str, NDArray[Any]]:
+        """Draw n events of the impure reference: x (n, 8), m, `true_signal`, run, event; no `log_ratio`."""
+        rng = np.random.default_rng(seed)
+        signal = rng.random(n) < self.fraction
+        u = 0.9 * rng.normal(size=(n, N_FEATURES)) + 0.5 * (_HADAMARD[:, 0] - _HADAMARD[:, 3])
+        u[signal] = self._draw_signal(int(signal.sum()), rng)
+        m = np.where(signal, rng.normal(self.peak, self.resolution, n), _exponential(rng.random(n), -np.ones(n)))
+        table = self._table(u) | {"m": m, "true_signal": signal}
+        del table["log_ratio"]
+        return table
+
+    def sweights(self, m: FloatArray) -> FloatArray:
+        """Signal sWeights (n,) for the true densities and fraction (Dembinski et al., arXiv:2112.04574, eq. 8).
+
+        Args:
+            m: (n,) spectator.
+        """
+        return _sweights(
+            m,
+            lambda t: _normal_density(t, self.peak, self.resolution),
+            lambda t: np.exp(-t) / (1 - np.exp(-1)),
+            self.fraction,
+        )
+
+    def _draw_signal(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draw u (n, 8) by accepting generated events."""
+        parts, found = [np.empty((0, N_FEATURES))], 0
+        while found < n:
+            u = rng.normal(size=(5 * (n - found) + 100, N_FEATURES))
+            parts.append(u[LARGEST_RATIO * rng.random(len(u)) < np.exp(self.log_ratio(u))])
+            found += len(parts[-1])
+        return np.concatenate(parts)[:n]
+
+    def _table(self, u: FloatArray) -> dict[str, NDArray[Any]]:
+        run, event = np.ones(len(u), np.uint32), np.arange(len(u), dtype=np.uint64)
+        return {"x": self.features(u), "log_ratio": self.log_ratio(u), "run": run, "event": event}
+
+
 def _exponential(u: FloatArray, slope: FloatArray) -> FloatArray:
     """Quantiles u (n,) of exponentials of these slopes on [0, 1]."""
     slope = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
     quantile: FloatArray = np.log1p(u * np.expm1(slope)) / slope
     return quantile
+
+
+def _normal_density(m: FloatArray, mean: float, width: float) -> FloatArray:
+    density: FloatArray = np.exp(-0.5 * ((m - mean) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+    return density
+
+
+Density = Callable[[FloatArray], FloatArray]
+
+
+def _sweights(m: FloatArray, signal: Density, background: Density, fraction: float) -> FloatArray:
+    """Signal sWeights (n,) at spectator m (n,) in [0, 1], for two densities."""
+    grid = np.linspace(0, 1, 20_001)
+    densities, on_grid = (np.stack([signal(t), background(t)]) for t in (m, grid))
+    total, mixed = (fraction * f[0] + (1 - fraction) * f[1] for f in (densities, on_grid))
+    overlap = np.trapezoid(on_grid[:, None] * on_grid[None] / mixed, grid, axis=-1)
+    weight: FloatArray = np.linalg.inv(overlap)[0] @ densities / total
+    return weight

@@ -78,10 +78,6 @@ class FactorizationWarning(CalorefineWarning):
     """The spectator's shape depends on a column: sWeights are biased."""
 
 
-class DomainWarning(CalorefineWarning):
-    """Events lie outside the domain of the training context."""
-
-
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the candidate nearest to `name`, or an empty string.
 

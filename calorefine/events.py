@@ -226,6 +226,26 @@ class Columns:
             np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe") if parts else np.zeros((n, 0), np.float32)
         )
 
+    def inside(self, encoded: NDArray[np.float32], domain: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+        """Tell by context column which rows (n,) lie in a domain; an unknown category lies outside.
+
+        Args:
+            encoded: (n, c) encoded context.
+            domain: (c, 2) lowest and highest value of each encoded column.
+        """
+        low, high = domain.astype(np.float32).T
+        within = (encoded >= low) & (encoded <= high)
+        out: dict[str, NDArray[np.bool_]] = {}
+        first = 0
+        for name, column in self.context_columns.items():
+            width = len(column.categories or [0])
+            columns = slice(first, first + width)
+            out[name] = np.all(within[:, columns], axis=1)
+            if column.categories:
+                out[name] &= encoded[:, columns].any(axis=1)
+            first += width
+        return out
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for the checkpoint and the provenance."""
         return dataclasses.asdict(self)

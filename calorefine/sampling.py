@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Column, Columns, unit_of, unknown_columns
 from calorefine.io.root import Chunk, Request, RootFiles, check_unique, warn_of_row_keys
-from calorefine.io.writer import TreeFormat, TreeWriter, write_tree
+from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, write_tree
 from calorefine.keys import KeyArray
+from calorefine.reweighting.refine import RefinedSimulator
+from calorefine.reweighting.reweighter import Reweighter
 from calorefine.simulator import Simulator
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class SampleSummary:
         n_outside: conditions outside the training domain, by context column.
         n_outside_any: conditions outside in any column.
         seconds: wall time.
+        refined: the simulator with a reweighter's correction, which counted its draws.
     """
 
     output: Path
@@ -44,15 +47,22 @@ class SampleSummary:
     n_outside: dict[str, int] = field(default_factory=dict)
     n_outside_any: int = 0
     seconds: float = 0.0
+    refined: RefinedSimulator | None = None
 
     def __str__(self) -> str:
         """Report for the terminal."""
         rate = self.n_generated / max(self.seconds, 1e-9)
         lines = [f"{self.output}: {self.n_generated} events in {self.seconds:.1f} s ({rate:,.0f} per second)"]
-        share = self.n_outside_any / max(self.n_conditions, 1)
-        columns = ", ".join(f"{name} {count}" for name, count in self.n_outside.items() if count)
-        lines.append(f"outside the training domain (in_domain = false): {self.n_outside_any} conditions, {share:.2%}")
-        return "\n".join(lines) + (f" ({columns})" if columns else "")
+        lines.append(outside_domain("in_domain", self.n_outside_any, self.n_conditions, self.n_outside))
+        lines += [str(self.refined)] if self.refined else []
+        return "\n".join(lines)
+
+
+def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, int]) -> str:
+    """Report of how many of n conditions are outside the training domain, for the terminal."""
+    columns = ", ".join(f"{name} {count}" for name, count in by_column.items() if count)
+    found = f"outside the training domain ({flag} = false): {n_outside} conditions, {n_outside / max(n, 1):.2%}"
+    return found + (f" ({columns})" if columns else "")
 
 
 def sample_file(
@@ -66,6 +76,7 @@ def sample_file(
     pass_through: str | list[str] = "",
     context: dict[str, Column] | None = None,
     key: list[str] | None = None,
+    reweighter: str | None = None,
     tree_format: TreeFormat = "ttree",
     overwrite: bool = False,
 ) -> SampleSummary:
@@ -81,9 +92,10 @@ def sample_file(
         tree: name of the tree, in the conditions and in the output.
         seed: seed of the latent noise.
         n_per_event: how many events to generate at each condition.
-        pass_through: branches to copy, as a list or separated by commas.
+        pass_through: branches to copy, fixed-size arrays as well, as a list or separated by commas.
         context: expressions of context columns where this file names or scales them otherwise.
         key: key branches where this file names them otherwise; [] identifies events by file and row.
+        reweighter: a file of `calorefine reweight`: events are then drawn with its correction, and need no weight.
         tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
         overwrite: replace an existing output.
 
@@ -100,8 +112,11 @@ def sample_file(
     source = RootFiles(conditions, tree)
     if not columns.key:
         warn_of_row_keys(source)
+    corrections = [Path(reweighter)] if reweighter else []
+    not_an_input(Path(output), [*source.paths, Path(checkpoint), *corrections])
+    refined = RefinedSimulator(simulator, Reweighter.load(reweighter)) if reweighter else None
     request = Request(columns.expressions("context"), columns.key, columns.candidate, branches=carried)
-    summary = SampleSummary(Path(output), n_outside=dict.fromkeys(columns.context, 0))
+    summary = SampleSummary(Path(output), n_outside=dict.fromkeys(columns.context, 0), refined=refined)
     seen: list[KeyArray] = []
     with write_tree(summary.output, tree, tree_format=tree_format, overwrite=overwrite) as writer:
         for chunk in source.chunks(request):
@@ -110,7 +125,10 @@ def sample_file(
         if summary.n_conditions == 0:
             raise EmptySelectionError(f"{source}: the tree has no rows, expected conditions to generate events at")
         check_unique(np.concatenate(seen), str(source), columns.key_branches)
-        writer.finish(_provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary))
+        own = _provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary)
+        writer.finish(
+            own | {f"reweighter{end}": value for path in corrections for end, value in identity(path).items()}
+        )
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -164,8 +182,9 @@ def _generate(
     summary: SampleSummary,
 ) -> None:
     """Generate and write the events of one chunk, and count them."""
-    generated = simulator.sample(chunk.values, seed=seed, key=chunk.key, n_per_event=n_per_event)
-    branches: dict[str, NDArray[Any]] = {name: np.repeat(chunk.branches[name], n_per_event) for name in carried}
+    drawing = summary.refined or simulator
+    generated = drawing.sample(chunk.values, seed=seed, key=chunk.key, n_per_event=n_per_event)
+    branches: dict[str, NDArray[Any]] = {name: np.repeat(chunk.branches[name], n_per_event, axis=0) for name in carried}
     if n_per_event > 1:
         branches["copy"] = np.tile(np.arange(n_per_event, dtype=np.int32), len(chunk))
     writer.extend({**generated, **branches})
@@ -195,8 +214,12 @@ def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "model": simulator.spec["model"],
-        "checkpoint": checkpoint.name,
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        **{f"checkpoint{end}": value for end, value in identity(checkpoint).items()},
         "training": simulator.spec["provenance"],
         "columns": simulator.spec["columns"],
     }
+
+
+def identity(path: Path) -> dict[str, str]:
+    """Name and digest of a file, by the end of their names in a provenance."""
+    return {"": path.name, "_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

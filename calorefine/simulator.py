@@ -17,7 +17,7 @@ from calorefine.events import Columns
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood
-from calorefine.transforms import Preprocessing
+from calorefine.transforms import Conditions, Preprocessing
 
 BLOCK = 8192
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
@@ -55,8 +55,8 @@ class Simulator:
             raise CheckpointError(msg)
         model = MODELS[spec["model"]](**spec["init_args"])
         maps = {
-            name: Preprocessing(*(state[f"{name}.{part}"] for part in Preprocessing.parts))
-            for name in ("features", "context")
+            name: kind(*(state[f"{name}.{part}"] for part in kind.parts))
+            for name, kind in (("features", Preprocessing), ("context", Conditions))
         }
         model.prepare(
             Prepared(
@@ -123,7 +123,8 @@ class Simulator:
 
         Returns:
             (n,) in nats: of a density per product of the features' units; of a probability where a feature is an atom
-            or an integer; -inf for what is impossible.
+            or an integer; -inf for what is impossible.  Where context is outside the training range, which `inside`
+            tells, it is an extrapolation.
 
         Raises:
             ConfigError: the model has no likelihood, or a column is missing or has another length.
@@ -147,27 +148,17 @@ class Simulator:
 
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell which rows of encoded context (n, c) lie within the training range in every column."""
-        inside = self._inside(encoded).values()
+        inside = self.columns.inside(encoded, self.domain).values()
         everywhere: NDArray[np.bool_] = np.logical_and.reduce([np.ones(len(encoded), bool), *inside])
         return everywhere
 
+    def inside(self, context: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.bool_]]:
+        """Tell which conditions (n,) are within the training range, by context column."""
+        return self.columns.inside(self._encode(context), self.domain)
+
     def count_outside(self, context: Mapping[str, ArrayLike]) -> dict[str, int]:
         """Count the conditions outside the training range, by context column."""
-        return {name: int(np.sum(~inside)) for name, inside in self._inside(self._encode(context)).items()}
-
-    def _inside(self, encoded: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]:
-        low, high = self.domain.astype(np.float32).T
-        within = (encoded >= low) & (encoded <= high)
-        out: dict[str, NDArray[np.bool_]] = {}
-        first = 0
-        for name, column in self.columns.context_columns.items():
-            width = len(column.categories or [0])
-            columns = slice(first, first + width)
-            out[name] = np.all(within[:, columns], axis=1)
-            if column.categories:
-                out[name] &= encoded[:, columns].any(axis=1)
-            first += width
-        return out
+        return {name: int(np.sum(~inside)) for name, inside in self.inside(context).items()}
 
     def _encode(self, context: Mapping[str, ArrayLike], *, n_unconditional: int = 0) -> NDArray[np.float32]:
         table = {}

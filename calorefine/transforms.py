@@ -11,7 +11,8 @@ that the network starts from a correlated normal distribution and the critic see
 A *bounded* quantile column approaches its bounds beyond the last points like an exponential, so that no generated value
 lies outside.  An *atom*, a value with a probability of its own (an exact zero, a saturated value), takes an interval of
 z, where its knots are equal; an *integer* column is spread by half a unit to either side and rounded on the way back.
-Either makes x(z) constant on intervals of z; `dequantize` spreads events over them, `intervals` tells them.
+Either makes x(z) constant on intervals of z; `dequantize` spreads events over them, `intervals` tells them, and the z
+of an atom is the middle of its own.
 
 Weights matter here: the quantiles of an impure mixture stretch the tails of the signal.  With signed weights the levels
 are those of `calorefine.stats.quantile`.
@@ -40,6 +41,7 @@ MIN_VARIANCE = 0.01
 LEAST_ATOM = 0.005
 BEYOND = 1.0
 CHUNK = 100_000
+HALF_ULP = 2.0**-25  # relative; float32 can't tell values that near to a bound from it
 
 
 class Preprocessing(nn.Module):
@@ -124,7 +126,7 @@ class Preprocessing(nn.Module):
         if not whiten:
             return mapped
         parts = np.array_split(values, 1 + len(values) // CHUNK)
-        z = np.concatenate([mapped(torch.from_numpy(part)).numpy() for part in parts])
+        z = np.concatenate([mapped._edges(torch.from_numpy(part)).numpy() for part in parts])
         return cls(*columns, torch.from_numpy(_mixing(z, weight)), torch.from_numpy(limits), integer)
 
     @cached_property
@@ -146,9 +148,14 @@ class Preprocessing(nn.Module):
         return found
 
     @cached_property
+    def discrete(self) -> torch.Tensor:
+        """Whether each column (d,) has atoms or is integer."""
+        return self.integer | torch.tensor([len(atoms) > 0 for atoms in self.atoms], dtype=torch.bool)
+
+    @cached_property
     def is_discrete(self) -> bool:
         """Whether any column has atoms or is integer."""
-        return self.is_integer or any(len(atoms) for atoms in self.atoms)
+        return bool(self.discrete.any())
 
     @property
     def n_columns(self) -> int:
@@ -163,60 +170,46 @@ class Preprocessing(nn.Module):
 
     def to_normal(self, x: torch.Tensor) -> torch.Tensor:
         """Map physical values (n, d) to z (n, d), float64, before whitening and without a limit."""
-        columns = [self._to_network(x[:, j].contiguous().double(), j) for j in range(self.n_columns)]
+        columns = [self._ends(x[:, j].contiguous().double(), j).mean(dim=0) for j in range(self.n_columns)]
         return torch.stack(columns, dim=1)
 
     def whiten(self, z: torch.Tensor) -> torch.Tensor:
         """Take out mean and correlations: z (n, d) to network values (n, d)."""
         return (z - self.mixing[-1].to(z.dtype)) @ self.unmixing.to(z.dtype)
 
+    def unwhiten(self, u: torch.Tensor) -> torch.Tensor:
+        """Put mean and correlations back in: network values (n, d) to z (n, d)."""
+        return u @ self.mixing[:-1] + self.mixing[-1]
+
     def intervals(self, x: torch.Tensor) -> torch.Tensor:
-        """Lower and upper end (2, n, d) of the z that are mapped to x (n, d), float64; equal where x is continuous."""
-        z = self.to_normal(x)
-        ends = torch.stack([z, z])
-        for j in range(self.n_columns):
-            if self.integer[j]:
-                column = x[:, j].contiguous().double()
-                low, high = (self._to_network(column + shift, j) for shift in (-0.5, 0.5))
-                end = torch.tensor(Z_MAX + BEYOND, dtype=z.dtype)
-                ends[0, :, j] = torch.where(torch.isneginf(low), torch.minimum(-end, high - BEYOND), low)
-                ends[1, :, j] = torch.where(torch.isposinf(high), torch.maximum(end, low + BEYOND), high)
-            elif len(self.atoms[j]):
-                value, low, high = self.atoms[j].T.contiguous()
-                index = torch.searchsorted(value, x[:, j].contiguous().double()).clamp(max=len(value) - 1)
-                at = value[index] == x[:, j].to(torch.float32).double()
-                ends[:, at, j] = torch.stack([low[index[at]], high[index[at]]])
-        return ends
+        """Lower and upper end (2, n, d) of the z that are mapped to x (n, d), float64; equal where x is continuous.
+
+        They are infinite for what is impossible: beyond a bound, or no integer in an integer column.
+        """
+        columns = self._off_bounds(x).T.contiguous()
+        ends = [self._unit_ends(c, j) if self.integer[j] else self._ends(c, j) for j, c in enumerate(columns)]
+        return torch.stack(ends, dim=2)
 
     def dequantize(self, u: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
         """Spread network values (n, d) of atoms and integers uniformly over the z that belong to them."""
         if not self.is_discrete:
             return u
         low, high = self.intervals(self.inverse(u))
-        z = u @ self.mixing[:-1] + self.mixing[-1]
+        z = self.unwhiten(u)
         spread = low + (high - low) * torch.rand(low.shape, generator=noise, dtype=low.dtype)
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
-    def log_slope(self, ends: torch.Tensor) -> torch.Tensor:
-        """Log of dz/dx (n, d) of each column at x of these `intervals` (2, n, d), float64; 0 for atoms and integers."""
-        low, high = ends
-        z, knots, slopes = low, self.knots.double(), self.slopes.double()
-        spacing = 2 * Z_MAX / (knots.shape[1] - 1)
-        index = ((z + Z_MAX) / spacing).long().clamp(0, knots.shape[1] - 2)
-        step = (knots.diff(dim=1).T.gather(0, index) / spacing).clamp_min(1e-300)
-        beyond = torch.where(z < 0, slopes[:, 0], slopes[:, 1])
-        if self.is_bounded:
-            end = torch.where(z < 0, self.bounds[:, 0] - self.knots[:, 0], self.bounds[:, 1] - self.knots[:, -1])
-            room = end.double().abs()
-            beyond = beyond * torch.where(room.isfinite(), torch.exp(-(z.abs() - Z_MAX) * beyond / room), 1.0)
-        slope = torch.where(z.abs() > Z_MAX, beyond, step)
-        return torch.where(high > low, 0.0, -slope.log())
+    def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Log of dz/dx (n, d) at x (n, d) with these `intervals` (2, n, d), float64; 0 for atoms and integers."""
+        columns = self._off_bounds(x).T.contiguous()
+        slope = torch.stack([self._slope(column, j) for j, column in enumerate(columns)], dim=1)
+        return torch.where(ends[1] > ends[0], 0.0, -slope.log())
 
     def inverse(self, z: torch.Tensor) -> torch.Tensor:
         """Map network values (n, d) to physical values (n, d), float32."""
         if self.n_columns == 0:
             return z
-        z = z @ self.mixing[:-1] + self.mixing[-1]
+        z = self.unwhiten(z)
         last = self.knots.shape[1] - 1
         inside = z.clamp(-Z_MAX, Z_MAX)
         position = (inside + Z_MAX) * (last / (2 * Z_MAX))
@@ -237,16 +230,78 @@ class Preprocessing(nn.Module):
         bent = room * -torch.expm1(-distance / room)
         return torch.where(room.isfinite(), torch.where(room == 0, 0.0, bent), distance)
 
+    def _edges(self, x: torch.Tensor) -> torch.Tensor:
+        """Values z (n, d), float32, for the whitening: with an atom at the upper end of its interval.
+
+        From its middle the width would be larger, and the interval of an atom at a bound end within the noise.
+        """
+        columns = [self._to_network(x[:, j].contiguous().double(), j) for j in range(self.n_columns)]
+        return torch.stack(columns, dim=1).clamp(-Z_CLIP, Z_CLIP).float()
+
+    def _off_bounds(self, x: torch.Tensor) -> torch.Tensor:
+        """Values (n, d), float64: those at a bound, which is at infinite z, as far inside as float32 can't tell."""
+        x = x.double()
+        if not self.is_bounded:
+            return x
+        bounds = self.bounds.double().T
+        room = (bounds - self.knots[:, [0, -1]].double().T).abs()
+        open_end = room.isfinite() & (room > 0) & ~self.integer
+        least = torch.where(open_end, HALF_ULP * torch.maximum(room, bounds.abs()), 0.0)
+        inside = x.clamp(bounds[0] + least[0], bounds[1] - least[1])
+        return torch.where((x < bounds[0]) | (x > bounds[1]), x, inside)
+
+    def _cells(self, x: torch.Tensor, j: int) -> torch.Tensor:
+        """Number (n,) of the last knot of column j at or below x (n,), and of the first cell or the last beyond."""
+        knots = self.knots[j].double()
+        return torch.searchsorted(knots, x, right=True).clamp(1, len(knots) - 1) - 1
+
     def _to_network(self, x: torch.Tensor, j: int) -> torch.Tensor:
+        """Map x (n,) of column j to z; an atom to the upper end of its interval."""
         knots, slopes = self.knots[j].double(), self.slopes[j].double()
         spacing = 2 * Z_MAX / (len(knots) - 1)
-        index = torch.searchsorted(knots, x, right=True).clamp(1, len(knots) - 1) - 1
+        index = self._cells(x, j)
         low, step = knots[index], knots[index + 1] - knots[index]
         fraction = torch.where(step > 0, (x - low) / step.clamp_min(1e-300), 0.5)
         z = -Z_MAX + spacing * (index + fraction.clamp(0, 1))
         below, above = self.bounds[j].double() - knots[[0, -1]]
         z = torch.where(x < knots[0], -Z_MAX + _straight(x - knots[0], below) / slopes[0], z)
         return torch.where(x > knots[-1], Z_MAX + _straight(x - knots[-1], above) / slopes[1], z)
+
+    def _slope(self, x: torch.Tensor, j: int) -> torch.Tensor:
+        """Derivative dx/dz (n,) of column j at x (n,)."""
+        knots, slopes = self.knots[j].double(), self.slopes[j].double()
+        slope = knots.diff()[self._cells(x, j)] * (len(knots) - 1) / (2 * Z_MAX)
+        below, above = self.bounds[j].double() - knots[[0, -1]]
+        slope = torch.where(x < knots[0], slopes[0] * _room_left(x - knots[0], below), slope)
+        return torch.where(x > knots[-1], slopes[1] * _room_left(x - knots[-1], above), slope)
+
+    def _ends(self, x: torch.Tensor, j: int) -> torch.Tensor:
+        """Ends (2, n) of the z that are mapped to x (n,) of column j: of atoms their interval, else twice the same."""
+        z = self._to_network(x, j)
+        ends = torch.stack([z, z])
+        if len(self.atoms[j]):
+            value, low, high = self.atoms[j].T.contiguous()
+            x = x.to(torch.float32).double()
+            index = torch.searchsorted(value, x).clamp(max=len(value) - 1)
+            ends = torch.where(value[index] == x, torch.stack([low[index], high[index]]), ends)
+        return ends
+
+    def _unit_ends(self, x: torch.Tensor, j: int) -> torch.Tensor:
+        """Ends (2, n) of the z that are mapped to x (n,) of an integer column j."""
+        low, high = (self._to_network(x + shift, j) for shift in (-0.5, 0.5))
+        end = torch.tensor(Z_MAX + BEYOND, dtype=x.dtype)
+        lowest = torch.where(torch.isneginf(low), torch.minimum(-end, high - BEYOND), low)
+        highest = torch.where(torch.isposinf(high), torch.maximum(end, low + BEYOND), high)
+        return torch.where(x == x.round(), torch.stack([lowest, highest]), torch.inf)
+
+
+class Conditions(Preprocessing):
+    """Map of the context, which is never inverted: an atom is at the upper end of its interval, not in its middle."""
+
+    def to_normal(self, x: torch.Tensor) -> torch.Tensor:
+        """Map physical values (n, d) to z (n, d), float64, before whitening and without a limit."""
+        columns = [self._to_network(x[:, j].contiguous().double(), j) for j in range(self.n_columns)]
+        return torch.stack(columns, dim=1)
 
 
 def _straight(distance: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
@@ -256,6 +311,11 @@ def _straight(distance: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
     if room == 0:
         return torch.where(distance == 0, distance, distance * torch.inf)
     return -room * torch.log1p(-(distance / room).clamp(max=1.0))
+
+
+def _room_left(distance: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """Slope (n,) of the approach to a bound at `room` from the last knot, relative to that at the knot."""
+    return 1 - distance / room if torch.isfinite(room) and room != 0 else torch.ones_like(distance)
 
 
 def _mixing(z: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.float64]:

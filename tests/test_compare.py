@@ -50,9 +50,17 @@ def test_trained_and_loaded_generators(folder, self_contained):
     assert rows[0]["train_seconds"] > 0 and rows[1]["train_seconds"] is None
     assert rows[0]["n_parameters"] == 0 and rows[1]["n_parameters"] > 1000
     assert rows[0]["nearest"] < 0.5 < rows[1]["nearest"]
+    found = [json.loads((folder / "comparison" / f"{row['name']}.json").read_text()) for row in rows]
+    for row, one in zip(rows, found, strict=True):
+        smallest = min(distances["ks"]["p_value"] for distances in one["distances"].values())
+        assert row["smallest_p"] == pytest.approx(1 - (1 - smallest) ** 2)
+        assert one["training_n_eff"] == row["n_eff"]
+    assert found[0]["memorization"]["zero_generated"] == 1.0 > found[1]["memorization"]["zero_generated"]
     assert all(0.4 < row["auc"] < 1 and row["microseconds"] > 0 for row in rows)
     assert (folder / "comparison.md").read_text() == result.markdown()
-    self_contained((folder / "comparison.html").read_text())
+    page = (folder / "comparison.html").read_text()
+    self_contained(page)
+    assert "can't be below 0.0099" in page.replace("&#39;", "'")
     assert "| flow | Flow |" in str(result)
     with pytest.raises(ConfigError, match=r"comparison\.html: exists already"):
         compare(folder, models)

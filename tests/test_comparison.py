@@ -7,7 +7,7 @@ import pytest
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, FileError, ValueRangeError, WeightError
 from calorefine.sampling import sample_file
-from calorefine.validation.comparison import compare, plot_files
+from calorefine.validation.comparison import Sample, compare, plot_files
 
 
 @pytest.fixture
@@ -17,6 +17,16 @@ def pair(root_file):
     made = {"x": rng.normal(size=2000), "k": rng.poisson(2, 2000)}
     target = {"x": rng.normal(size=1000), "k": rng.poisson(2, 1000), "w": rng.normal(0.5, 1.0, 1000)}
     return {"generated": str(root_file(made, "made.root")), "reference": str(root_file(target, "target.root"))}
+
+
+def sample(values, weight, first=0):
+    return Sample({"x": values}, weight, np.arange(first, first + len(values), dtype=np.uint64))
+
+
+def errors(figure):
+    """Half the lengths of the error bars in the panel of the ratio."""
+    segments = np.array(figure.axes[1].containers[0].lines[2][0].get_segments())
+    return (segments[:, 1, 1] - segments[:, 0, 1]) / 2
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
@@ -43,7 +53,7 @@ def test_features_come_from_the_provenance(one_checkpoint, root_file, toy, tmp_p
 def test_both_are_normalized_to_the_reference():
     """Histogram contents are read back from the figure: equal samples of other weights have ratio 1 in every bin."""
     values = np.random.default_rng(42).normal(size=5000)
-    figure = compare(["x"], ({"x": values}, np.full(5000, 7.0)), ({"x": values}, np.full(5000, 0.3)), bins=10)
+    figure = compare(["x"], sample(values, np.full(5000, 7.0)), sample(values, np.full(5000, 0.3)), bins=10)
     upper, lower = figure.axes
     assert upper.get_legend() is not None
     ratio = lower.containers[0].lines[0].get_ydata()
@@ -51,11 +61,26 @@ def test_both_are_normalized_to_the_reference():
     np.testing.assert_allclose(ratio[np.isfinite(ratio)], 1.0)
 
 
+def test_errors_know_copies_and_twins():
+    """Five equal copies tell no more than one; a twin that is equal cancels; independent events are the usual ratio."""
+    rng = np.random.default_rng(43)
+    a, b, ones = rng.normal(size=4000), rng.normal(size=4000), np.ones(4000)
+    independent = sample(a, ones, first=4000)
+    copies = Sample({"x": np.repeat(a, 5)}, np.ones(20_000), np.repeat(independent.event_key, 5))
+    usual, copied = (compare(["x"], one, sample(b, ones), bins=10) for one in (independent, copies))
+    np.testing.assert_allclose(errors(copied), errors(usual))
+    edges = np.linspace(*usual.axes[1].get_xlim(), 11)
+    made, target = (np.histogram(values, edges)[0] for values in (a, b))
+    expected = made / target * np.sqrt(1 / made + 1 / target)
+    np.testing.assert_allclose(errors(usual), expected[target > 9])
+    np.testing.assert_allclose(errors(compare(["x"], sample(b, ones), sample(b, ones), bins=10)), 0, atol=1e-9)
+
+
 def test_bins_without_reference_have_no_ratio():
     """A bin whose weights sum to zero or less tells nothing, and is left out instead of drawn at infinity."""
     values, weight = np.repeat(np.arange(10.0), 20), np.ones(200)
     weight[80:100] = np.tile([1.0, -1.0], 10)
-    figure = compare(["x"], ({"x": values}, np.ones(200)), ({"x": values}, weight), bins=10)
+    figure = compare(["x"], sample(values, np.ones(200)), sample(values, weight), bins=10)
     ratio = figure.axes[1].containers[0].lines[0].get_ydata()
     assert np.isnan(ratio).sum() == 1
     assert np.isnan(ratio[4])

@@ -112,6 +112,7 @@ def test_likelihood_ratio(tmp_path):
     assert done.returncode == 0, done.stderr
     auc = float(done.stdout.split("likelihood ratio ")[1].split(",")[0])
     assert auc > 0.85
+    assert "3101 held-out events: AUC" in done.stdout
 
 
 def test_errors_have_no_traceback(tmp_path):

@@ -13,7 +13,8 @@ from calorefine import Simulator
 from calorefine.cli import lightning
 from calorefine.datasets import ImpureToy
 from calorefine.errors import ConfigError, ValueRangeError, WeightError
-from calorefine.models.flow import coupling_masks
+from calorefine.likelihood import log_prob_file
+from calorefine.models.flow import Flow, coupling_masks
 from calorefine.transforms import Preprocessing
 
 KEY = ["run", "event"]
@@ -167,7 +168,7 @@ def test_slopes_are_the_derivatives():
     x = torch.tensor([[0.3, 0.2], [0.9, -4.0], [0.9999999, 5.0], [1e-4, 0.0]], dtype=torch.float64)
     step = torch.tensor([[1e-9, 1e-6]])
     numeric = (data.to_normal(x + step) - data.to_normal(x - step)) / (2 * step)
-    torch.testing.assert_close(data.log_slope(data.intervals(x)).exp(), numeric.double(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(data.log_slope(x, data.intervals(x)).exp(), numeric.double(), rtol=1e-3, atol=0)
 
 
 def test_values_outside_their_bounds():
@@ -177,3 +178,49 @@ def test_values_outside_their_bounds():
         prepared_flow(np.array([[0.0, 1], [0.5, 2], [1.0, 3]]), ["standard"] * 2, [(0.0, 1.0), None])
     with pytest.raises(ValueRangeError, match="column 'a': 1 of 3 values are no integers"):
         prepared_flow(np.array([[0.0, 1], [0.5, 2], [1.0, 3]]), ["integer"] * 2, None)
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory):
+    """Seed 59: a few values at the bounds of x, too few for an atom, and an integer."""
+    folder = tmp_path_factory.mktemp("edges")
+    table = bounded_and_atomic(3000, 59)
+    table["x"][:3], table["x"][3:6] = 0.0, 1.0
+    path = write(folder / "edges.root", table)
+    return trained(path, "{x: {bounds: [0, 1]}, k: {transform: integer, bounds: [0, null]}}", folder, epochs=2)
+
+
+def test_values_at_a_bound_are_possible(edges):
+    x = [0.0, 1.0, -1e-6, 1 + 1e-6]
+    log_prob = edges.log_prob({"x": x, "k": [1] * 4, "c": [0.5] * 4})
+    assert np.isfinite(log_prob).tolist() == [True, True, False, False]
+
+
+def test_no_integer_is_impossible_in_an_integer_column(edges):
+    log_prob = edges.log_prob({"x": [0.5] * 3, "k": [1, 1.5, 2.001], "c": [0.5] * 3})
+    assert np.isfinite(log_prob).tolist() == [True, False, False]
+
+
+def test_autoregressive_layers_see_the_context():
+    """The first feature of a layer does not, unless it is the only one: with more, two layers are needed."""
+    with pytest.raises(ConfigError, match="n_layers: 1 autoregressive found, expected at least 2 for 3 features"):
+        Flow(kind="autoregressive", n_layers=1).build(3, 1)
+    torch.manual_seed(0)
+    for d, n_layers in ((1, 1), (2, 2), (3, None)):
+        flow = Flow(kind="autoregressive", n_layers=n_layers)
+        flow.build(d, 1)
+        made = flow.generate(torch.full((2, d), 0.3), torch.tensor([[-2.0], [2.0]]))
+        assert (made[0] != made[1]).all()
+
+
+def test_log_prob_verb_flags_conditions_outside_the_domain(edges, tmp_path):
+    table = bounded_and_atomic(50, 60)
+    table["c"] = np.where(np.arange(50) < 7, 1.7, 0.5)
+    path = write(tmp_path / "outside.root", table)
+    edges.save(tmp_path / "flow.ckpt")
+    where = {"checkpoint": str(tmp_path / "flow.ckpt"), "files": str(path), "output": str(tmp_path / "out.root")}
+    summary = log_prob_file(**where)
+    assert (summary.n_outside, summary.n_outside_any) == ({"c": 7}, 7)
+    assert "(log_prob_in_domain = false): 7 conditions, 14.00% (c 7)" in str(summary)
+    with uproot.open(tmp_path / "out.root") as file:
+        np.testing.assert_array_equal(file["events/log_prob_in_domain"].array(library="np"), np.arange(50) >= 7)

@@ -323,3 +323,30 @@ def test_resuming_keeps_the_library(config):
 def test_fit_on_signed_weights_is_refused(config):
     with pytest.raises(WeightError, match=r"Library, which needs positive weights: .*data\.positive"):
         fit(config, "--data.weights", "w - 0.3")
+
+
+@pytest.mark.parametrize("neighbors", [1, 5, 20])
+def test_atoms_and_counts_are_as_frequent_as_in_the_sample(neighbors):
+    """Seed 33: the atom's share, and that of count 0, within 4 standard errors of the sample's (1e-4 by chance)."""
+    rng, n = np.random.default_rng(33), 8000
+    c = rng.random(n)
+    y = np.where(rng.random(n) < 0.1 + 0.5 * c, 0.0, rng.gamma(2 + 2 * c, 1.0))
+    train = events(np.stack([rng.normal(c, 1, n), y, rng.poisson(1 + 2 * c)], axis=1), c[:, None])
+    columns = Columns({"a": None, "y": Column(bounds=(0, None)), "k": Column(transform="integer")}, {"p": None})
+    kinds = ["quantile", "quantile", "integer"]
+    features = Preprocessing.fit(train.x, train.weight, kinds, list("ayk"), whiten=True, bounds=[None, (0, None), None])
+    context = Preprocessing.fit(train.context, train.weight, ["quantile"], ["p"])
+    model = Library(neighbors=neighbors)
+    domain = np.array([[0.0, 1.0]])
+    model.prepare(
+        Prepared(columns=columns, features=features, context=context, domain=domain, mean_weight=1.0, provenance={})
+    )
+    model.take_events(train)
+    wanted = rng.random(20_000)
+    made = stacked(Simulator(model, model.spec).sample({"p": wanted}, seed=34))
+    for half in (wanted < 0.5, wanted >= 0.5):
+        own = (c < 0.5) == (wanted[half][0] < 0.5)
+        for j in (1, 2):
+            share = np.mean(train.x[own, j] == 0)
+            error = np.sqrt(share * (1 - share) * (1 / own.sum() + 1 / half.sum()))
+            assert abs(np.mean(made[half, j] == 0) - share) < 4 * error

@@ -270,6 +270,29 @@ def test_existing_output_stays_unless_overwritten(generate, tmp_path):
     assert len(generate(overwrite=True)["x"]) == 500
 
 
+def test_output_may_not_be_an_input(generate, one_checkpoint, root_file, conditions, tmp_path):
+    source = root_file(conditions, "source.root")
+    (tmp_path / "out.root").symlink_to(source)
+    for clash in (source, one_checkpoint):
+        before = clash.read_bytes()
+        with pytest.raises(ConfigError, match=rf"{clash.name}: is both input .* and output"):
+            generate(conditions=str(source), output=str(clash), overwrite=True)
+        assert clash.read_bytes() == before
+    with pytest.raises(ConfigError, match=r"out\.root: is both input \('.*source\.root'\) and output"):
+        generate(conditions=str(source), overwrite=True)
+
+
+def test_fixed_size_arrays_are_passed_through(one_checkpoint, conditions, tmp_path):
+    arrays = {**conditions, "cells": np.arange(1500, dtype=np.float32).reshape(500, 3)}
+    with uproot.recreate(tmp_path / "arrays.root") as file:
+        types = {name: np.dtype((array.dtype, array.shape[1:])) for name, array in arrays.items()}
+        file.mktree("events", types).extend(arrays)
+    options = {"checkpoint": str(one_checkpoint), "conditions": str(tmp_path / "arrays.root"), "n_per_event": 2}
+    sample_file(**options, output=str(tmp_path / "out.root"), pass_through="cells")
+    with uproot.open(tmp_path / "out.root") as file:
+        np.testing.assert_array_equal(file["events/cells"].array(library="np")[1::2], arrays["cells"])
+
+
 def test_failing_overwrite_leaves_the_old_file(generate, conditions, tmp_path):
     (tmp_path / "out.root").write_text("precious")
     conditions["P"] = np.full(500, np.nan)

@@ -12,7 +12,7 @@ import torch
 import uproot
 import yaml
 
-from calorefine import Columns, EventDataModule, Simulator, runs
+from calorefine import WGAN, Columns, EventDataModule, Simulator, data, runs
 from calorefine.cli import calorefine, lightning
 from calorefine.datasets import ImpureToy
 from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, TrainingError, WeightError
@@ -315,3 +315,64 @@ def test_summary_tells_a_bad_ending(config, tmp_path, monkeypatch):
     assert "check  FAILED: energy distance" in (bad.run_dir / "summary.txt").read_text()
     good = fit(config, tmp_path, *options, "--model", "Library", "--data.positive", "{n_folds: 2}")
     assert "check  energy distance" in (good.run_dir / "summary.txt").read_text()
+
+
+@pytest.fixture
+def counts(toy_file, config, tmp_path):
+    """The configuration file, with a count and an atom as features."""
+    with uproot.open(toy_file) as file:
+        table = file["events"].arrays(library="np")
+    rng = np.random.default_rng(12)
+    table["k"] = rng.poisson(1 + 2 * table["c"]).astype(np.int32)
+    table["a"] = np.where(rng.random(len(table["c"])) < 0.3, 0.0, rng.gamma(2, 1, len(table["c"])))
+    with uproot.recreate(tmp_path / "counts.root") as file:
+        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    content = yaml.safe_load(config.read_text())
+    content["data"]["files"] = str(tmp_path / "counts.root")
+    content["data"]["weights"] = "none"
+    content["data"]["columns"]["features"] = {"k": {"transform": "integer"}, "a": {"bounds": [0, None]}}
+    config.write_text(yaml.safe_dump(content))
+    return config
+
+
+def test_a_critic_sees_atoms_and_counts_spread(counts, tmp_path, monkeypatch):
+    seen = []
+    evaluate = WGAN.evaluate_critic
+
+    def recorded(self, *samples):
+        seen.append(samples[0][0].detach())
+        return evaluate(self, *samples)
+
+    monkeypatch.setattr(WGAN, "evaluate_critic", recorded)
+    run = fit(counts, tmp_path, "--trainer.max_epochs", "1")
+    batch, inverse = next(iter(run.datamodule.train_dataloader())).x, run.model.features.inverse
+    assert len(batch.unique(dim=0)) < 0.95 * len(batch)
+    assert len(seen[0].unique(dim=0)) == len(batch)
+    assert torch.equal(inverse(seen[0]) == 0, inverse(batch) == 0)
+
+
+def test_a_perfect_generator_of_atoms_and_counts_has_no_distance(counts, tmp_path):
+    """Held-out events as generated ones, spread: within 3 standard errors of no distance (0.1 % by chance)."""
+    run = fit(counts, tmp_path, "--trainer.max_epochs", "1", "--data.validation_fraction", "0.5")
+    model, data = run.model, run.datamodule
+    validation = next(iter(data.val_dataloader()))
+    other = torch.from_numpy(data.train.x[: len(validation.x)])
+    spread = model.features.dequantize(model.features(other), torch.Generator().manual_seed(1))
+    order = np.argsort(np.argsort(validation.context[:, 0].numpy()))
+    nearest = torch.from_numpy(np.argsort(data.train.context[: len(validation.x), 0])[order])
+    model.generate = lambda _, context: spread[nearest[: len(context)]]
+    terms = model.distance(validation)
+    assert terms.mean() < 3 * 2 * terms.std() / len(terms) ** 0.5
+
+
+def test_of_many_held_out_events_those_by_key_are_compared(toy_file, monkeypatch):
+    """Few stay in the order of the files; of more than the limit the first ones are a random choice."""
+    module = data_module(toy_file, validation_fraction=0.5)
+    module.setup()
+    few = next(iter(module.val_dataloader()))
+    np.testing.assert_array_equal(few.x, module.validation.x)
+    monkeypatch.setattr(data, "VALIDATION_EVENTS", 100)
+    many = next(iter(module.val_dataloader()))
+    rows = [int(np.flatnonzero((module.validation.x == x).all(axis=1))[0]) for x in many.x[:100].numpy()]
+    assert 200 < np.mean(rows) < len(few.x) - 200
+    np.testing.assert_array_equal(next(iter(module.predict_dataloader())).x, few.x)

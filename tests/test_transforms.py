@@ -174,3 +174,39 @@ def test_whitening_survives_a_negative_eigenvalue():
     assert torch.isfinite(u).all()
     inside = (u.abs() < 7.9).all(dim=1) & (torch.from_numpy(np.abs(values)) < 1).all(dim=1)
     np.testing.assert_allclose(fitted.inverse(u)[inside].numpy(), values[inside.numpy()], rtol=1e-3, atol=1e-3)
+
+
+def with_atom(seed):
+    """Two features, the second with an atom at a place and of a probability that depend on the seed."""
+    rng = np.random.default_rng(seed)
+    share, value = rng.uniform(0.02, 0.6), rng.choice([0.0, 1.0, 5.0, 100.0])
+    a = rng.normal(size=3000)
+    y = np.where(rng.random(3000) < share, value, rng.gamma(2, 1, 3000) * np.exp(0.3 * a) * (value or 1))
+    x = np.stack([a, y], axis=1).astype(np.float32)
+    return x, x[:, 1] == np.float32(value)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_atoms_are_spread_and_come_back(seed):
+    """All but the events that are clipped, at most 1 %."""
+    x, at = with_atom(seed)
+    fitted = Preprocessing.fit(x, np.ones(3000), ["quantile"] * 2, ["a", "y"], whiten=True, bounds=[None, (0, None)])
+    u = fitted(torch.from_numpy(x))
+    z = fitted.unwhiten(fitted.dequantize(u, torch.Generator().manual_seed(0)))[at, 1]
+    assert np.mean(fitted.inverse(u).numpy()[at, 1] == x[at, 1]) > 0.99
+    assert len(z.unique()) > 0.99 * len(z)
+    low, high = fitted.intervals(torch.from_numpy(x[at][:1]))[:, 0, 1].tolist()
+    middle = fitted.to_normal(torch.from_numpy(x[at][:1]))[0, 1]
+    assert middle == pytest.approx((low + high) / 2)
+
+
+def test_slope_above_an_atom_is_that_of_its_cell():
+    """Not of the empty cells of the atom below, however near."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        values = np.where(rng.random(2000) < rng.uniform(0.01, 0.9), 0.0, rng.gamma(2, 1, 2000))[:, None]
+        fitted = Preprocessing.fit(values, np.ones(2000), ["quantile"], ["q"], whiten=True, bounds=[(0, None)])
+        x = torch.tensor([[1e-30], [1e-17], [1e-9]])
+        slope = fitted.log_slope(x, fitted.intervals(x))
+        assert (slope.abs() < 15).all()
+        torch.testing.assert_close(slope, slope[:1].expand(3, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ TREES = ("TTree", "ROOT::RNTuple")
 _RNTUPLE_NUMBERS = frozenset(
     ["float", "double", "bool"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
 )
+_RNTUPLE_ARRAY = re.compile(r"std::array<([\w:]+),\d+>")
 
 
 def expand(pattern: str) -> list[Path]:
@@ -80,13 +82,13 @@ def n_entries(path: Path, tree: str) -> int:
         return int(find_tree(file, path, tree).num_entries)
 
 
-def check_branches(tree: Any, names: Sequence[str], where: str) -> None:
-    """Raise `BranchError` for the first branch that is missing, or isn't one number per event."""
+def check_branches(tree: Any, names: Sequence[str], where: str, *, arrays: bool = False) -> None:
+    """Raise `BranchError` for the first branch that is missing, or isn't one number per event (or as many for each)."""
     available = tree.keys()
     for name in names:
         if name not in available:
             raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, available)}")
-        if not is_number(tree, name):
+        if not (is_number(tree, name) or (arrays and is_array(tree, name))):
             found = tree[name].typename or "a record"
             msg = f"{where}: branch '{name}' is of type {found}, expected one number per event"
             raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
@@ -101,8 +103,27 @@ def is_number(tree: Any, name: str) -> bool:
     return isinstance(kind, uproot.AsDtype) and kind.inner_shape == () and kind.to_dtype.kind in "biuf"
 
 
-def batches(path: Path, name: str, wanted: list[str], rows: int) -> Iterator[tuple[dict[str, NDArray[Any]], range]]:
+def is_array(tree: Any, name: str) -> bool:
+    """Whether a branch of the tree holds a fixed-size array of numbers per event."""
+    branch = tree[name]
+    if not hasattr(branch, "interpretation"):  # a field of an RNTuple
+        found = _RNTUPLE_ARRAY.fullmatch(branch.typename)
+        return found is not None and found[1] in _RNTUPLE_NUMBERS and name in tree.keys(recursive=False)
+    kind = branch.interpretation
+    return isinstance(kind, uproot.AsDtype) and len(kind.inner_shape) == 1 and kind.to_dtype.base.kind in "biuf"
+
+
+def batches(
+    path: Path, name: str, wanted: list[str], rows: int, *, carried: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, NDArray[Any]], range]]:
     """Yield the branches of consecutive rows, in native byte order, and the range of those rows.
+
+    Args:
+        path: the file.
+        name: of the tree.
+        wanted: branches of one number per event; arrays (n,).
+        rows: at a time.
+        carried: likewise, or fixed-size arrays of k numbers; arrays (n,) or (n, k).
 
     Raises:
         FileError: the file or the tree can't be read.
@@ -111,6 +132,8 @@ def batches(path: Path, name: str, wanted: list[str], rows: int) -> Iterator[tup
     with open_file(path) as file:
         tree = find_tree(file, path, name)
         check_branches(tree, wanted, f"{path}, tree '{name}'")
+        check_branches(tree, carried, f"{path}, tree '{name}'", arrays=True)
+        wanted = list(dict.fromkeys([*wanted, *carried]))
         n = int(tree.num_entries)
         for first in range(0, n, rows):
             last = min(first + rows, n)

@@ -39,7 +39,7 @@ class Chunk:
     """Consecutive selected rows of one file.
 
     Args:
-        branches: raw arrays (n,) in the file's own types.
+        branches: raw arrays (n,), or (n, k) of a fixed-size array, in the file's own types.
         values: evaluated expressions, (n,) float64 (bool for conditions).
         key: (n,) uint64, one for each candidate.
         event_key: (n,) uint64, one for each event.
@@ -64,7 +64,7 @@ class Request:
         key: integer branches that identify an event.
         candidate: integer branch that tells candidates of an event apart.
         cut: condition; rows that fail it are left out.
-        branches: further raw branches, to pass through.
+        branches: further raw branches, to pass through; fixed-size arrays as well.
         nonfinite: what to do about NaN and infinite values of the expressions: raise, or leave the row out.
     """
 
@@ -76,10 +76,10 @@ class Request:
     nonfinite: NonFinite = "error"
 
     def needed(self) -> list[str]:
-        """All branches to read from the file."""
+        """The branches to read from the file, besides those to pass through."""
         texts = [*self.expressions.values(), *([self.cut] if self.cut else [])]
         wanted = [name for text in texts for name in expressions.branches(text)]
-        return list(dict.fromkeys([*wanted, *self.key_branches, *self.branches]))
+        return list(dict.fromkeys([*wanted, *self.key_branches]))
 
     @property
     def key_branches(self) -> list[str]:
@@ -132,6 +132,25 @@ class RootFiles:
             tree = files.find_tree(file, self.paths[0], self.tree)
             return [name for name in tree.keys(recursive=False) if files.is_number(tree, name)]
 
+    def fixed_branch_names(self) -> list[str]:
+        """Names of the branches in the first file that hold one number, or a fixed-size array of them, per event."""
+        with files.open_file(self.paths[0]) as file:
+            tree = files.find_tree(file, self.paths[0], self.tree)
+            names = tree.keys(recursive=False)
+            return [name for name in names if files.is_number(tree, name) or files.is_array(tree, name)]
+
+    def tree_format(self) -> Literal["ttree", "rntuple"]:
+        """What the tree is in the first file."""
+        with files.open_file(self.paths[0]) as file:
+            files.find_tree(file, self.paths[0], self.tree)
+            return "ttree" if file.classnames(cycle=False)[self.tree] == "TTree" else "rntuple"
+
+    def other_objects(self) -> list[str]:
+        """Names of what the first file holds beside the tree and the folders that it is in."""
+        with files.open_file(self.paths[0]) as file:
+            kinds = file.classnames(cycle=False)
+        return [name for name in kinds if not f"{self.tree}/".startswith(f"{name}/")]
+
     def dtypes(self, names: Sequence[str]) -> dict[str, np.dtype[Any]]:
         """Types of these branches in the first file.
 
@@ -160,8 +179,8 @@ class RootFiles:
         dropped = 0
         types: dict[str, np.dtype[Any]] = {}
         for path in self.paths:
-            for branches, at in files.batches(path, self.tree, request.needed(), rows):
-                self._check_types(types, {name: branches[name].dtype for name in request.branches}, path)
+            for branches, at in files.batches(path, self.tree, request.needed(), rows, carried=request.branches):
+                self._check_types(types, {name: _row_type(branches[name]) for name in request.branches}, path)
                 chunk, counts, n_bad = _select(branches, at, path, request)
                 for name, count in counts.items():
                     bad[name] = bad.get(name, 0) + count
@@ -263,6 +282,11 @@ def check_unique(key: keys.KeyArray, where: str, branches: Sequence[str]) -> Non
         "If an event has several candidates, name the branch that numbers them as 'candidate'"
     )
     raise KeyColumnError(msg)
+
+
+def _row_type(array: NDArray[Any]) -> np.dtype[Any]:
+    """Type of one row of an array (n,) or (n, k)."""
+    return np.dtype((array.dtype, array.shape[1:]))
 
 
 class _Store:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,9 @@ PROVENANCE = "calorefine_provenance"
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a path beside `path`; move it over `path` at the end, or remove it if anything was raised.
 
+    A killed process leaves a hidden file `.<name>.<process>.part`, which nothing reads and may be removed.  A file that
+    replaces another one gets its permissions.
+
     Args:
         path: where the file belongs.
         overwrite: whether an existing file may be replaced.
@@ -44,9 +48,22 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
+        if path.exists():
+            shutil.copymode(path, beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def not_an_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that is one of the inputs, also under another name.
+
+    Raises:
+        ConfigError: it is.
+    """
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ConfigError(f"{output}: is both input ('{path}') and output; choose another output")
 
 
 class TreeWriter:

@@ -109,6 +109,7 @@ class AdversarialModel(TrainedModel):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the critic, and every `n_critic`-th time the generator."""
         noise = self.step_noise(self.current_epoch, batch_idx)
+        batch = self.dequantized(batch, noise)
         optimizers: Any = self.optimizers()  # two of each, as configured
         schedulers: Any = self.lr_schedulers()
         self._update(self._critic_loss(batch, noise), optimizers[0], schedulers[0], "critic_loss", batch_idx)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from calorefine import losses, stats
-from calorefine.data import Batch, Prepared
+from calorefine.data import VALIDATION_EVENTS, Batch, Prepared
 from calorefine.errors import CheckpointError, TrainingError
 from calorefine.events import Events
 from calorefine.transforms import Preprocessing
@@ -19,7 +19,6 @@ CHECKPOINT_KEY = "calorefine"
 CHECKPOINT_FORMAT = 1
 EPOCHS_KEY = "calorefine_max_epochs"
 LOWEST_KEY = "calorefine_lowest_validation"
-VALIDATION_EVENTS = 8192
 
 
 class GenerativeModel(pl.LightningModule, ABC):
@@ -140,6 +139,10 @@ class GenerativeModel(pl.LightningModule, ABC):
             seed = (seed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**64
         return torch.Generator().manual_seed(seed % 2**63)
 
+    def dequantized(self, batch: Batch, noise: torch.Generator) -> Batch:
+        """Batch in network units with its atoms and integers spread anew, as a continuous generator makes them."""
+        return Batch(self.features.dequantize(batch.x, noise), batch.context, batch.weight)
+
     def check_finite(self, loss: torch.Tensor, name: str) -> None:
         """Raise `TrainingError` for a loss that is NaN or infinite."""
         if torch.isfinite(loss):
@@ -155,7 +158,8 @@ class GenerativeModel(pl.LightningModule, ABC):
         """Energy distance of held-out events and events generated at their contexts, event by event.
 
         The unbiased form: valid with signed weights, zero in expectation for a perfect generator, possibly negative.
-        Of more than 8192 events the first ones are compared.  The noise is the same in every call.
+        Of more than 8192 events the first ones are compared.  The noise is the same in every call.  Generated atoms
+        and integers, which are spread, are compared as the values they stand for.
 
         Args:
             events: in physical units, weights of any sign.
@@ -166,9 +170,12 @@ class GenerativeModel(pl.LightningModule, ABC):
         events = Batch(*(array[:VALIDATION_EVENTS] for array in events))
         context = self.context(events.context)
         latent = torch.randn(len(context), self.latent_size, generator=torch.Generator().manual_seed(0))
+        generated = self.generate(latent, context)
+        if self.features.is_discrete:
+            generated = self.features(self.features.inverse(generated))
         return losses.energy_contributions(
             torch.cat([self.features(events.x), context], dim=1),
-            torch.cat([self.generate(latent, context), context], dim=1),
+            torch.cat([generated, context], dim=1),
             weight=events.weight,
             mean_weight=float(events.weight.mean()),
             unbiased=True,

@@ -11,8 +11,9 @@ density.
 *Couplings* transform some of the features by splines whose parameters are functions of the others.  Which ones is not
 left to random permutations, which can leave a feature untouched: layer 2 b transforms the features whose number has bit
 b set, layer 2 b + 1 the others.  Two features differ in at least one bit, so that after :math:`2 \lceil \log_2 d
-\rceil` layers each has been transformed given each other one (`coupling_masks`).  *Autoregressive* layers (MADE) do so
-in one pass; sampling takes d passes.
+\rceil` layers each has been transformed given each other one (`coupling_masks`).  *Autoregressive* layers (MADE)
+transform each feature given the context and those before it, but the first one given nothing: it takes a second layer,
+in reverse order, for each to depend on the context and on each other one.  Sampling takes d passes for each layer.
 
 The parameters that are validated, saved and sampled from are an exponential moving average over the training steps.
 """
@@ -114,8 +115,13 @@ class Flow(TrainedModel, Likelihood):
         ]
 
     def _autoregressive(self, n_features: int, n_context: int) -> list[nn.Module]:
+        least = min(n_features, 2)
+        n_layers = 2 if self.n_layers is None else self.n_layers
+        if n_layers < least:
+            msg = f"n_layers: {n_layers} autoregressive found, expected at least {least} for {n_features} features"
+            raise ConfigError(msg + ", so that each is transformed given the context")
         layers: list[nn.Module] = []
-        for _ in range(self.n_layers or 2):
+        for _ in range(n_layers):
             layer = MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
                 n_features,
                 self.hidden[0],
@@ -153,7 +159,8 @@ class Flow(TrainedModel, Likelihood):
             context: (n, c) encoded conditions.
 
         Returns:
-            (n,) float64: nats per event; -inf where x is impossible (outside of a bound).
+            (n,) float64: nats per event; -inf where x is impossible (outside of a bound, or no integer where it should
+            be).
         """
         c = self.context(context)
         low, high = ends = self.features.intervals(x)
@@ -168,7 +175,7 @@ class Flow(TrainedModel, Likelihood):
                 found = [self.network_log_prob(u, where).double() for u in lattice]
                 log_density[chosen] = torch.logsumexp(torch.stack(found), dim=0) - math.log(len(points))
         volume = torch.where(high > low, (high - low).clamp_min(1e-300).log(), 0.0).sum(dim=1)
-        slope = torch.where(possible, self.features.log_slope(ends).sum(dim=1), 0.0)
+        slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
         whitening: torch.Tensor = torch.linalg.slogdet(self.features.unmixing.double())[1]
         return log_density + volume + slope + whitening
 
@@ -204,8 +211,7 @@ class Flow(TrainedModel, Likelihood):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of Adam, and of the moving average."""
         noise = self.step_noise(self.current_epoch, batch_idx)
-        spread = Batch(self.features.dequantize(batch.x, noise), batch.context, batch.weight)
-        loss = self.estimate(spread, batch.x, self.mean_weight)
+        loss = self.estimate(self.dequantized(batch, noise), batch.x, self.mean_weight)
         self.check_finite(loss, "loss")
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()

@@ -22,7 +22,8 @@ the spread, and predictions vary: for features of equal spread at every context 
                      {1 - (1 + 2 \, \mathrm{tr} H S_{cc} - \mathrm{tr} (H S_{cc})^2) / k} ,
 
 at most 4, gives the spread back on average.  Nothing is extrapolated: a context beyond its k neighbors counts as the
-nearest one within their range.
+nearest one within their range.  A feature that has atoms (a probability for a single value) or is integer is not moved:
+it stays that of event j, so that each value is as frequent as among the neighbors.
 
 Weights decide which events are in the library: event i is accepted with probability :math:`w_i / \max w`, so that the
 library is an unweighted sample of what the weights describe.  It takes positive weights.  Copies of events of large
@@ -131,7 +132,17 @@ class Library(GenerativeModel):
         near = index.nearest(wanted, self.neighbors)
         group, event = index.draw(near, uniform)
         x = self.library_x.index_select(0, torch.from_numpy(event))
-        return x if self.neighbors == 1 or wanted.shape[1] == 0 else index.moved(x, near, group, wanted)
+        if self.neighbors == 1 or wanted.shape[1] == 0:
+            return x
+        moved = index.moved(x, near, group, wanted)
+        return self._with_discrete(moved, x) if self.features.is_discrete else moved
+
+    def _with_discrete(self, moved: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Moved events (n, d), with the features that have atoms or are integer as they were found."""
+        z = torch.where(self.features.discrete, self.features.unwhiten(found), self.features.unwhiten(moved))
+        mixing = self.features.mixing
+        u: torch.Tensor = torch.linalg.solve(mixing[:-1], z - mixing[-1], left=False)  # same bits after save and load
+        return u
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
         """Train nothing; a step is counted, without which Lightning writes no checkpoint."""

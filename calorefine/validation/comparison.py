@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import mplhep
@@ -15,11 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import sparse
 
 from calorefine import stats
 from calorefine.errors import ConfigError, nearest
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import read_provenance, replacing
+from calorefine.keys import KeyArray
+from calorefine.stats import FloatArray
 from calorefine.validation.samples import read_rows
 
 PANELS_PER_ROW = 4
@@ -47,7 +50,8 @@ def plot_files(
 ) -> str:
     """Draw the distribution of each feature in a generated and a reference file.
 
-    Both are normalized to the reference's sum of weights; statistical errors are sqrt(sum_w2) in each bin.
+    Both are normalized to the reference's sum of weights; statistical errors are sqrt(sum_w2) in each bin, with rows as
+    independent events.
 
     Args:
         generated: ROOT file of generated events.
@@ -77,7 +81,7 @@ def plot_files(
         raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")
     wanted = {name: name for name in names}
     samples = [read_rows(made, wanted, generated_weight), read_rows(target, wanted, reference_weight)]
-    figure = compare(names, *((rows.table, rows.weight) for rows in samples), bins=bins)
+    figure = compare(names, *(Sample(rows.table, rows.weight, rows.event_key) for rows in samples), bins=bins)
     with replacing(Path(output), overwrite=overwrite) as beside:
         figure.savefig(beside, format=picture, dpi=110)
     return f"{output}: {len(names)} features of {len(samples[0])} generated and {len(samples[1])} reference events"
@@ -92,11 +96,21 @@ def _format(path: Path) -> str:
     return ending
 
 
-Sample = tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]
+@dataclass(frozen=True)
+class Sample:
+    """What is drawn of one sample: columns (n,) by name, weights (n,) of any sign and event keys (n,)."""
+
+    table: dict[str, FloatArray]
+    weight: FloatArray
+    event_key: KeyArray
 
 
 def compare(names: list[str], generated: Sample, reference: Sample, *, bins: int = 40) -> Figure:
-    """Draw all features, each with the ratio generated over reference below it."""
+    """Draw all features, each with the ratio generated over reference below it.
+
+    In the errors, the weights of equal event key in a bin are summed before squaring: copies of an event, and an event
+    and its twin in the ratio, count as correlated.
+    """
     columns = min(len(names), PANELS_PER_ROW)
     rows = -(-len(names) // columns)
     with mpl.rc_context(STYLE):
@@ -107,17 +121,15 @@ def compare(names: list[str], generated: Sample, reference: Sample, *, bins: int
         for number, name in enumerate(names):
             cell = grid[number // columns, number % columns].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.08)
             (upper,), (lower,) = cell.subplots(sharex=True, squeeze=False)
-            _panel(upper, lower, name, (generated[0][name], generated[1]), (reference[0][name], reference[1]), bins)
+            _panel(upper, lower, name, (generated, reference), bins)
         figure.axes[0].legend(frameon=False, loc="upper right")
         return figure
 
 
-def _panel(upper: Axes, lower: Axes, name: str, generated: Any, reference: Any, bins: int) -> None:
-    axis = Regular(bins, *_range(*reference), name=name)
-    made, target = (
-        Hist(axis, storage=Weight()).fill(values, weight=weight) for values, weight in (generated, reference)
-    )
-    made *= stats.sum_w(reference[1]) / stats.sum_w(generated[1])
+def _panel(upper: Axes, lower: Axes, name: str, samples: tuple[Sample, Sample], bins: int) -> None:
+    axis = Regular(bins, *_range(samples[1].table[name], samples[1].weight), name=name)
+    shares = _shares(axis, name, samples)
+    made, target = (_histogram(axis, share) for share in shares)
     mplhep.histplot(target, ax=upper, histtype="errorbar", color="black", label="reference", markersize=3, flow="none")
     mplhep.histplot(made, ax=upper, histtype="step", color="tab:red", label="generated", flow="none")
     top = 1.3 * max(target.values().max(), made.values().max())
@@ -127,13 +139,39 @@ def _panel(upper: Axes, lower: Axes, name: str, generated: Any, reference: Any, 
     known = target.values() > 3 * np.sqrt(target.variances())
     ratio, error = np.full(bins, np.nan), np.full(bins, np.nan)
     ratio[known] = made.values()[known] / target.values()[known]
-    variance = (made.variances() + ratio**2 * target.variances())[known]
-    error[known] = np.sqrt(variance) / target.values()[known]
+    difference = shares[0] - sparse.diags_array(np.nan_to_num(ratio)) @ shares[1]
+    error[known] = np.sqrt(_squares(difference)[known]) / target.values()[known]
     lower.axhline(1, color="gray", linewidth=0.8)
     lower.errorbar(axis.centers, ratio, error, fmt=".", color="tab:red", markersize=3, linewidth=0.8)
     lower.set(
         xlabel=name, ylabel="gen. / ref.", ylim=(0.5, 1.5), yticks=[0.6, 1.0, 1.4], xlim=(axis.edges[0], axis.edges[-1])
     )
+
+
+def _shares(axis: Regular, name: str, samples: tuple[Sample, Sample]) -> list[sparse.csr_array]:
+    """Sum of weights (bins, events) of each event in each bin, normalized to the reference; the same events in both."""
+    group = np.unique(np.concatenate([one.event_key for one in samples]), return_inverse=True)[1]
+    groups = np.split(group, [len(samples[0].weight)])
+    total = stats.sum_w(samples[1].weight)
+    found = []
+    for one, event in zip(samples, groups, strict=True):
+        cell = np.searchsorted(axis.edges, one.table[name], side="right") - 1
+        inside = (cell >= 0) & (cell < axis.size)
+        weight = one.weight[inside] * (total / stats.sum_w(one.weight))
+        entries = (weight, (cell[inside], event[inside]))
+        found.append(sparse.coo_array(entries, shape=(axis.size, group.max() + 1)).tocsr())
+    return found
+
+
+def _histogram(axis: Regular, share: sparse.csr_array) -> Hist[Weight]:
+    histogram = Hist(axis, storage=Weight())
+    histogram[...] = np.stack([share.sum(axis=1), _squares(share)], axis=-1)
+    return histogram
+
+
+def _squares(share: sparse.csr_array) -> FloatArray:
+    """Variance of each bin (bins,)."""
+    return np.asarray(share.power(2).sum(axis=1))
 
 
 def _range(values: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:

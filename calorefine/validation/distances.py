@@ -305,13 +305,14 @@ def standardized(reference: Points, *others: Points) -> tuple[Points, ...]:
 
 
 def nearest_distances(points: NDArray[np.floating], training: NDArray[np.floating]) -> FloatArray:
-    """Euclidean distance (n,) of each point (n, k) to the nearest training event (m, k).
+    """Euclidean distance (n,) of each point (n, k) to the nearest training event (m, k), exactly 0 for a copy.
 
+    The tree subtracts coordinates.  scikit-learn's brute force, its default above 15 columns, subtracts squared norms.
     The training events' weights play no part: an event of any weight can be memorized.
     """
     from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped]  # no stubs, no py.typed
 
-    model = NearestNeighbors(n_neighbors=1, n_jobs=1).fit(training)
+    model = NearestNeighbors(n_neighbors=1, algorithm="kd_tree", n_jobs=1).fit(training)
     return np.concatenate([model.kneighbors(part)[0][:, 0] for part in _parts(points)])
 
 

@@ -13,6 +13,10 @@ the event's multiplicity.  The squares of the influences sum to the variance, fo
 A difference or ratio of both samples has influences, too.  Those of equal event key are summed before squaring, so that
 an event and its twin generated at the same conditions, whose noise is partly common, are treated as what they are.
 
+A generator knows no more than its training sample does.  Where the effective number of training events is given, the
+reference's variance, scaled by the ratio of the effective numbers, is one more term of the error of a difference or
+ratio: a perfect generator then has pulls of width 1.
+
 What a fit of the weights to the same events (sWeights) adds to the errors is left out.
 
 References: Hampel, J. Am. Stat. Assoc. 69 (1974) 383; Woodruff, J. Am. Stat. Assoc. 47 (1952) 635.  Efficiencies at
@@ -22,7 +26,7 @@ al., arXiv:1905.11825.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,8 +62,8 @@ class Comparison:
         reference: in the reference sample.
         reference_error: its error.
         ratio: generated over reference; None if the reference is not above 0.
-        ratio_error: of both.
-        pull: difference over its error, of both.
+        ratio_error: of both, and of the generator's training sample if known.
+        pull: difference over its error, of all these.
     """
 
     generated: float | None = None
@@ -193,6 +197,7 @@ class Binning:
         weights: (n,) and (m,), any sign, positive sums.
         event_keys: (n,) and (m,).
         n_bins: number of bins.
+        training: effective number of the reference's events over that of the training events, 0 if unknown.
 
     Raises:
         ConfigError: no bin.
@@ -207,13 +212,14 @@ class Binning:
         weights: tuple[FloatArray, FloatArray],
         event_keys: tuple[NDArray[np.uint64], NDArray[np.uint64]],
         n_bins: int,
+        training: float = 0.0,
     ) -> None:
         """Sort the events into bins."""
         if n_bins < 1:
             raise ConfigError(f"n_bins: {n_bins} found, expected at least 1")
         inner = _inner_edges(reference, weights[1], n_bins)
         index = [np.searchsorted(inner, values) for values in (generated, reference)]
-        self._weights = weights
+        self._weights, self._training = weights, training
         self._events = [[np.flatnonzero(one == k) for one in index] for k in range(len(inner) + 1)]
         self._groups = [
             np.unique(
@@ -240,7 +246,7 @@ class Binning:
             for values, weight, at in zip((generated, reference), self._weights, inside, strict=True):
                 known = len(at) > 1 and stats.sum_w(weight[at]) > 0
                 estimates.append(estimator(values[at], weight[at]) if known else None)
-            found.append(compared(estimates[0], estimates[1], group))
+            found.append(compared(estimates[0], estimates[1], group, training=self._training))
         return found
 
 
@@ -258,13 +264,16 @@ def _median(values: FloatArray, weight: FloatArray) -> float:
     return float(stats.quantile(values, weight, [0.5])[0])
 
 
-def compared(generated: Estimate | None, reference: Estimate | None, group: NDArray[np.int64]) -> Comparison:
+def compared(
+    generated: Estimate | None, reference: Estimate | None, group: NDArray[np.int64], *, training: float = 0.0
+) -> Comparison:
     """Compare two estimates.
 
     Args:
         generated: with influences (n,).
         reference: with influences (m,).
         group: (n + m,) number of the event that each row of both belongs to.
+        training: variance of the estimate from the generator's training sample over that of the reference.
     """
     if generated is None or reference is None:
         parts = {"generated": generated, "reference": reference}
@@ -276,16 +285,20 @@ def compared(generated: Estimate | None, reference: Estimate | None, group: NDAr
     n, size = len(generated.influence), int(group.max()) + 1
     first = np.bincount(group[:n], generated.influence, size)
     second = np.bincount(group[n:], reference.influence, size)
-    error = float(np.sqrt(stats.sum_w2(first - second)))
+    learned = training * stats.sum_w2(second)
+    error = float(np.sqrt(stats.sum_w2(first - second) + learned))
     difference = generated.value - reference.value
     ratio = generated.value / reference.value if reference.value > 0 else None
+    ratio_error = None
+    if ratio is not None:
+        ratio_error = float(np.sqrt(stats.sum_w2(first - ratio * second) + learned)) / reference.value
     return Comparison(
         generated=generated.value,
         generated_error=float(np.sqrt(stats.sum_w2(first))),
         reference=reference.value,
         reference_error=float(np.sqrt(stats.sum_w2(second))),
         ratio=ratio,
-        ratio_error=None if ratio is None else float(np.sqrt(stats.sum_w2(first - ratio * second))) / reference.value,
+        ratio_error=ratio_error,
         pull=difference / error if error > 0 else None,
     )
 
@@ -347,5 +360,14 @@ def deviation(comparisons: list[Comparison]) -> Deviation:
 
 def corrected_p_value(pull: float, n_pulls: int) -> float:
     """Probability that the largest of so many independent pulls is as large as this one."""
-    single = float(erfc(abs(pull) / np.sqrt(2)))
-    return float(-np.expm1(n_pulls * np.log1p(-single))) if single < 1 else 1.0
+    return corrected_smallest([float(erfc(abs(pull) / np.sqrt(2)))] * n_pulls)
+
+
+def corrected_smallest(p_values: Sequence[float]) -> float:
+    """Probability that the smallest of so many independent p-values is as small as theirs (Sidak).
+
+    >>> round(corrected_smallest([0.01, 0.5]), 6)
+    0.0199
+    """
+    smallest = min(p_values)
+    return float(-np.expm1(len(p_values) * np.log1p(-smallest))) if smallest < 1 else 1.0

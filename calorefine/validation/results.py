@@ -58,7 +58,9 @@ class WorstPull:
 
 @dataclass(frozen=True)
 class Memorization:
-    """Distance to the nearest training event in standardized features and context.
+    """Distance to the nearest training event in standardized features and context, and copies of its features.
+
+    A copy is generated at another context than its training event has: only its features are alike.
 
     Attributes:
         n_training: training events.
@@ -66,8 +68,9 @@ class Memorization:
         n_reference: reference events looked up.
         median: weighted medians of the distances; a ratio well below 1 means that training events were memorized.
         ks: of the distances.
-        zero_generated: share of generated events at distance 0, unweighted.
-        zero_reference: likewise; not 0 where the reference shares events with the training sample.
+        zero_generated: share of generated events at distance 0 of a training event in the features alone, within
+            `validate.ROUNDING` of their half-widths; unweighted.
+        zero_reference: likewise: by accident, or where the reference shares events with the training sample.
     """
 
     n_training: int
@@ -97,6 +100,8 @@ class Validation:
         efficiency_bins: context column to its bins.
         efficiencies: feature to level of the cut, as a quantile of the reference, to efficiencies.
         deviations: level to the average deviation of the efficiency, over features and bins.
+        training_n_eff: effective events of the generator's training sample, by the generated file's provenance; the
+            errors of moments and efficiencies hold its statistics.  None if the file doesn't tell, and they don't.
         memorization: None without a training file.
     """
 
@@ -113,6 +118,7 @@ class Validation:
     efficiency_bins: dict[str, list[ContextBin]]
     efficiencies: dict[str, dict[str, Efficiencies]]
     deviations: dict[str, Deviation]
+    training_n_eff: float | None
     memorization: Memorization | None
 
     def worst(self, quantity: Quantity) -> WorstPull | None:
@@ -152,6 +158,8 @@ def _sample_lines(found: Validation) -> list[str]:
     for label, one in (("generated", found.generated), ("reference", found.reference)):
         sizes = f"{one.n} events, sum of weights {number(one.sum_w, 6)}, n_eff {one.n_eff:.0f}"
         lines.append(f"{label}: {', '.join(one.files)}, tree '{one.tree}', weight '{one.weight}': {sizes}")
+    known = "unknown" if found.training_n_eff is None else f"{found.training_n_eff:.0f}, in the errors below"
+    lines.append(f"n_eff of the generator's training sample: {known}")
     return [*lines, f"events that share their conditions are known by: {found.twins}"]
 
 
@@ -210,7 +218,7 @@ def _memory_lines(memory: Memorization | None) -> list[str]:
     if memory is None:
         return []
     ratio = with_error(memory.median.ratio, memory.median.ratio_error)
-    shares = f"{100 * memory.zero_generated:.2f} % at distance 0 (reference {100 * memory.zero_reference:.2f} %)"
+    shares = f"{100 * memory.zero_generated:.2f} % copied (reference {100 * memory.zero_reference:.2f} %)"
     text = f"nearest training event: median distance {ratio} of the reference's, KS p {memory.ks.p_value:.3f}, {shares}"
     return [text]
 

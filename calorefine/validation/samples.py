@@ -83,8 +83,8 @@ def read_samples(
     provenance = read_provenance(generated.paths[0])
     columns = columns or replace(provenance_columns(provenance, generated), cut=None)
     names = set(generated.branch_names())
-    wanted = _expressions(columns, "features", names, by_name="columns" in provenance)
-    context = _expressions(columns, "context", names, by_name=False)
+    wanted = file_expressions(columns, "features", names, by_name="columns" in provenance)
+    context = file_expressions(columns, "context", names, by_name=False)
     has_context = all(set(branches(text)) <= names for text in context.values())
     keyed = [bool(columns.key) and set(columns.key_branches) <= set(f.branch_names()) for f in (generated, reference)]
     made = read_rows(
@@ -113,14 +113,16 @@ def provenance_columns(provenance: dict[str, Any], source: RootFiles) -> Columns
     return Columns.from_dict(provenance["columns"])
 
 
-def read_training(path: str, tree: str, columns: Columns) -> NDArray[np.float32]:
-    """Features and context (m, k) of training events; rows with NaN or infinite values are left out, with a warning."""
+def read_training(path: str, tree: str, columns: Columns) -> Events:
+    """Training events, of weight 1; rows with NaN or infinite values are left out, with a warning."""
     source = RootFiles(path, tree)
-    rows = read_rows(source, columns.expressions("features", "context"), "none", None, columns.cut, "drop")
-    return np.concatenate([columns.encode_features(rows.table), columns.encode_context(rows.table)], axis=1)
+    keyed = columns if set(columns.key_branches) <= set(source.branch_names()) else None
+    return read_rows(source, columns.expressions("features", "context"), "none", keyed, columns.cut, "drop").events(
+        columns
+    )
 
 
-def _expressions(
+def file_expressions(
     columns: Columns, group: Literal["features", "context"], names: set[str], *, by_name: bool
 ) -> dict[str, str]:
     """Expressions of a group in the generated file: the columns' own, or the bare name if those can't be evaluated."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calorefine.errors import CalorefineWarning, ConfigError, KeyColumnError
 from calorefine.events import Columns
 from calorefine.io.root import Chunk, NonFinite, Request, RootFiles, read_table
-from calorefine.io.writer import TreeFormat, TreeWriter, replacing, write_tree
+from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, replacing, write_tree
 from calorefine.keys import KeyArray
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.source import WeightFit, WeightSource
@@ -132,6 +132,7 @@ class WeightedOutput:
         """Stream the input to the output with its weights, write JSON and pictures; return the new branches."""
         names = {f"{self.prefix}{name}": name for name in bootstrap.nominal.species}
         self._check_names(source, [*names, *(["sample"] if source.numbered else [])])
+        not_an_input(self.path, [path for one in source.sources for path in one.paths])
         sums = {name: np.zeros((2, bootstrap.n)) for name in names}
         with write_tree(
             self.path, source.sources[0].tree, tree_format=self.tree_format, overwrite=self.overwrite

@@ -27,7 +27,7 @@ What it costs: the variance moves from the weights to the regression.  The numbe
 weights overstates the information; quote that of the signed ones, and estimate errors by a bootstrap that redoes
 the regression.  What depends on anything else than (x, c) is lost: the weights serve these columns only.
 
-References: Borisyak and Kazeev, arXiv:1912.02590 (sWeights); Nachman and Thaler, arXiv:2007.11586 (event generators).
+References: Borisyak and Kazeev, arXiv:1905.11719 (sWeights); Nachman and Thaler, arXiv:2007.11586 (event generators).
 """
 
 from __future__ import annotations

@@ -158,11 +158,13 @@ def odd_branches(path, tree_format):
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("jet", r"(double\[\]|vector<double>)"), ("text", r"(char\*|string)"), ("fixed", "double")]
-)
-@pytest.mark.parametrize("use", ["expression", "pass-through", "key", "cut"])
-def test_jagged_and_text_branches(tree_format, tmp_path, name, kind, use):
+KINDS = {"jet": r"(double\[\]|vector<double>)", "text": r"(char\*|string)", "fixed": "double"}
+USES = [(name, use) for name in KINDS for use in ("expression", "pass-through", "key", "cut")]
+USES.remove(("fixed", "pass-through"))
+
+
+@pytest.mark.parametrize(("name", "use"), USES)
+def test_jagged_and_text_branches(tree_format, tmp_path, name, use):
     path = odd_branches(tmp_path / "odd.root", tree_format)
     request = {
         "expression": Request({"v": f"{name} * 2"}, key=["ok"]),
@@ -171,9 +173,16 @@ def test_jagged_and_text_branches(tree_format, tmp_path, name, kind, use):
         "cut": Request({"ok": "ok"}, key=["ok"], cut=f"{name} > 1"),
     }[use]
     with pytest.raises(
-        BranchError, match=rf"odd\.root, tree 'events': branch '{name}' is of type .*{kind}.*one number"
+        BranchError, match=rf"odd\.root, tree 'events': branch '{name}' is of type .*{KINDS[name]}.*one number"
     ):
         read(path, request)
+
+
+def test_fixed_size_arrays_are_passed_through(tree_format, tmp_path):
+    source = RootFiles(str(odd_branches(tmp_path / "odd.root", tree_format)), "events")
+    assert set(source.fixed_branch_names()) - set(source.numeric_branch_names()) == {"fixed"}
+    chunks = list(source.chunks(Request({"v": "ok"}, key=["ok"], cut="ok > 1", branches=["fixed"]), rows=4))
+    assert [chunk.branches["fixed"].shape for chunk in chunks] == [(2, 3), (4, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("name", ["record", "record.a"])

@@ -143,6 +143,11 @@ def test_nearest_distances_by_brute_force():
     np.testing.assert_allclose(nearest_distances(a, b), expected)
 
 
+def test_nearest_distance_of_a_copy_is_zero_in_many_columns():
+    training = 1000 + np.random.default_rng(10).normal(size=(300, 20))
+    assert np.all(nearest_distances(training[:40], training) == 0)
+
+
 def test_errors():
     good = points([1.0, 2.0])
     with pytest.raises(WeightError, match="sum to -1"):

@@ -75,12 +75,35 @@ def test_twins_cancel_in_pull_and_ratio():
     assert twins.ratio_error < 0.01 * alone.ratio_error
 
 
-def binning(generated, reference, *, weight=None, n_bins=5):
+def test_pulls_of_a_generator_that_knows_its_training_sample_have_width_one():
+    """400 pulls: their width is known to 3.5 %; 15 % fails by accident less than once in 10 000 runs."""
+    rng = np.random.default_rng(14)
+    pulls = []
+    for _ in range(400):
+        training, reference = rng.normal(size=300), rng.normal(size=600)
+        generated = rng.choice(training, 900)
+        pair = half_width_estimate(generated, np.ones(900)), half_width_estimate(reference, np.ones(600))
+        pulls.append([compared(*pair, np.arange(1500), training=r).pull for r in (2.0, 0.0)])
+    assert np.std(pulls, axis=0) == pytest.approx([1.0, np.sqrt(55 / 25)], rel=0.15)
+
+
+def test_training_statistics_are_in_every_bin():
+    rng = np.random.default_rng(15)
+    context, x = rng.random((2, 4000)), rng.normal(size=(2, 4000))
+    with_training, without = (
+        binned_moments(*x, {"c": binning(*context, training=training)})["c"] for training in (3.0, 0.0)
+    )
+    for one, other in zip(with_training, without, strict=True):
+        assert other.mean.pull / one.mean.pull == pytest.approx(np.sqrt(5 / 2), rel=0.05)
+        assert one.mean.generated_error == other.mean.generated_error
+        assert one.std.ratio_error / other.std.ratio_error == pytest.approx(np.sqrt(5 / 2), rel=0.1)
+
+
+def binning(generated, reference, *, weight=None, n_bins=5, training=0.0):
     weights = np.ones(len(generated)), np.ones(len(reference)) if weight is None else weight
     own = np.arange(len(generated) + len(reference), dtype=np.uint64)
-    return Binning(
-        generated, reference, weights=weights, event_keys=(own[: len(generated)], own[len(generated) :]), n_bins=n_bins
-    )
+    pair = own[: len(generated)], own[len(generated) :]
+    return Binning(generated, reference, weights=weights, event_keys=pair, n_bins=n_bins, training=training)
 
 
 def test_bins_hold_equal_sums_of_weights_and_few_values_get_a_bin_each():

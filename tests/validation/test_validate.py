@@ -9,7 +9,7 @@ import pytest
 
 from calorefine import Column, Columns
 from calorefine.cli import LIGHTNING_VERBS, calorefine
-from calorefine.errors import BranchError, ConfigError, KeyColumnError, WeightError
+from calorefine.errors import BranchError, CalorefineWarning, ConfigError, KeyColumnError, WeightError
 from calorefine.io.root import RootFiles
 from calorefine.validation.samples import read_samples
 from calorefine.validation.validate import validate_files
@@ -50,7 +50,9 @@ def files(root_file):
 
 
 def test_verb_writes_numbers_and_pictures(files, tmp_path, root_file):
-    training = str(root_file(table(seed=3), "training.root"))
+    arrays = table(seed=3)
+    arrays["event"] += 10**6
+    training = str(root_file(arrays, "training.root"))
     output = tmp_path / "validation.json"
     found = validate_files(**files, output=str(output), columns=COLUMNS, repetitions=2, training=training)
     content = json.loads(output.read_text())
@@ -83,6 +85,21 @@ def test_command_line_and_signed_weights(files, tmp_path):
     with pytest.raises(ConfigError, match="exists already"):
         calorefine(["validate", "-c", str(config), *options])
     assert "validate" not in LIGHTNING_VERBS
+
+
+def test_copies_at_other_conditions_and_training_statistics_are_found(files, tmp_path, root_file):
+    """A library gives back training events, unchanged but for rounding, at conditions that are not theirs."""
+    training = table(seed=3)
+    training["event"] += 10**6
+    copied = {name: np.roll(training[name], 7) * np.float32(1 + 1e-7) for name in "xy"}
+    given = {"reference": files["reference"], "columns": COLUMNS, "repetitions": 1}
+    given |= {"training": str(root_file(training, "training.root")), "output": str(tmp_path / "v.json")}
+    found = validate_files(generated=str(root_file(copied, "copied.root")), **given)
+    assert (found.memorization.zero_generated, found.memorization.zero_reference) == (1.0, pytest.approx(0, abs=0.01))
+    assert found.training_n_eff is None
+    assert "training sample: unknown" in str(found)
+    with pytest.warns(CalorefineWarning, match="100 % of the reference's events are in the training sample"):
+        validate_files(generated=files["generated"], **given | {"training": files["reference"]}, overwrite=True)
 
 
 def read(generated, reference, **options):
