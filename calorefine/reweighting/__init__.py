@@ -1,0 +1,18 @@
+"""Density ratios of weighted samples, and the reweighting of generated events."""
+
+from calorefine.reweighting.boosting import BoostingRatio
+from calorefine.reweighting.network import NetworkRatio
+from calorefine.reweighting.ratio import Ratio, RatioEstimator, Table, fit_ratio
+from calorefine.reweighting.refine import RefinedSimulator
+from calorefine.reweighting.reweighter import Reweighter
+
+__all__ = [
+    "BoostingRatio",
+    "NetworkRatio",
+    "Ratio",
+    "RatioEstimator",
+    "RefinedSimulator",
+    "Reweighter",
+    "Table",
+    "fit_ratio",
+]

@@ -1,0 +1,123 @@
+"""Density ratio by boosted trees: the log odds of scikit-learn's histogram gradient boosting, on positive weights.
+
+Its trees need weights that are not negative.  Signed reference weights are replaced by their conditional mean
+E[w | values], cross-fitted over other folds (`calorefine.weights.positive`), estimated for each member from the events
+that it may see.  The state is kept in skops' format, which is loaded without running code from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import skops.io  # type: ignore[import-untyped]  # no annotations
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs, no py.typed
+
+from calorefine.errors import CheckpointError, ConfigError
+from calorefine.reweighting.ratio import Members, RatioEstimator, Table
+from calorefine.stats import FloatArray
+
+FEATURES_PER_SPLIT = 0.5  # at random, so that repeats differ
+TRUSTED = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
+
+
+class Trees(Members):
+    """One boosted classifier for each member.
+
+    Args:
+        classifiers: the fitted classifiers.
+        bound: largest absolute log ratio.
+    """
+
+    def __init__(self, classifiers: list[HistGradientBoostingClassifier], bound: float) -> None:
+        """Store them."""
+        self.classifiers, self.bound, self.n_members = classifiers, bound, len(classifiers)
+
+    def log_ratios(self, values: NDArray[np.float32], which: NDArray[np.int64]) -> FloatArray:
+        """Log ratios (k, n) that k of the members give to rows (n, d)."""
+        if len(values) == 0:
+            return np.zeros((len(which), 0))
+        odds = np.stack([self.classifiers[k].decision_function(values) for k in which])
+        return np.asarray(self.bound * np.tanh(odds / self.bound))
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain containers."""
+        packed = skops.io.dumps(self.classifiers)
+        return {"bound": self.bound, "classifiers": torch.frombuffer(bytearray(packed), dtype=torch.uint8)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Trees:
+        """Inverse of `state`.
+
+        Raises:
+            CheckpointError: it was written with a scikit-learn that this one can't read, or holds other types.
+        """
+        packed = state["classifiers"].numpy().tobytes()
+        try:
+            return cls(skops.io.loads(packed, trusted=TRUSTED), state["bound"])
+        except Exception as error:  # skops and scikit-learn raise many types for what they can't rebuild
+            raise CheckpointError(f"boosted trees can't be rebuilt, by another version perhaps ({error})") from error
+
+
+class BoostingRatio(RatioEstimator):
+    """Density ratio by boosted trees; signed reference weights are replaced by their conditional mean.
+
+    Args:
+        n_trees: number of trees of each member.
+        learning_rate: factor of each tree.
+        max_leaf_nodes: size of a tree.
+        min_samples_leaf: fewest events in a leaf.
+        n_folds: into how many parts the events are divided; a member leaves out one.
+        n_repeats: how many members leave out the same part.
+        max_ratio: bound of the density ratio, and of its inverse.
+
+    Raises:
+        ConfigError: a number that is not positive.
+    """
+
+    members = Trees
+
+    def __init__(
+        self,
+        *,
+        n_trees: int = 100,
+        learning_rate: float = 0.1,
+        max_leaf_nodes: int = 8,
+        min_samples_leaf: int = 200,
+        n_folds: int = 4,
+        n_repeats: int = 2,
+        max_ratio: float = 100.0,
+    ) -> None:
+        """Check and store the options."""
+        super().__init__(n_folds=n_folds, n_repeats=n_repeats, max_ratio=max_ratio)
+        self.options = {
+            "max_iter": n_trees,
+            "learning_rate": learning_rate,
+            "max_leaf_nodes": max_leaf_nodes,
+            "min_samples_leaf": min_samples_leaf,
+        }
+        for name, value in self.options.items():
+            if not value > 0:
+                raise ConfigError(f"{name.replace('max_iter', 'n_trees')}: {value} found, expected a positive number")
+
+    def fit_members(
+        self, generated: Table, reference: Table, folds: tuple[NDArray[np.int64], NDArray[np.int64]], *, seed: int
+    ) -> Trees:
+        """Train one member after the other."""
+        classifiers = []
+        for k in range(self.n_folds * self.n_repeats):
+            fold = k % self.n_folds
+            pair = generated.take(folds[0] != fold), reference.take(folds[1] != fold)
+            classifiers.append(self._fit_one(*pair, seed=seed + 1000 * k))
+        return Trees(classifiers, float(np.log(self.max_ratio)))
+
+    def _fit_one(self, generated: Table, reference: Table, *, seed: int) -> HistGradientBoostingClassifier:
+        reference = reference.with_positive_weights()
+        half = (len(generated) + len(reference)) / 2  # equal shares: the log odds are the log ratio, without an offset
+        weights = [table.relative_weight * (half / len(table)) for table in (generated, reference)]
+        options = {**self.options, "max_features": FEATURES_PER_SPLIT, "early_stopping": False, "random_state": seed}
+        model = HistGradientBoostingClassifier(**options)
+        target = np.repeat([0, 1], [len(generated), len(reference)])
+        return model.fit(np.concatenate([generated.values, reference.values]), target, np.concatenate(weights))

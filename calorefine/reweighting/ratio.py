@@ -1,0 +1,266 @@
+r"""Density ratio of two weighted samples: the interface of the estimators, and the cross-fitting that they share.
+
+An estimator trains several *members*, each on all events but those of one fold; an event's fold is a function of its
+key, so that an event and its twin generated at the same conditions are left out together.  An event that was trained on
+gets the mean log ratio of the members that left it out; any other event gets the mean of all.  Averaging over members
+takes out much of the noise of the training.
+
+The mean is then *calibrated*: multiplied by the number t that minimizes the cross entropy
+
+.. math:: \frac{\sum_g v_g \log(1 + e^{t f_g})}{\sum_g v_g} + \frac{\sum_r w_r \log(1 + e^{-t f_r})}{\sum_r w_r}
+
+of the generated (g) and reference (r) events by members that left them out.  Where the samples can't be told apart,
+t = 0.  It is one number for all folds: a number for each was measured to be noisier and no better.
+
+Weights of the reference may be negative: the objective is linear in them, and bounded since f is bounded by
+construction to the logarithm of `max_ratio`.  Those of the generated events, the denominator, must not be.
+
+References: Cranmer, Pavez and Louppe, arXiv:1506.02169 (ratio from a calibrated classifier); Chernozhukov et al.,
+arXiv:1608.00060 (cross-fitting).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from calorefine import keys, stats
+from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError, WeightError
+from calorefine.events import Events
+from calorefine.stats import FloatArray
+from calorefine.weights.positive import PositiveWeights
+
+MOST_STRETCHING = 1.5
+
+
+@dataclass(frozen=True)
+class Table:
+    """Weighted rows.
+
+    Args:
+        values: (n, d) finite numbers.
+        weight: (n,) positive sum.
+        event_key: (n,) uint64: folds go by it.
+
+    Raises:
+        ConfigError: lengths differ.
+        ValueRangeError: NaN or infinite values.
+        WeightError: weights without a positive sum.
+    """
+
+    values: NDArray[np.float32]
+    weight: FloatArray
+    event_key: keys.KeyArray
+
+    def __post_init__(self) -> None:
+        """Check the rows."""
+        n = len(self.values)
+        if self.values.ndim != 2 or self.weight.shape != (n,) or self.event_key.shape != (n,):
+            found = self.values.shape, self.weight.shape, self.event_key.shape
+            raise ConfigError(f"values, weights and keys of shapes {found} found, expected (n, d), (n,) and (n,)")
+        if bad := int(np.sum(~np.isfinite(self.values))):
+            raise ValueRangeError(
+                f"density ratio: {bad} of {self.values.size} values are NaN or infinite, expected none"
+            )
+        stats.require_positive_sum(self.weight, "density ratio")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.weight)
+
+    @property
+    def relative_weight(self) -> FloatArray:
+        """Weights (n,) of mean 1."""
+        return self.weight * (len(self) / stats.sum_w(self.weight))
+
+    def take(self, index: NDArray[Any]) -> Table:
+        """Rows at these indices, or where this mask is true."""
+        return Table(self.values[index], self.weight[index], self.event_key[index])
+
+    def with_positive_weights(self) -> Table:
+        """Rows with weights that are not negative: their own, or the conditional mean E[w | values] of signed ones."""
+        if self.weight.min() >= 0:
+            return self
+        nothing = np.zeros((len(self), 0), np.float32)
+        events = Events(self.values, nothing, self.weight, self.event_key, self.event_key)
+        return replace(self, weight=np.asarray(PositiveWeights(bounds=None).fit(events).weight))
+
+    def in_order(self) -> Table:
+        """Rows in an order that depends only on what they are."""
+        identity = np.zeros(len(self), np.uint64)
+        for column in self.values.T:
+            identity = keys.combine(identity, np.ascontiguousarray(column).view(np.uint32))
+        return self.take(np.lexsort((identity, self.event_key)))
+
+
+class Members(ABC):
+    """Trained members of an estimator."""
+
+    n_members: int
+
+    @abstractmethod
+    def log_ratios(self, values: NDArray[np.float32], which: NDArray[np.int64]) -> FloatArray:
+        """Log ratios (k, n) that k of the members give to rows (n, d)."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain containers to rebuild them from."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: dict[str, Any]) -> Members:
+        """Inverse of `state`."""
+
+
+class RatioEstimator(ABC):
+    """What an estimator has to bring: the training of its members.
+
+    Args:
+        n_folds: into how many parts the events are divided; a member leaves out one.
+        n_repeats: how many members leave out the same part, started from other random numbers.
+        max_ratio: bound of the density ratio, and of its inverse.
+
+    Raises:
+        ConfigError: fewer than 2 folds, no repeat, a bound that is not above 1.
+    """
+
+    members: type[Members]
+
+    def __init__(self, *, n_folds: int = 4, n_repeats: int = 2, max_ratio: float = 100.0) -> None:
+        """Check and store the options."""
+        if n_folds < 2 or n_repeats < 1:
+            msg = f"n_folds {n_folds} and n_repeats {n_repeats} found, expected at least 2 and 1"
+            raise ConfigError(msg)
+        if not (np.isfinite(max_ratio) and max_ratio > 1):
+            raise ConfigError(f"max_ratio: {max_ratio} found, expected a finite number above 1")
+        self.n_folds, self.n_repeats, self.max_ratio = n_folds, n_repeats, max_ratio
+
+    @abstractmethod
+    def fit_members(
+        self, generated: Table, reference: Table, folds: tuple[NDArray[np.int64], NDArray[np.int64]], *, seed: int
+    ) -> Members:
+        """Train one member after the other; member k leaves out fold k % n_folds.
+
+        Args:
+            generated: not negative weights.
+            reference: weights of any sign.
+            folds: (n,) and (m,), the fold of each row.
+            seed: of all that is random.
+        """
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A cross-fitted, calibrated log density ratio, reference over generated.
+
+    Attributes:
+        members: the trained members.
+        n_folds: number of folds.
+        seed: of the folds.
+        scale: the calibration t.
+        bound: largest absolute log ratio.
+        known: sorted event keys of the events trained on.
+    """
+
+    members: Members
+    n_folds: int
+    seed: int
+    scale: float
+    bound: float
+    known: keys.KeyArray
+
+    def __call__(self, values: NDArray[np.float32], event_key: keys.KeyArray) -> FloatArray:
+        """Log ratios (n,) of rows (n, d), by members that did not see their events."""
+        return np.clip(self.scale * self.uncalibrated(values, event_key), -self.bound, self.bound)
+
+    def uncalibrated(self, values: NDArray[np.float32], event_key: keys.KeyArray) -> FloatArray:
+        """Mean log ratios (n,) of the members that did not see the event."""
+        members = np.arange(self.members.n_members)
+        fold = np.where(_contains(self.known, event_key), fold_of(event_key, self.n_folds, self.seed), -1)
+        out = np.empty(len(values))
+        for number in range(-1, self.n_folds):  # -1: not trained on
+            rows = fold == number
+            which = members if number < 0 else members[members % self.n_folds == number]
+            out[rows] = self.members.log_ratios(values[rows], which).mean(axis=0)
+        return out
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain containers."""
+        own = {"n_folds": self.n_folds, "seed": self.seed, "scale": self.scale, "bound": self.bound}
+        known = torch.from_numpy(self.known.view(np.int64))
+        return own | {"known": known, "members": self.members.state()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], members: type[Members]) -> Ratio:
+        """Inverse of `state`, for members of this type."""
+        known = state["known"].numpy().view(np.uint64)
+        return cls(**{**state, "known": known, "members": members.from_state(state["members"])})
+
+
+def fold_of(event_key: keys.KeyArray, n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold (n,) of each event: a function of its key."""
+    return (keys.uniform(keys.stream(event_key, "ratio_fold", seed=seed)) * n_folds).astype(np.int64)
+
+
+def fit_ratio(generated: Table, reference: Table, estimator: RatioEstimator, *, seed: int = 0) -> Ratio:
+    """Estimate the log density ratio of two samples, whatever their order and the scale of their weights.
+
+    Args:
+        generated: the denominator; weights that are not negative.
+        reference: the numerator; weights of any sign.
+        estimator: network or boosted trees.
+        seed: of folds and training.
+
+    Raises:
+        ConfigError: samples with different columns.
+        EmptySelectionError: a fold without generated or without reference events.
+        WeightError: negative generated weights, or a fold whose reference weights have no positive sum.
+    """
+    if generated.values.shape[1] != reference.values.shape[1]:
+        found = generated.values.shape[1], reference.values.shape[1]
+        raise ConfigError(f"density ratio: {found[0]} and {found[1]} columns found, expected the same in both samples")
+    if generated.weight.min() < 0:
+        bad = int(np.sum(generated.weight < 0))
+        msg = f"density ratio: {bad} of {len(generated)} generated weights are negative; they are its denominator and "
+        raise WeightError(msg + "must not be: leave them out, or swap the samples")
+    generated, reference = generated.in_order(), reference.in_order()
+    folds = fold_of(generated.event_key, estimator.n_folds, seed), fold_of(reference.event_key, estimator.n_folds, seed)
+    for table, fold, name in zip((generated, reference), folds, ("generated", "reference"), strict=True):
+        _check_folds(table, fold, estimator.n_folds, name)
+    members = estimator.fit_members(generated, reference, folds, seed=seed)
+    known = np.unique(np.concatenate([generated.event_key, reference.event_key]))
+    ratio = Ratio(members, estimator.n_folds, seed, 1.0, float(np.log(estimator.max_ratio)), known)
+    seen = [ratio.uncalibrated(table.values, table.event_key) for table in (generated, reference)]
+    scale = _calibration(seen[0], seen[1], weights=(generated.weight, reference.weight))
+    return Ratio(members, ratio.n_folds, seed, scale, ratio.bound, known)
+
+
+def _check_folds(table: Table, fold: NDArray[np.int64], n_folds: int, name: str) -> None:
+    counts = np.bincount(fold, minlength=n_folds)
+    if counts.min() == 0:
+        msg = f"density ratio: {len(table)} {name} events found, too few for {n_folds} folds with some events in each"
+        raise EmptySelectionError(msg)
+    for number in range(n_folds):
+        what = f"density ratio, {name} events outside of fold {number}"
+        stats.require_positive_sum(table.weight[fold != number], what)
+
+
+def _calibration(generated: FloatArray, reference: FloatArray, *, weights: tuple[FloatArray, FloatArray]) -> float:
+    """Factor t in [0, 1.5] with the lowest cross entropy."""
+
+    def entropy(t: float) -> float:
+        own = stats.mean(np.logaddexp(0, t * generated), weights[0])
+        return float(own + stats.mean(np.logaddexp(0, -t * reference), weights[1]))
+
+    return float(minimize_scalar(entropy, bounds=(0, MOST_STRETCHING), method="bounded").x)
+
+
+def _contains(known: keys.KeyArray, event_key: keys.KeyArray) -> NDArray[np.bool_]:
+    place = np.minimum(np.searchsorted(known, event_key), len(known) - 1)
+    return np.asarray(known[place] == event_key)

@@ -1,0 +1,133 @@
+r"""Corrected events without weights: the correction is moved into the latent space, or events are thrown away.
+
+A generator maps noise z at context c to x = G(z, c), so that the factor r(x | c) of an event is a weight on its noise.
+`RefinedSimulator` samples the noise with this weight by acceptance and rejection: it draws z again and again until a
+uniform number is below r(G(z, c), c) / r_max.  Every condition gets its event, and the events have unit weight.  This
+needs no second network on the noise as in the reference, and no latent space of any special form.
+
+`accepted` does the same with a finished sample, which it makes smaller.
+
+Reference: Winterhalder, Bellagente and Nachman, arXiv:2106.00792 (latent space refinement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from calorefine import keys
+from calorefine.errors import ConfigError
+from calorefine.events import Events
+from calorefine.reweighting.reweighter import Reweighter
+from calorefine.simulator import Simulator
+from calorefine.stats import FloatArray
+
+MOST_ATTEMPTS = 1000
+
+
+class RefinedSimulator:
+    """A simulator with a reweighter's correction, whose events need no weight.
+
+    Args:
+        simulator: the generator.
+        reweighter: learned with it, conditional.
+
+    Attributes:
+        n_sampled: events generated so far.
+        n_attempts: draws of the noise that they took.
+        n_above: accepted draws with a factor above the reweighter's `largest`, which counted as that.
+        n_given_up: events that took `MOST_ATTEMPTS` draws; they hold the last one.
+
+    Raises:
+        ConfigError: the reweighter is a joint one, or of other columns.
+    """
+
+    def __init__(self, simulator: Simulator, reweighter: Reweighter) -> None:
+        """Check that they belong together."""
+        if not reweighter.conditional:
+            raise ConfigError("reweighter: a joint one found, expected a conditional one: conditions are given here")
+        for group in ("features", "context"):
+            own, other = (list(getattr(one.columns, group)) for one in (simulator, reweighter))
+            if own != other:
+                raise ConfigError(f"reweighter: {group} {other} found, expected {own} as in the simulator")
+        self.simulator, self.reweighter, self.columns = simulator, reweighter, simulator.columns
+        self.n_sampled = self.n_attempts = self.n_above = self.n_given_up = 0
+
+    def sample(
+        self,
+        context: Mapping[str, ArrayLike],
+        *,
+        seed: int,
+        key: keys.KeyArray | None = None,
+        n_per_event: int = 1,
+    ) -> dict[str, NDArray[Any]]:
+        """Generate corrected events at the given conditions; arguments, result and errors as `Simulator.sample`.
+
+        The values of an event are a function of its key, `seed` and the number of the copy alone.
+        """
+        if key is None:
+            key = keys.make_keys([np.arange(max((np.size(values) for values in context.values()), default=0))])
+        out = self.simulator.sample(context, seed=seed, key=key, n_per_event=n_per_event)
+        table = {name: np.repeat(np.asarray(context[name]), n_per_event) for name in self.columns.context}
+        event, copy = np.repeat(key, n_per_event), np.tile(np.arange(n_per_event), len(key))
+        trial = keys.combine(event, copy)
+        left = np.flatnonzero(~self._accepted(out, table, event, trial, seed))
+        self.n_sampled += len(event)
+        self.n_attempts += len(event)
+        for attempt in range(1, MOST_ATTEMPTS):
+            if len(left) == 0:
+                return out
+            again = keys.combine(trial[left], attempt)
+            own = {name: values[left] for name, values in table.items()}
+            drawn = self.simulator.sample(own, seed=seed, key=again)
+            for name, values in drawn.items():
+                out[name][left] = values
+            self.n_attempts += len(left)
+            left = left[~self._accepted(drawn, own, event[left], again, seed)]
+        self.n_given_up += len(left)
+        return out
+
+    def _accepted(
+        self,
+        drawn: Mapping[str, NDArray[Any]],
+        table: Mapping[str, NDArray[Any]],
+        event_key: keys.KeyArray,
+        trial: keys.KeyArray,
+        seed: int,
+    ) -> NDArray[np.bool_]:
+        """Which of the drawn events (n,) to keep."""
+        x = self.columns.encode_features(drawn)
+        context = self.columns.encode_context(table, strict=False) if table else np.zeros((len(x), 0), np.float32)
+        factor = self.reweighter.factors(Events(x, context, np.ones(len(x)), event_key, event_key))
+        kept = accepted(factor, trial, largest=self.reweighter.largest, seed=seed)
+        self.n_above += int(np.sum(kept & (factor > self.reweighter.largest)))
+        return kept
+
+    def __str__(self) -> str:
+        """Report for the terminal."""
+        found = f"corrected without weights: {1 / max(self.efficiency, 1e-12):.2f} draws for an event"
+        found += f", {self.n_above} events above the largest factor {self.reweighter.largest:.3g}"
+        return found + (f", {self.n_given_up} given up after {MOST_ATTEMPTS} draws" if self.n_given_up else "")
+
+    @property
+    def efficiency(self) -> float:
+        """Events per draw so far."""
+        return self.n_sampled / max(self.n_attempts, 1)
+
+
+def accepted(factor: FloatArray, key: keys.KeyArray, *, largest: float, seed: int) -> NDArray[np.bool_]:
+    """Keep events with a probability proportional to their factor: they have unit weight afterwards.
+
+    Args:
+        factor: (n,) not negative.
+        key: (n,) uint64; the decision is a function of it and the seed.
+        largest: factor at which an event is kept for certain; larger ones count as this.
+        seed: of the decisions.
+
+    Returns:
+        (n,) whether to keep it.
+    """
+    return np.asarray(keys.uniform(keys.stream(key, "unweight", seed=seed)) * largest < factor)
