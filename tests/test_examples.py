@@ -115,6 +115,16 @@ def test_likelihood_ratio(tmp_path):
     assert "3101 held-out events: AUC" in done.stdout
 
 
+def test_omnifold():
+    """The third example, smaller; four times its error from the finite samples (0.02) around the truth."""
+    command = [sys.executable, "examples/03_omnifold.py", "--events", "10000", "--iterations", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    last = next(line for line in done.stdout.splitlines() if line.strip().startswith("3 ")).split()
+    assert float(last[1]) == pytest.approx(0.2, abs=0.08)
+    assert float(last[2]) == pytest.approx(0.8, abs=0.08)
+
+
 def test_errors_have_no_traceback(tmp_path):
     """The console script prints the message and returns 1."""
     script = "from calorefine.cli import calorefine_main; calorefine_main()"

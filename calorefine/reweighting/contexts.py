@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from sklearn.linear_model import PoissonRegressor  # type: ignore[import-untyped]  # no stubs, no py.typed
 
 from calorefine import stats
 from calorefine.errors import FitError
 from calorefine.stats import FloatArray
 
-N_KNOTS = 9
+LEVELS = np.array([0.0, *ndtr(np.linspace(-2.4, 2.4, 9)), 1.0])  # of the knots: dense at the edges, as for networks
 REGULARIZATION = 1e-6
 
 
@@ -49,8 +50,7 @@ class MeanWeight:
             FitError: the regression fails.
         """
         average = float(stats.mean(ratio, weight))
-        levels = np.linspace(0, 1, N_KNOTS)
-        knots = [np.unique(stats.quantile(column, weight, levels)) for column in context.T]
+        knots = [np.unique(stats.quantile(column, weight, LEVELS)) for column in context.T]
         terms = _terms(context, knots)
         if terms.shape[1] == 0:
             return cls(knots, np.zeros(0), float(np.log(average)))

@@ -250,4 +250,5 @@ def _preprocessing(generated: Table, reference: Table) -> Preprocessing:
     weight = np.concatenate([table.weight / stats.sum_w(table.weight) for table in (generated, reference)])
     kinds: list[Kind] = ["quantile" if len(np.unique(column)) > 2 else "identity" for column in values.T]
     names = [f"column {j}" for j in range(len(kinds))]
-    return Preprocessing.fit(values, weight, kinds, names, whiten=True)
+    fitted = Preprocessing.fit(values, weight, kinds, names, whiten=True)
+    return Preprocessing(*(getattr(fitted, part) for part in Preprocessing.parts))  # as it comes back from a file
