@@ -182,8 +182,11 @@ def _generate(
     summary: SampleSummary,
 ) -> None:
     """Generate and write the events of one chunk, and count them."""
-    drawing = summary.refined or simulator
-    generated = drawing.sample(chunk.values, seed=seed, key=chunk.key, n_per_event=n_per_event)
+    given: dict[str, Any] = {"seed": seed, "key": chunk.key, "n_per_event": n_per_event}
+    if summary.refined:
+        generated = summary.refined.sample(chunk.values, event_key=chunk.event_key, **given)
+    else:
+        generated = simulator.sample(chunk.values, **given)
     branches: dict[str, NDArray[Any]] = {name: np.repeat(chunk.branches[name], n_per_event, axis=0) for name in carried}
     if n_per_event > 1:
         branches["copy"] = np.tile(np.arange(n_per_event, dtype=np.int32), len(chunk))

@@ -374,11 +374,12 @@ def unweight_files(
     not_an_input(path, [*source.paths, Path(reweighter)])
     kind = tree_format or source.tree_format()
     totals, n_kept, n_above = Totals(), 0, 0
+    number = 1 + files.provenance.get("unweight", {}).get("number", 0)  # decisions again would be those of before
     with write_tree(path, tree, tree_format=kind, overwrite=overwrite) as writer:
         maximum = max_factor or _largest(files)
         for part in files.weighed(carried):
             _require_nonnegative(files, part)
-            kept = accepted(part.weight, _copy_key(part), largest=maximum, seed=seed)
+            kept = accepted(part.weight, _copy_key(part), largest=maximum, seed=seed, purpose=f"unweight {number}")
             if kept.any():
                 writer.extend({name: part.chunk.branches[name][kept] for name in carried})
             totals.add(part, part.weight)
@@ -386,7 +387,7 @@ def unweight_files(
         if n_kept == 0:
             raise EmptySelectionError(f"{source}: none of {totals.n} events is kept; lower --max_factor {maximum:g}")
         summary = UnweightSummary(path, totals, n_kept, maximum, n_above)
-        entry = provenance(files, Path(reweighter)) | {"seed": seed} | summary.to_dict()
+        entry = provenance(files, Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
         writer.finish(files.provenance | {"unweight": entry})
     return summary
 

@@ -54,7 +54,7 @@ class MeanWeight:
         terms = _terms(context, knots)
         if terms.shape[1] == 0:
             return cls(knots, np.zeros(0), float(np.log(average)))
-        model = PoissonRegressor(alpha=REGULARIZATION, max_iter=300, tol=1e-7)
+        model = PoissonRegressor(alpha=REGULARIZATION, solver="newton-cholesky", tol=1e-10)
         model.fit(terms, ratio / average, sample_weight=weight / weight.mean())
         if not (np.all(np.isfinite(model.coef_)) and np.isfinite(model.intercept_)):
             raise FitError("mean weight at given context: the regression on the context gave NaN or infinite numbers")

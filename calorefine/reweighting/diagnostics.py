@@ -227,13 +227,11 @@ def _residual_warnings(found: Diagnostics) -> list[str]:
     out, test = [], found.classifier
     if test.refused:
         out.append(f"no classifier could be trained: {test.refused}")
-    if test.before and test.after:
-        seen = test.after.auc - 0.5 > 3 * test.after.auc_error
-        if seen and test.after.auc >= test.before.auc:
-            values = [with_error(one.auc, one.auc_error, "+-") for one in (test.before, test.after)]
-            out.append(
-                f"a classifier tells the samples apart no worse after (AUC {values[1]}) than before ({values[0]})"
-            )
+    if test.before and test.after and test.after.auc - 0.5 > 3 * test.after.auc_error:
+        values = [with_error(one.auc, one.auc_error, "+-") for one in (test.before, test.after)]
+        no_better = "no better than" if test.after.auc >= test.before.auc else "as against"
+        text = f"a classifier still tells the samples apart: AUC {values[1]} after, {no_better} {values[0]} before"
+        out.append(text)
     bad = [one for one in found.residuals if one.p_corrected < LEAST_P_VALUE]
     if bad:
         names = ", ".join(" x ".join(one.columns) for one in bad[:3]) + (", ..." if len(bad) > 3 else "")

@@ -38,6 +38,7 @@ class RefinedSimulator:
     Attributes:
         n_sampled: events generated so far.
         n_attempts: draws of the noise that they took.
+        n_outside: events outside of the reweighter's domain, where nothing is known: their first draw stays.
         n_above: accepted draws with a factor above the reweighter's `largest`, which counted as that.
         n_given_up: events that took `MOST_ATTEMPTS` draws; they hold the last one.
 
@@ -54,7 +55,7 @@ class RefinedSimulator:
             if own != other:
                 raise ConfigError(f"reweighter: {group} {other} found, expected {own} as in the simulator")
         self.simulator, self.reweighter, self.columns = simulator, reweighter, simulator.columns
-        self.n_sampled = self.n_attempts = self.n_above = self.n_given_up = 0
+        self.n_sampled = self.n_attempts = self.n_outside = self.n_above = self.n_given_up = 0
 
     def sample(
         self,
@@ -62,21 +63,30 @@ class RefinedSimulator:
         *,
         seed: int,
         key: keys.KeyArray | None = None,
+        event_key: keys.KeyArray | None = None,
         n_per_event: int = 1,
     ) -> dict[str, NDArray[Any]]:
-        """Generate corrected events at the given conditions; arguments, result and errors as `Simulator.sample`.
+        """Generate corrected events at the given conditions; result and errors as `Simulator.sample`.
 
-        The values of an event are a function of its key, `seed` and the number of the copy alone.
+        The values of an event are a function of its keys, `seed` and the number of the copy alone.
+
+        Args:
+            context: arrays (n,) by name of context column.
+            seed: seed of the latent noise and of the decisions.
+            key: (n,) uint64; the row number serves if it is left out.
+            event_key: (n,) uint64, by which the reweighter knows the events that it was trained on; `key`, if left out.
+            n_per_event: how many events to generate at each condition.
         """
         if key is None:
             key = keys.make_keys([np.arange(max((np.size(values) for values in context.values()), default=0))])
         out = self.simulator.sample(context, seed=seed, key=key, n_per_event=n_per_event)
         table = {name: np.repeat(np.asarray(context[name]), n_per_event) for name in self.columns.context}
-        event, copy = np.repeat(key, n_per_event), np.tile(np.arange(n_per_event), len(key))
-        trial = keys.combine(event, copy)
+        event = np.repeat(key if event_key is None else event_key, n_per_event)
+        trial = keys.combine(np.repeat(key, n_per_event), np.tile(np.arange(n_per_event), len(key)))
         left = np.flatnonzero(~self._accepted(out, table, event, trial, seed))
         self.n_sampled += len(event)
         self.n_attempts += len(event)
+        self.n_outside += int(np.sum(~self.reweighter.in_domain(self._encoded(table, len(event)))))
         for attempt in range(1, MOST_ATTEMPTS):
             if len(left) == 0:
                 return out
@@ -100,16 +110,22 @@ class RefinedSimulator:
     ) -> NDArray[np.bool_]:
         """Which of the drawn events (n,) to keep."""
         x = self.columns.encode_features(drawn)
-        context = self.columns.encode_context(table, strict=False) if table else np.zeros((len(x), 0), np.float32)
+        context = self._encoded(table, len(x))
         factor = self.reweighter.factors(Events(x, context, np.ones(len(x)), event_key, event_key))
-        kept = accepted(factor, trial, largest=self.reweighter.largest, seed=seed)
+        kept = accepted(factor, trial, largest=self.reweighter.largest, seed=seed, purpose="refine")
+        kept |= ~self.reweighter.in_domain(context)
         self.n_above += int(np.sum(kept & (factor > self.reweighter.largest)))
         return kept
+
+    def _encoded(self, table: Mapping[str, NDArray[Any]], n: int) -> NDArray[np.float32]:
+        """Encoded context (n, c)."""
+        return self.columns.encode_context(table, strict=False) if table else np.zeros((n, 0), np.float32)
 
     def __str__(self) -> str:
         """Report for the terminal."""
         found = f"corrected without weights: {1 / max(self.efficiency, 1e-12):.2f} draws for an event"
-        found += f", {self.n_above} events above the largest factor {self.reweighter.largest:.3g}"
+        found += f", {self.n_outside} events outside of the correction's domain"
+        found += f", {self.n_above} above the largest factor {self.reweighter.largest:.3g}"
         return found + (f", {self.n_given_up} given up after {MOST_ATTEMPTS} draws" if self.n_given_up else "")
 
     @property
@@ -118,7 +134,7 @@ class RefinedSimulator:
         return self.n_sampled / max(self.n_attempts, 1)
 
 
-def accepted(factor: FloatArray, key: keys.KeyArray, *, largest: float, seed: int) -> NDArray[np.bool_]:
+def accepted(factor: FloatArray, key: keys.KeyArray, *, largest: float, seed: int, purpose: str) -> NDArray[np.bool_]:
     """Keep events with a probability proportional to their factor: they have unit weight afterwards.
 
     Args:
@@ -126,8 +142,9 @@ def accepted(factor: FloatArray, key: keys.KeyArray, *, largest: float, seed: in
         key: (n,) uint64; the decision is a function of it and the seed.
         largest: factor at which an event is kept for certain; larger ones count as this.
         seed: of the decisions.
+        purpose: what they are for: those for other purposes are independent.
 
     Returns:
         (n,) whether to keep it.
     """
-    return np.asarray(keys.uniform(keys.stream(key, "unweight", seed=seed)) * largest < factor)
+    return np.asarray(keys.uniform(keys.stream(key, purpose, seed=seed)) * largest < factor)

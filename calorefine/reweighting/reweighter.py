@@ -9,8 +9,8 @@ Two questions, two ratios:
 - *joint*: p_ref(x, context) / p_gen(x, context), with mean weight 1 over the generated events.
 
 Each *round* corrects what the last one left.  A log weight is the sum over rounds, within the bound of the ratio.  An
-event whose context lies outside the range of the events that were trained on gets weight 1 in the conditional case:
-nothing is known there.
+event whose context lies outside the range that both samples reach gets weight 1 in the conditional case: nothing is
+known there.  The range is that of each column; corners that neither sample reaches are not seen as such.
 
 References: Rogozhnikov, arXiv:1608.05806 (reweighting by a classifier); Andreassen and Nachman, arXiv:1907.08209.
 """
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calorefine.errors import CheckpointError, ConfigError, nearest
+from calorefine.errors import CheckpointError, ConfigError, EmptySelectionError, nearest
 from calorefine.events import Columns, Events
 from calorefine.io.writer import replacing
 from calorefine.reweighting.boosting import BoostingRatio
@@ -61,7 +61,7 @@ class Reweighter:
         rounds: the corrections, one after the other.
         estimator: name of the estimator's class.
         conditional: whether the context's spectrum is left alone.
-        domain: (c, 2) range of the context trained on.
+        domain: (c, 2) range of the context that both samples reach.
         largest: largest factor of the generated events trained on.
         provenance: what it was made from, plain containers.
     """
@@ -103,10 +103,10 @@ class Reweighter:
             seed: of folds and training.
 
         Raises:
-            ConfigError, WeightError, EmptySelectionError, ValueRangeError: as `fit_ratio`.
+            EmptySelectionError: no context that both samples reach.
+            ConfigError, WeightError, ValueRangeError: as `fit_ratio`.
         """
-        used = reference.context[reference.weight != 0]
-        domain = np.stack([used.min(axis=0), used.max(axis=0)], axis=1).astype(np.float64)
+        domain = _common_range(generated, reference, columns)
         estimator = estimator or NetworkRatio()
         empty = cls(columns, [], estimator=type(estimator).__name__, conditional=conditional, domain=domain)
         return empty.improved(generated, reference, estimator=estimator, seed=seed)
@@ -213,6 +213,17 @@ class Reweighter:
             largest=state["largest"],
             provenance=state["provenance"],
         )
+
+
+def _common_range(generated: Events, reference: Events, columns: Columns) -> FloatArray:
+    """Range (c, 2) of each context column that both samples reach."""
+    used = [events.context[events.weight != 0] for events in (generated, reference)]
+    low, high = np.max([one.min(axis=0) for one in used], axis=0), np.min([one.max(axis=0) for one in used], axis=0)
+    for name, first, last in zip(columns.context_names, low, high, strict=True):
+        if first > last:
+            msg = f"context '{name}': generated and reference events have no value in common (the larger of the lowest "
+            raise EmptySelectionError(f"{msg}values is {first:g}, the smaller of the highest {last:g})")
+    return np.stack([low, high], axis=1).astype(np.float64)
 
 
 def _joint(events: Events) -> Table:

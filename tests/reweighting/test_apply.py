@@ -234,7 +234,7 @@ def test_unweight(weigh):
     assert summary.n_kept == len(kept["x"])
     assert summary.maximum == pytest.approx(w.max())
     assert summary.n_kept == pytest.approx(w.sum() / w.max(), abs=4 * np.sqrt(w.sum() / w.max()))
-    draw = keys.uniform(keys.stream(events(arrays).key, "unweight", seed=3))
+    draw = keys.uniform(keys.stream(events(arrays).key, "unweight 1", seed=3))
     np.testing.assert_array_equal(kept["event"], arrays["event"][draw < w / w.max()])
     expected = np.average(arrays["x"], weights=w)
     assert kept["x"].mean() == pytest.approx(expected, abs=4 * kept["x"].std() / np.sqrt(summary.n_kept))

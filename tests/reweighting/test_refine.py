@@ -83,6 +83,6 @@ def test_a_joint_reweighter_or_other_columns_are_refused(reweighter):
 def test_accepted_events_have_the_weighted_mean():
     x = np.random.default_rng(1).normal(size=N)
     factor = 1 + 0.5 * np.tanh(x)
-    kept = accepted(factor, keys.make_keys([np.arange(N)]), largest=1.5, seed=0)
+    kept = accepted(factor, keys.make_keys([np.arange(N)]), largest=1.5, seed=0, purpose="test")
     assert kept.mean() == pytest.approx(1 / 1.5, abs=4 * np.sqrt(2 / 9 / N))
     assert x[kept].mean() == pytest.approx(np.average(x, weights=factor), abs=4 / np.sqrt(kept.sum()))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calorefine import Columns, keys, stats
-from calorefine.errors import CheckpointError, ConfigError
+from calorefine.errors import CheckpointError, ConfigError, EmptySelectionError
 from calorefine.events import Events
 from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter
 from calorefine.validation.classifier import separation
@@ -140,3 +140,18 @@ def test_what_is_no_reweighter_is_refused(tmp_path):
         Reweighter.load(tmp_path / "r.pt")
     with pytest.raises(CheckpointError, match=r"q\.pt: no such reweighter; did you mean '.*r\.pt'"):
         Reweighter.load(tmp_path / "q.pt")
+
+
+def test_where_no_event_was_generated_nothing_is_corrected():
+    """The reference reaches further in context than the generated events: factor 1 there, not the largest."""
+    rng = np.random.default_rng(2)
+    x, c = drawn(5000, rng, spectrum=1.0)
+    generated, target = events(x, 0.6 * c), events(*drawn(5000, rng, spectrum=1.0), first=10**6)
+    reweighter = Reweighter.fit(generated, target, COLUMNS, estimator=NetworkRatio(hidden=[16], n_repeats=1))
+    far = events(*drawn(1000, rng, spectrum=1.0), first=10**8)
+    beyond = far.context[:, 0] > 0.6
+    assert (reweighter.factors(far)[beyond] == 1).all()
+    with pytest.raises(
+        EmptySelectionError, match="context 'c': generated and reference events have no value in common"
+    ):
+        Reweighter.fit(events(x, c + 2), target, COLUMNS)
