@@ -116,6 +116,13 @@ class GeneratedFiles:
             msg += f"{trained['keys']}, now by {found}: their weights are not cross-fitted; sample with key branches"
             warnings.warn(msg, KeyWarning, stacklevel=3)
 
+    def refuse_corrected(self, reweighter: Path) -> None:
+        """Raise `ConfigError` if these events were drawn or kept with the same reweighter's correction."""
+        made = (self.provenance, self.provenance.get("unweight", {}))
+        if _digest(reweighter) in [one.get("reweighter_sha256") for one in made]:
+            msg = f"{self.source}: these events were corrected by {reweighter.name} already, and need no weight of it; "
+            raise ConfigError(f"{msg}expected events without its correction")
+
     def weighed(self, carried: list[str]) -> Iterator[Weighed]:
         """All events in order, with these branches; memory use doesn't depend on the size of the files.
 
@@ -315,6 +322,7 @@ def apply_reweighter(
     path = _output(source, output, in_place=in_place)
     _check_branch(source, branch, generated_weight, replace_branch=replace_branch)
     files = GeneratedFiles(model, source, generated_weight)
+    files.refuse_corrected(Path(reweighter))
     carried = files.carried(without=branch, complete=in_place)
     not_an_input(path, [Path(reweighter)] if in_place else [*source.paths, Path(reweighter)])
     kind = tree_format or source.tree_format()
@@ -369,6 +377,7 @@ def unweight_files(
     if max_factor is not None and not (np.isfinite(max_factor) and max_factor > 0):
         raise ConfigError(f"max_factor: {max_factor} found, expected a positive number")
     files = GeneratedFiles(model, source, generated_weight)
+    files.refuse_corrected(Path(reweighter))
     carried = files.carried(without=None, complete=False)
     path = Path(output)
     not_an_input(path, [*source.paths, Path(reweighter)])
@@ -459,9 +468,13 @@ def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "reweighter": reweighter.name,
-        "reweighter_sha256": hashlib.sha256(reweighter.read_bytes()).hexdigest(),
+        "reweighter_sha256": _digest(reweighter),
         "conditional": files.reweighter.conditional,
         "fit": files.reweighter.provenance,
         "files": [path.name for path in files.source.paths],
         "generated_weight": files.weight,
     }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -33,6 +33,7 @@ from calorefine.validation.classifier import Separation, separation
 from calorefine.validation.distances import ColumnDistances, Points, compare_columns
 
 MOST_UNCOVERED, LEAST_N_EFF, MOST_OF_SUM, MOST_AT_BOUND = 0.01, 0.5, 0.01, 0.01
+LEAST_SHIFT = 1e-3  # of a weight, or of a mean weight, that matters
 LEAST_P_VALUE, MOST_SIGMA = 1e-3, 4.0
 N_WORST = 10
 
@@ -209,6 +210,8 @@ def _coverage_warnings(found: Coverage) -> list[str]:
 
 def _weight_warnings(found: Diagnostics) -> list[str]:
     w, out = found.weights, []
+    if w.largest[0].factor < 1 + LEAST_SHIFT:
+        out.append("nothing was corrected: held-out events don't bear out what was learned; try the other estimator")
     if w.n_eff_fraction < LEAST_N_EFF:
         out.append(f"the effective number of events falls to {w.n_eff_fraction:.1%} of that before")
     if w.largest_share > max(MOST_OF_SUM, 100 / w.n):
@@ -216,7 +219,7 @@ def _weight_warnings(found: Diagnostics) -> list[str]:
     if w.at_bound > MOST_AT_BOUND:
         out.append(f"{w.at_bound:.1%} of the sum of weights has factors at the bound: they may be too small")
     worst = found.worst_mean
-    if found.conditional and worst and abs(worst[1].pull or 0.0) > MOST_SIGMA:
+    if found.conditional and worst and abs(worst[1].pull or 0.0) > MOST_SIGMA and abs(worst[1].mean - 1) > LEAST_SHIFT:
         where = f"{worst[0]} in [{number(worst[1].low, 3)}, {number(worst[1].high, 3)}]"
         text = f"mean weight {with_error(worst[1].mean, worst[1].error, '+-')} at {where}, expected 1"
         out.append(f"{text}: the context's spectrum changes")

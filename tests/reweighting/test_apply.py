@@ -241,6 +241,9 @@ def test_unweight(weigh):
     assert f"{summary.n_kept} of {N} events kept" in str(summary)
     assert read_provenance(summary.output)["unweight"]["seed"] == 3
     assert weighed.totals.n_outside == summary.totals.n_outside
+    for write in (apply_reweighter, unweight_files):
+        with pytest.raises(ConfigError, match=r"kept\.root.*: these events were corrected by conditional\.pt already"):
+            weigh(arrays, write=write, generated=summary.output, name="again.root")
 
 
 def test_unweight_with_a_given_maximum_goes_by_event(weigh):
