@@ -24,12 +24,13 @@ from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import TreeFormat, not_an_input, read_provenance, replacing
-from calorefine.reweighting.apply import ApplySummary, Normalization, UnweightSummary, apply_reweighter, unweight_files
+from calorefine.reweighting.apply import ApplySummary, Normalization, apply_reweighter
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.diagnostics_page import write_diagnostics
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.reweighting.reweighter import Reweighter
+from calorefine.reweighting.unweight import UnweightSummary, unweight_files
 from calorefine.validation.classifier import separation
 from calorefine.validation.samples import Samples, read_samples
 

@@ -28,7 +28,8 @@ from calorefine.errors import (
 from calorefine.io import root
 from calorefine.io.writer import read_provenance
 from calorefine.reweighting import NetworkRatio, Reweighter
-from calorefine.reweighting.apply import apply_reweighter, unweight_files
+from calorefine.reweighting.apply import apply_reweighter
+from calorefine.reweighting.unweight import unweight_files
 
 COLUMNS = Columns(
     {"x": None, "k": None},

@@ -1,0 +1,135 @@
+"""Generated events of ROOT files without weights: each is kept with probability w / w_max.
+
+The weight w is the event's own times the reweighter's factor.  The decision is a function of the event's key and the
+seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calorefine import keys, stats
+from calorefine.errors import ConfigError, EmptySelectionError, WeightError
+from calorefine.io.root import RootFiles
+from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.reweighting.refine import accepted
+from calorefine.reweighting.reweighter import Reweighter
+from calorefine.reweighting.weighed import GeneratedFiles, Totals, Weighed, provenance
+
+
+@dataclass(frozen=True)
+class UnweightSummary:
+    """What was kept.
+
+    Attributes:
+        output: the file.
+        totals: of the weights before.
+        n_kept: number of events kept.
+        maximum: weight that is kept for sure.
+        n_above: number of events with a larger one, of which too few are kept.
+    """
+
+    output: Path
+    totals: Totals
+    n_kept: int
+    maximum: float
+    n_above: int
+
+    def __str__(self) -> str:
+        """Report for the terminal."""
+        n = self.totals.n
+        lines = [f"{self.output}: {self.n_kept} of {n} events kept, {self.n_kept / max(n, 1):.2%}, of weight 1 each"]
+        lines.append(
+            f"effective number of events before {self.totals.n_eff:.1f}; kept for certain from {self.maximum:.3g} on"
+        )
+        if self.n_above:
+            lines.append(f"WARNING: {self.n_above} events have a weight above --max_factor and are kept too rarely")
+        return "\n".join([*lines, self.totals.outside()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the provenance."""
+        own = {"n_kept": self.n_kept, "maximum": self.maximum, "n_above": self.n_above}
+        return {**own, **self.totals.to_dict()}
+
+
+def unweight_files(
+    *,
+    reweighter: str,
+    generated: str,
+    output: str,
+    tree: str = "events",
+    generated_weight: str = "none",
+    max_factor: float | None = None,
+    seed: int = 0,
+    tree_format: TreeFormat | None = None,
+    overwrite: bool = False,
+) -> UnweightSummary:
+    """Write the events that are kept with probability weight / largest weight, in their order and without a new branch.
+
+    Args:
+        reweighter: a file of `calorefine reweight`.
+        generated: ROOT files with features and context; a path or a glob.
+        output: the ROOT file to write.
+        tree: name of the tree.
+        generated_weight: branch or expression of not negative weights that the events have, or "none"; it is used up.
+        max_factor: weight from which on all events are kept; the largest one of the files, if left out.  Give one to
+            get the same events from parts of the files.
+        seed: of the decisions.
+        tree_format: "ttree" or "rntuple"; that of the input, if left out.
+        overwrite: replace an existing output.
+
+    Returns:
+        What was kept.
+
+    Raises:
+        CalorefineError: bad input; nothing is written then.
+        EmptySelectionError: no event is kept.
+    """
+    model, source = Reweighter.load(reweighter), RootFiles(generated, tree)
+    if max_factor is not None and not (np.isfinite(max_factor) and max_factor > 0):
+        raise ConfigError(f"max_factor: {max_factor} found, expected a positive number")
+    files = GeneratedFiles(model, source, generated_weight)
+    files.refuse_corrected(Path(reweighter))
+    carried = files.carried(without=None, complete=False)
+    path = Path(output)
+    not_an_input(path, [*source.paths, Path(reweighter)])
+    kind = tree_format or source.tree_format()
+    totals, n_kept, n_above = Totals(), 0, 0
+    number = 1 + files.provenance.get("unweight", {}).get("number", 0)  # decisions again would be those of before
+    with write_tree(path, tree, tree_format=kind, overwrite=overwrite) as writer:
+        maximum = max_factor or _largest(files)
+        for part in files.weighed(carried):
+            _require_nonnegative(files, part)
+            kept = accepted(part.weight, _copy_key(part), largest=maximum, seed=seed, purpose=f"unweight {number}")
+            if kept.any():
+                writer.extend({name: part.chunk.branches[name][kept] for name in carried})
+            totals.add(part, part.weight)
+            n_kept, n_above = n_kept + int(np.sum(kept)), n_above + int(np.sum(part.weight > maximum))
+        if n_kept == 0:
+            raise EmptySelectionError(f"{source}: none of {totals.n} events is kept; lower --max_factor {maximum:g}")
+        summary = UnweightSummary(path, totals, n_kept, maximum, n_above)
+        entry = provenance(files, Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
+        writer.finish(files.provenance | {"unweight": entry})
+    return summary
+
+
+def _largest(files: GeneratedFiles) -> float:
+    """Largest weight, from one pass over the files."""
+    largest = max(float(part.weight.max()) for part in files.weighed([]))
+    return stats.require_positive_sum([largest], f"{files.source}, generated_weight '{files.weight}', largest weight")
+
+
+def _require_nonnegative(files: GeneratedFiles, part: Weighed) -> None:
+    if bad := int(np.sum(~(part.generated >= 0))):
+        msg = f"{files.source}: {bad} events have a negative generated_weight '{files.weight}', expected none: they "
+        raise WeightError(f"{msg}can't be kept with a probability; leave out --unweight true")
+
+
+def _copy_key(part: Weighed) -> keys.KeyArray:
+    """Keys (n,) of the events; copies of an event at the same conditions have their own."""
+    copy = part.chunk.branches.get("copy")
+    return part.chunk.key if copy is None else keys.combine(part.chunk.key, copy)
