@@ -246,6 +246,11 @@ class Columns:
             first += width
         return out
 
+    def in_domain(self, encoded: NDArray[np.float32], domain: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Tell which rows (n,) lie in a domain in every context column; arguments as `inside`."""
+        everywhere = np.ones(len(encoded), bool)
+        return np.asarray(np.logical_and.reduce([everywhere, *self.inside(encoded, domain).values()]))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for the checkpoint and the provenance."""
         return dataclasses.asdict(self)
@@ -278,6 +283,11 @@ class Events:
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.weight)
+
+    @property
+    def table(self) -> NDArray[np.float32]:
+        """Features and context side by side (n, d + c)."""
+        return np.concatenate([self.x, self.context], axis=1)
 
     def take(self, index: NDArray[Any]) -> Events:
         """Events at these indices, or where this mask is true."""

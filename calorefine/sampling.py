@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Column, Columns, unit_of, unknown_columns
 from calorefine.io.root import Chunk, Request, RootFiles, check_unique, warn_of_row_keys
-from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, write_tree
+from calorefine.io.writer import TreeFormat, TreeWriter, digest, not_an_input, versions, write_tree
 from calorefine.keys import KeyArray
 from calorefine.reweighting.refine import RefinedSimulator
 from calorefine.reweighting.reweighter import Reweighter
@@ -213,9 +210,7 @@ def _provenance(
 def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:
     """Versions, model, checkpoint and training data, as JSON types."""
     return {
-        "calorefine": version("calorefine"),
-        "python": platform.python_version(),
-        "torch": version("torch"),
+        **versions(),
         "model": simulator.spec["model"],
         **{f"checkpoint{end}": value for end, value in identity(checkpoint).items()},
         "training": simulator.spec["provenance"],
@@ -225,4 +220,4 @@ def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:
 
 def identity(path: Path) -> dict[str, str]:
     """Name and digest of a file, by the end of their names in a provenance."""
-    return {"": path.name, "_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"": path.name, "_sha256": digest(path)}

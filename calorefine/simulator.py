@@ -148,9 +148,7 @@ class Simulator:
 
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell which rows of encoded context (n, c) lie within the training range in every column."""
-        inside = self.columns.inside(encoded, self.domain).values()
-        everywhere: NDArray[np.bool_] = np.logical_and.reduce([np.ones(len(encoded), bool), *inside])
-        return everywhere
+        return self.columns.in_domain(encoded, self.domain)
 
     def inside(self, context: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.bool_]]:
         """Tell which conditions (n,) are within the training range, by context column."""

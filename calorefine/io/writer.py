@@ -5,11 +5,14 @@ At any moment the final path holds what it held before, or the complete new file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +111,16 @@ def write_tree(
     """
     with replacing(path, overwrite=overwrite) as beside, uproot.recreate(beside, compression=uproot.ZSTD(1)) as file:
         yield TreeWriter(file, tree, tree_format)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a provenance names."""
+    return {"calorefine": version("calorefine"), "python": platform.python_version(), "torch": version("torch")}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

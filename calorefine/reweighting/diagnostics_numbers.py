@@ -105,10 +105,15 @@ def weight_numbers(
     factor = np.exp(log_ratio)
     weight = generated.weight * factor
     total, before = stats.sum_w(weight), stats.n_eff(generated.weight)
-    table = np.concatenate([generated.x, generated.context], axis=1)
+    table = generated.table
     order = np.argsort(-np.where(generated.weight > 0, factor, -1.0), kind="stable")[:N_LARGEST]
     largest = [
-        LargestFactor(factor[i], weight[i], weight[i] / total, dict(zip(names, table[i].tolist(), strict=True)))
+        LargestFactor(
+            float(factor[i]),
+            float(weight[i]),
+            float(weight[i] / total),
+            dict(zip(names, table[i].tolist(), strict=True)),
+        )
         for i in order.tolist()
     ]
     return WeightNumbers(
@@ -120,7 +125,7 @@ def weight_numbers(
         largest_share=float(weight.max() / total),
         at_bound=stats.sum_w(weight[log_ratio > bound - AT_BOUND]) / total,
         outside=float(stats.mean(~known, generated.weight)),
-        largest=[LargestFactor(float(o.factor), float(o.weight), float(o.share), o.values) for o in largest],
+        largest=largest,
     )
 
 
@@ -166,7 +171,7 @@ def column_histograms(
     generated: Events, reference: Events, factor: FloatArray, names: list[str]
 ) -> dict[str, Histogram]:
     """Each column of the reference, of the generated events, and of those after the reweighting."""
-    tables = [np.concatenate([e.x, e.context], axis=1).astype(np.float64) for e in (generated, reference)]
+    tables = [e.table.astype(np.float64) for e in (generated, reference)]
     found = {}
     for name, own, other in zip(names, tables[0].T, tables[1].T, strict=True):
         samples = {

@@ -27,6 +27,7 @@ from scipy.stats import chi2 as chi2_distribution
 from calorefine import keys, stats
 from calorefine.events import Events
 from calorefine.stats import FloatArray
+from calorefine.validation.efficiencies import sidak
 
 COLUMN_CELLS, PAIR_CELLS, FEWEST = 20, 5, 20
 IntArray = NDArray[np.int64]
@@ -70,7 +71,7 @@ def residuals(
         conditional: leave out what concerns the context alone.
     """
     group = np.unique(np.concatenate([generated.event_key, reference.event_key]), return_inverse=True)[1]
-    tables = [np.concatenate([e.x, e.context], axis=1) for e in (generated, reference)]
+    tables = [e.table for e in (generated, reference)]
     d, n_features = len(names), generated.x.shape[1]
     wanted = [*((j,) for j in range(d)), *combinations(range(d), 2)]
     found = []
@@ -96,15 +97,6 @@ def _ranked(found: list[tuple[tuple[str, ...], Compared, Compared]]) -> list[Res
         differences = {"difference_before": before[2], "difference": after[2]}
         out.append(Residual(names, before[0], after[0], after[1], **numbers, **differences))
     return sorted(out, key=lambda one: (one.p_value, -one.chi2 / one.ndf))
-
-
-def sidak(p_value: float, n_tests: int) -> float:
-    """Probability that the smallest of n independent p-values is as small.
-
-    >>> round(sidak(0.01, 10), 4)
-    0.0956
-    """
-    return float(-np.expm1(n_tests * np.log1p(-p_value))) if p_value < 1 else 1.0
 
 
 def _cells(values: list[NDArray[np.float32]], weight: FloatArray) -> tuple[IntArray, IntArray]:

@@ -121,7 +121,7 @@ class Reweighter:
         ratio = fit_ratio(
             _joint(replace(generated, weight=weight)), _joint(reference), estimator, seed=seed + len(self.rounds)
         )
-        log_ratio = ratio(_joint(generated).values, generated.event_key)
+        log_ratio = ratio(generated.table, generated.event_key)
         context = generated.context if self.conditional else generated.context[:, :0]
         mean = MeanWeight.fit(context, np.exp(log_ratio), weight)
         better = self._with([*self.rounds, Round(ratio, mean)])
@@ -149,8 +149,8 @@ class Reweighter:
     def log_ratio(self, events: Events) -> FloatArray:
         """Log factors (n,), each of members that did not see the event; 0 outside the domain."""
         total = np.zeros(len(events))
-        table = np.concatenate([events.x, events.context], axis=1)
         context = events.context if self.conditional else events.context[:, :0]
+        table = events.table
         for one in self.rounds:
             total += one.ratio(table, events.event_key) - one.mean.log(context)
         return np.where(self.in_domain(events.context), np.clip(total, -self.bound, self.bound), 0.0)
@@ -166,10 +166,7 @@ class Reweighter:
 
     def in_domain(self, context: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether a correction is known at context (n, c): everywhere in the joint case."""
-        everywhere = np.ones(len(context), bool)
-        if not self.conditional:
-            return everywhere
-        return np.asarray(np.logical_and.reduce([everywhere, *self.columns.inside(context, self.domain).values()]))
+        return self.columns.in_domain(context, self.domain) if self.conditional else np.ones(len(context), bool)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write it to one file.
@@ -227,7 +224,7 @@ def _common_range(generated: Events, reference: Events, columns: Columns) -> Flo
 
 
 def _joint(events: Events) -> Table:
-    return Table(np.concatenate([events.x, events.context], axis=1), events.weight, events.event_key)
+    return Table(events.table, events.weight, events.event_key)
 
 
 def _read(path: Path) -> dict[str, Any]:

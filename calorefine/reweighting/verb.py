@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.io.root import RootFiles
-from calorefine.io.writer import TreeFormat, not_an_input, read_provenance, replacing
+from calorefine.io.writer import TreeFormat, not_an_input, read_provenance, replacing, versions
 from calorefine.reweighting.apply import ApplySummary, Normalization, apply_reweighter
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.diagnostics_page import write_diagnostics
@@ -299,9 +297,7 @@ def _provenance(
     described["generated"]["keys"] = "reference" if samples.twins == "rows" else own
     described["generated"]["provenance"] = read_provenance(sources[0].paths[0])
     return {
-        "calorefine": version("calorefine"),
-        "python": platform.python_version(),
-        "torch": version("torch"),
+        **versions(),
         **described,
         "columns": samples.columns.to_dict(),
         "twins": samples.twins,

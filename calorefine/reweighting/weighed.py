@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from calorefine.errors import BranchError, CalorefineWarning, ConfigError, Empty
 from calorefine.events import Events
 from calorefine.io.expressions import branches
 from calorefine.io.root import Chunk, Request, RootFiles, warn_of_row_keys
-from calorefine.io.writer import PROVENANCE, read_provenance
+from calorefine.io.writer import PROVENANCE, digest, read_provenance, versions
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
 from calorefine.validation.samples import file_expressions
@@ -100,7 +97,7 @@ class GeneratedFiles:
     def refuse_corrected(self, reweighter: Path) -> None:
         """Raise `ConfigError` if these events were drawn or kept with the same reweighter's correction."""
         made = (self.provenance, self.provenance.get("unweight", {}))
-        if _digest(reweighter) in [one.get("reweighter_sha256") for one in made]:
+        if digest(reweighter) in [one.get("reweighter_sha256") for one in made]:
             msg = f"{self.source}: these events were corrected by {reweighter.name} already, and need no weight of it; "
             raise ConfigError(f"{msg}expected events without its correction")
 
@@ -195,17 +192,11 @@ class Totals:
 def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:
     """Versions, reweighter and files, as JSON types."""
     return {
-        "calorefine": version("calorefine"),
-        "python": platform.python_version(),
-        "torch": version("torch"),
+        **versions(),
         "reweighter": reweighter.name,
-        "reweighter_sha256": _digest(reweighter),
+        "reweighter_sha256": digest(reweighter),
         "conditional": files.reweighter.conditional,
         "fit": files.reweighter.provenance,
         "files": [path.name for path in files.source.paths],
         "generated_weight": files.weight,
     }
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

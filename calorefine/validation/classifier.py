@@ -203,18 +203,14 @@ def _split(generated: Events, reference: Events, *, seed: int, number: int) -> _
     """Train on one half, test on the other."""
     (train_g, test_g), (train_r, test_r) = (_halves(e, "classifier", seed, number) for e in (generated, reference))
     model = HistGradientBoostingClassifier(max_iter=N_TREES, early_stopping=False, random_state=number)
-    table = np.concatenate([_table(train_g), _table(train_r)])
+    table = np.concatenate([train_g.table, train_r.table])
     weight = np.concatenate([_training_weight(events) for events in (train_g, train_r)])
     model.fit(table, np.repeat([1, 0], [len(train_g), len(train_r)]), sample_weight=weight * len(table))
-    scores = [model.predict_proba(_table(events))[:, 1] for events in (test_g, test_r)]
+    scores = [model.predict_proba(events.table)[:, 1] for events in (test_g, test_r)]
     weights, event_keys = (test_g.weight, test_r.weight), (test_g.event_key, test_r.event_key)
     auc, error = auc_with_error(scores[0], scores[1], weights=weights, event_keys=event_keys)
     signed = min(events.weight.min() for events in (generated, reference)) < 0
     return _Split(auc, error**2, None if signed else _jsd(scores, weights))
-
-
-def _table(events: Events) -> NDArray[np.float32]:
-    return np.concatenate([events.x, events.context], axis=1)
 
 
 def _training_weight(events: Events) -> FloatArray:

@@ -182,7 +182,7 @@ def _validated(
 
 def _points(events: Events) -> Points:
     """Features and context."""
-    return Points(np.concatenate([events.x, events.context], axis=1), events.weight, events.event_key)
+    return Points(events.table, events.weight, events.event_key)
 
 
 def _binnings(samples: Samples, n_bins: int, training: float) -> dict[str, Binning]:

@@ -18,7 +18,8 @@ from calorefine.reweighting.coverage import coverage, excess
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.diagnostics_numbers import weight_numbers
 from calorefine.reweighting.diagnostics_page import write_diagnostics
-from calorefine.reweighting.residuals import compare_cells, residuals, sidak
+from calorefine.reweighting.residuals import compare_cells, residuals
+from calorefine.validation.efficiencies import sidak
 
 N = 5000
 COLUMNS = Columns({"x": None, "y": None}, {"c": None})
