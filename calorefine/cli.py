@@ -85,8 +85,14 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
 
 
-def lightning(args: Sequence[str] | None = None) -> CLI:
-    """Run `lightning fit|validate|test|predict`; return the finished command with its trainer and model."""
+def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
+    """Run `lightning fit|validate|test|predict`; return the finished command with its trainer and model.
+
+    Args:
+        args: arguments of the command line; the process's own, if left out.
+        run: whether to run; if not, the arguments are those of a verb without its name, and all that it would use is
+            made.
+    """
     _quiet()
     return CLI(
         GenerativeModel,
@@ -95,6 +101,7 @@ def lightning(args: Sequence[str] | None = None) -> CLI:
         save_config_callback=runs.SaveConfig,
         seed_everything_default=1,
         auto_configure_optimizers=False,
+        run=run,
         args=list(args) if args is not None else None,
     )
 

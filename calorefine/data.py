@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -115,6 +116,8 @@ class EventDataModule(pl.LightningDataModule):
         self.max_memory_gb = max_memory_gb
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.prepared: Prepared | None = None
+        self._rows: tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray] | None = None
+        self._nominal_fit: WeightFit | None = None
         self.weight_fit: WeightFit | None = None
         self.positive_result: PositiveResult | None = None
 
@@ -140,12 +143,7 @@ class EventDataModule(pl.LightningDataModule):
 
     def _read(self) -> tuple[Events, NDArray[np.float64]]:
         """Events, and their weights (n,) before positive ones are made of them, bootstrap counts included."""
-        named = self.columns.expressions("features", "context") | self.columns.block_expressions
-        wanted = self._weight_expressions() | named
-        request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
-        table, key, event_key = read_table(
-            self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir
-        )
+        table, key, event_key = self._rows = self._rows or self._read_rows()
         block_key = self.columns.bootstrap_key(table, event_key)
         if self.replica.index and self.columns.block:
             check_blocks(block_key, self.columns.block)
@@ -160,6 +158,19 @@ class EventDataModule(pl.LightningDataModule):
             self.positive_result = self.positive.fit(events, multiplicity=counts, names=names)
             weight = self.positive_result.weight
         return Events(x, context, counts * weight, key, event_key), signed
+
+    def _read_rows(self) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
+        """Columns (n,), keys (n,) and event keys (n,) of the selected rows."""
+        named = self.columns.expressions("features", "context") | self.columns.block_expressions
+        wanted = self._weight_expressions() | named
+        request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
+        return read_table(self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir)
+
+    def for_replica(self, replica: Replica) -> EventDataModule:
+        """Return the data of another replica, not set up; rows and nominal fit are shared with this one once read."""
+        other = copy.copy(self)
+        other.replica, other.prepared = replica, None
+        return other
 
     def split(self, events: Events) -> tuple[Events, Events]:
         """Split by event key, so that the candidates of an event stay together.
@@ -179,6 +190,11 @@ class EventDataModule(pl.LightningDataModule):
             )
             raise EmptySelectionError(msg)
         return held_out
+
+    @property
+    def network_events(self) -> Batch:
+        """All training events in network units."""
+        return self._train_set.events
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; the order is a function of the global seed and the epoch alone."""
@@ -218,8 +234,8 @@ class EventDataModule(pl.LightningDataModule):
     def _weight(self, table: dict[str, NDArray[Any]], block_key: keys.KeyArray) -> NDArray[np.float64]:
         """Weights (n,) of the replica, without its counts."""
         if not isinstance(self.weights, str):
-            nominal = self.weights.fit(table)
-            self.weight_fit = replica_fit(self.weights, nominal, table, block_key, self.replica)
+            self._nominal_fit = self._nominal_fit or self.weights.fit(table)
+            self.weight_fit = replica_fit(self.weights, self._nominal_fit, table, block_key, self.replica)
             return self.weight_fit.weights(table)
         if self.weights == "none":
             return np.ones(len(block_key))

@@ -7,6 +7,8 @@ A conditional generator is compared with the reference at the *same* contexts an
 since sPlot weights make the joint density of (x, context) that of the signal.  With other weights on the generated term
 the critic would compare signal contexts with mixture contexts.  :math:`\bar w` is the mean weight of the whole training
 sample, never the batch's own.
+
+Arrays may have a leading axis that numbers replicas trained side by side: each has its own events, weights and mean.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from collections.abc import Callable
 
 import torch
 
+from calorefine.nets import Noise
 from calorefine.stats import batch_mean, require_nonnegative
 
 Critic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def wasserstein(
-    reference: torch.Tensor, generated: torch.Tensor, *, weight: torch.Tensor, mean_weight: float
+    reference: torch.Tensor, generated: torch.Tensor, *, weight: torch.Tensor, mean_weight: float | torch.Tensor
 ) -> torch.Tensor:
     """Weighted difference of the critic's values, reference minus generated (Arjovsky et al., arXiv:1701.07875, eq. 2).
 
@@ -32,7 +35,7 @@ def wasserstein(
         mean_weight: mean over the whole training sample.
 
     Returns:
-        () tensor: the critic maximizes it, the generator minimizes it.
+        (...) tensor: the critic maximizes it, the generator minimizes it.
     """
     return batch_mean(reference - generated, weight, mean_weight)
 
@@ -42,7 +45,7 @@ def energy_distance(
     generated: torch.Tensor,
     *,
     weight: torch.Tensor,
-    mean_weight: float,
+    mean_weight: float | torch.Tensor,
     unbiased: bool,
 ) -> torch.Tensor:
     r"""Weighted energy distance :math:`\sum_{ij} w_i w_j k_{ij}` of reference and generated points at equal contexts.
@@ -52,7 +55,7 @@ def energy_distance(
     doi:10.1016/j.jspi.2013.03.018, eq. 2.5).
 
     Args:
-        reference: (B, k) points of the reference events.
+        reference: (..., B, k) points of the reference events.
         generated: (B, k) points generated at their contexts.
         weight: (B,) any sign, the same for both.
         mean_weight: mean over the whole training sample.
@@ -63,7 +66,8 @@ def energy_distance(
     Returns:
         () tensor.
     """
-    return energy_contributions(reference, generated, weight=weight, mean_weight=mean_weight, unbiased=unbiased).mean()
+    terms = energy_contributions(reference, generated, weight=weight, mean_weight=mean_weight, unbiased=unbiased)
+    return terms.mean(-1)
 
 
 def energy_contributions(
@@ -71,19 +75,20 @@ def energy_contributions(
     generated: torch.Tensor,
     *,
     weight: torch.Tensor,
-    mean_weight: float,
+    mean_weight: float | torch.Tensor,
     unbiased: bool,
 ) -> torch.Tensor:
     """Contributions (B,) of the events to the energy distance, which is their mean; arguments as there."""
     cross = distances(reference, generated)
-    kernel = cross + cross.T - distances(reference, reference) - distances(generated, generated)
+    kernel = cross + cross.mT - distances(reference, reference) - distances(generated, generated)
     if unbiased:
-        kernel = kernel - torch.diag_embed(kernel.diagonal())
-    n = len(weight)
-    return weight * (kernel @ weight) / ((n - 1 if unbiased else n) * mean_weight**2)
+        kernel = kernel - torch.diag_embed(kernel.diagonal(dim1=-2, dim2=-1))
+    n = weight.shape[-1]
+    square = mean_weight[..., None] ** 2 if isinstance(mean_weight, torch.Tensor) else mean_weight**2
+    return weight * (kernel @ weight[..., None])[..., 0] / ((n - 1 if unbiased else n) * square)
 
 
-def negative_log_likelihood(log_prob: torch.Tensor, weight: torch.Tensor, mean_weight: float) -> torch.Tensor:
+def negative_log_likelihood(log_prob: torch.Tensor, weight: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
     r"""Weighted negative log likelihood :math:`-\sum_i w_i \log p(x_i | c_i) / (B \bar w)`.
 
     With a negative weight it has no lower bound: the density may go to 0 at that event.
@@ -94,7 +99,7 @@ def negative_log_likelihood(log_prob: torch.Tensor, weight: torch.Tensor, mean_w
         mean_weight: mean over the whole training sample.
 
     Returns:
-        () tensor: nats per event.
+        (...) tensor: nats per event.
 
     Raises:
         WeightError: a negative weight.
@@ -105,14 +110,14 @@ def negative_log_likelihood(log_prob: torch.Tensor, weight: torch.Tensor, mean_w
 
 
 def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances (m, n) of points (m, k) and (n, k), with a finite gradient where points coincide."""
-    square = a.square().sum(1)[:, None] + b.square().sum(1)[None] - 2 * a @ b.T
+    """Euclidean distances (..., m, n) of points (..., m, k) and (..., n, k), with a finite gradient at 0."""
+    square = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * a @ b.mT
     return (square.clamp_min(0) + 1e-8).sqrt()
 
 
-def interpolate(x: torch.Tensor, y: torch.Tensor, *, noise: torch.Generator) -> torch.Tensor:
-    """Points (B, d) uniform between x_i and y_i; they carry no weights, since a penalty must not be negative."""
-    mix = torch.rand(len(x), 1, generator=noise)
+def interpolate(x: torch.Tensor, y: torch.Tensor, *, noise: Noise) -> torch.Tensor:
+    """Points (..., B, d) uniform between x_i and y_i; they carry no weights: a penalty must not be negative."""
+    mix = noise.uniform(x.shape[-2], 1)
     return torch.lerp(x, y, mix).detach().requires_grad_()
 
 
@@ -120,13 +125,13 @@ def gradient_penalty(values: torch.Tensor, points: torch.Tensor, *, one_sided: b
     """Penalty mean (|grad| - 1)^2 on the critic's gradient (Gulrajani et al., arXiv:1704.00028, eq. 3).
 
     Args:
-        values: (B,) critic at `points`.
-        points: (B, d), with gradient.
+        values: (..., B) critic at `points`.
+        points: (..., B, d), with gradient.
         one_sided: penalize only gradients above 1.
 
     Returns:
-        () tensor, unweighted.
+        (...) tensor, unweighted.
     """
     (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=True)
-    excess = (gradient.square().sum(1) + 1e-12).sqrt() - 1
-    return (excess.clamp_min(0) if one_sided else excess).square().mean()
+    excess = (gradient.square().sum(-1) + 1e-12).sqrt() - 1
+    return (excess.clamp_min(0) if one_sided else excess).square().mean(-1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -74,8 +76,8 @@ class LatentSkip(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (n, latent_size + n_context) to (n, n_out)."""
-        y: torch.Tensor = self.linear(x[:, : self.latent_size]) + self.mlp(x)
+        """Map (..., latent_size + n_context) to (..., n_out)."""
+        y: torch.Tensor = self.linear(x[..., : self.latent_size]) + self.mlp(x)
         return y
 
 
@@ -99,6 +101,64 @@ class Conditioner(nn.Module):
         """Map (n, n_in - c) and context (n, c) to (n, n_out)."""
         y: torch.Tensor = self.mlp(torch.cat([x, context], dim=1))
         return y
+
+
+class Noise:
+    """Random numbers of one step: of one training, or of several side by side, each with its own generator.
+
+    Args:
+        *seeds: of the generators.  One gives arrays as asked for; several give them with a leading axis, on which a
+            training finds the same numbers as it would alone.
+    """
+
+    def __init__(self, *seeds: int) -> None:
+        """Make the generators."""
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal numbers."""
+        return self._drawn(lambda generator: torch.randn(shape, generator=generator))
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Numbers uniform in [0, 1)."""
+        return self._drawn(lambda generator: torch.rand(shape, generator=generator))
+
+    def _drawn(self, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
+        drawn = [draw(generator) for generator in self.generators]
+        return drawn[0] if len(drawn) == 1 else torch.stack(drawn)
+
+
+class Linears(nn.Module):
+    """Linear layers of k networks side by side: (k, B, n_in) -> (k, B, n_out), or both with k B rows, network by network.
+
+    Args:
+        layers: one of each network, of the same shape.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        """Stack their parameters."""
+        super().__init__()
+        trained = layers[0].weight.requires_grad
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]), trained)
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]), trained)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply each network's layer to its rows."""
+        k, n_out, n_in = self.weight.shape
+        y = torch.baddbmm(self.bias[:, None], x.reshape(k, -1, n_in), self.weight.mT)
+        return y if x.dim() == 3 else y.reshape(-1, n_out)
+
+
+def side_by_side(networks: Sequence[nn.Module]) -> nn.Module:
+    """Return one network that holds these, of the same make, whose only parameters are those of linear layers.
+
+    Parameter `name` of network i becomes row i of parameter `name`.
+    """
+    joined = copy.deepcopy(networks[0])
+    for name, module in list(joined.named_modules()):
+        if isinstance(module, nn.Linear):
+            joined.set_submodule(name, Linears([network.get_submodule(name) for network in networks]))  # type: ignore[misc]
+    return joined
 
 
 class FallingRate(ABC):

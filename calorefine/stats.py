@@ -153,18 +153,18 @@ def _isotonic(cumulative: FloatArray) -> FloatArray:
     return nearest
 
 
-def batch_mean(values: torch.Tensor, weight: torch.Tensor, mean_weight: float) -> torch.Tensor:
+def batch_mean(values: torch.Tensor, weight: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
     r"""Minibatch estimate :math:`\sum_{i \in B} w_i v_i / (|B| \, \bar w)` of the weighted mean over the whole sample.
 
     Unbiased for any batch of events drawn uniformly, whatever the sign of the batch's own sum of weights; on the full
     sample it is the weighted mean.
 
     Args:
-        values: (B,) per-event values.
-        weight: (B,), any sign.
-        mean_weight: mean weight of the *whole* training sample, positive.
+        values: (..., B) per-event values; leading axes number replicas, each with a batch of its own.
+        weight: (..., B), any sign.
+        mean_weight: (...) mean weight of the *whole* training sample, positive.
 
     Returns:
-        () tensor.
+        (...) tensor.
     """
-    return (weight * values).sum() / (len(weight) * mean_weight)
+    return (weight * values).sum(-1) / (weight.shape[-1] * mean_weight)

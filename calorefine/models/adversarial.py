@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from calorefine.data import Batch
 from calorefine.errors import ConfigError
 from calorefine.models.base import TrainedModel, frozen
-from calorefine.nets import MLP, Activation, LatentSkip, Linear, update_average
+from calorefine.nets import MLP, Activation, LatentSkip, Linear, Noise, update_average
 
 
 class AdversarialModel(TrainedModel):
@@ -81,29 +81,35 @@ class AdversarialModel(TrainedModel):
         return generated
 
     def evaluate_critic(self, *samples: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Critic outputs (B, k) of several (x, context) samples, in one pass."""
-        stacked = torch.cat([torch.cat(sample, dim=1) for sample in samples])
+        """Critic outputs (..., B, k) of several (x, context) samples, in one pass."""
+        stacked = torch.cat([torch.cat(sample, dim=-1) for sample in samples], dim=-2)
         outputs: torch.Tensor = self.critic(stacked)
-        return outputs.chunk(len(samples))
+        return outputs.chunk(len(samples), dim=-2)
 
     @abstractmethod
     def data_term(
-        self, reference: torch.Tensor, generated: torch.Tensor, weight: torch.Tensor, mean_weight: float, *, full: bool
+        self,
+        reference: torch.Tensor,
+        generated: torch.Tensor,
+        weight: torch.Tensor,
+        mean_weight: float | torch.Tensor,
+        *,
+        full: bool,
     ) -> torch.Tensor:
-        """Distance () that the critic maximizes and the generator minimizes, from critic outputs (B, k)."""
+        """Distance (...) that the critic maximizes and the generator minimizes, from critic outputs (..., B, k)."""
 
     @abstractmethod
-    def penalty(self, batch: Batch, generated: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-        """Unweighted penalty () on the critic's gradient."""
+    def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Unweighted penalty (...) on the critic's gradient."""
 
     def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
         """Full-sample data term with the current generator and critic."""
-        generated = self.generator(torch.cat([latent, batch.context], dim=1))
+        generated = self.generator(torch.cat([latent, batch.context], dim=-1))
         return self._distance(batch, generated, float(batch.weight.mean()), full=True)
 
-    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float) -> torch.Tensor:
+    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
         """Minibatch data term with the current generator and critic."""
-        generated = self.generator(torch.cat([latent, batch.context], dim=1))
+        generated = self.generator(torch.cat([latent, batch.context], dim=-1))
         return self._distance(batch, generated, mean_weight, full=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -138,31 +144,33 @@ class AdversarialModel(TrainedModel):
             pairs.append((optimizer, LambdaLR(optimizer, Linear(steps))))
         return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs]
 
-    def _critic_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
+    def _critic_loss(self, batch: Batch, noise: Noise) -> torch.Tensor:
         with torch.no_grad():
             generated = self._generate_trained(batch, noise)
         distance = self._distance(batch, generated, self.mean_weight, full=False)
         return self.penalty_weight * self.penalty(batch, generated, noise) - distance
 
-    def _generator_loss(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
-        latent = torch.randn(len(batch.weight), self.latent_size, generator=noise)
+    def _generator_loss(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        latent = noise.normal(batch.weight.shape[-1], self.latent_size)
         return self.estimate(batch, latent, self.mean_weight)
 
-    def _distance(self, batch: Batch, generated: torch.Tensor, mean_weight: float, *, full: bool) -> torch.Tensor:
-        """Data term () for events generated at the batch's contexts."""
+    def _distance(
+        self, batch: Batch, generated: torch.Tensor, mean_weight: float | torch.Tensor, *, full: bool
+    ) -> torch.Tensor:
+        """Data term (...) for events generated at the batch's contexts."""
         real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
         return self.data_term(real, made, batch.weight, mean_weight, full=full)
 
-    def _generate_trained(self, batch: Batch, noise: torch.Generator) -> torch.Tensor:
-        latent = torch.randn(len(batch.weight), self.latent_size, generator=noise)
-        generated: torch.Tensor = self.generator(torch.cat([latent, batch.context], dim=1))
+    def _generate_trained(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        latent = noise.normal(batch.weight.shape[-1], self.latent_size)
+        generated: torch.Tensor = self.generator(torch.cat([latent, batch.context], dim=-1))
         return generated
 
     def _update(self, loss: torch.Tensor, optimizer: Any, scheduler: Any, name: str, batch_idx: int) -> None:
         self.check_finite(loss, name)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss.sum())
         optimizer.step()
         scheduler.step()
         if batch_idx % self.trainer.log_every_n_steps < self.n_critic:  # type: ignore[attr-defined]  # set by Lightning
-            self.log(name, loss.detach(), prog_bar=True)
+            self.log(name, loss.detach().mean(), prog_bar=True)

@@ -13,6 +13,7 @@ from calorefine import losses, stats
 from calorefine.data import VALIDATION_EVENTS, Batch, Prepared
 from calorefine.errors import CheckpointError, TrainingError
 from calorefine.events import Events
+from calorefine.nets import Noise
 from calorefine.transforms import Preprocessing
 
 CHECKPOINT_KEY = "calorefine"
@@ -132,23 +133,20 @@ class GenerativeModel(pl.LightningModule, ABC):
                 f"the checkpoint is from the last of {planned} epochs: there is nothing left to train"
             )
 
-    def step_noise(self, *position: int) -> torch.Generator:
+    def step_noise(self, *position: int) -> Noise:
         """Random numbers of one training step: a function of the seed and the step, so that resuming is exact."""
-        seed = int(self.noise_seed)
-        for number in position:
-            seed = (seed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**64
-        return torch.Generator().manual_seed(seed % 2**63)
+        return Noise(step_seed(int(self.noise_seed), position))
 
-    def dequantized(self, batch: Batch, noise: torch.Generator) -> Batch:
+    def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Batch in network units with its atoms and integers spread anew, as a continuous generator makes them."""
-        return Batch(self.features.dequantize(batch.x, noise), batch.context, batch.weight)
+        return Batch(self.features.dequantize(batch.x, noise.generators[0]), batch.context, batch.weight)
 
     def check_finite(self, loss: torch.Tensor, name: str) -> None:
-        """Raise `TrainingError` for a loss that is NaN or infinite."""
-        if torch.isfinite(loss):
+        """Raise `TrainingError` for a loss () or (k,) that is NaN or infinite."""
+        if torch.isfinite(loss).all():
             return
         msg = (
-            f"{name} is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}: training stopped, the "
+            f"{name} is {loss.tolist()} at epoch {self.current_epoch}, step {self.global_step}: training stopped, the "
             "last checkpoint is kept; try a smaller learning_rate or look for extreme weights"
         )
         raise TrainingError(msg)
@@ -181,18 +179,24 @@ class GenerativeModel(pl.LightningModule, ABC):
             unbiased=True,
         )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Log the validation loss, and by how much it exceeds the lowest so far significantly.
+    def excess(self, terms: torch.Tensor) -> torch.Tensor:
+        """By how much () a validation loss, the mean of these terms (n,), exceeds the lowest so far beyond its error.
 
         The standard error of a difference of U-statistics of order k is k times that of the mean of the events' terms.
+        Not positive where the difference is not significant.
         """
+        if self.lowest is None or len(self.lowest) != len(terms):
+            return torch.zeros(())
+        difference = terms - self.lowest
+        excess: torch.Tensor = difference.mean() - self.terms_order * difference.std() / len(difference) ** 0.5
+        return excess
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
+        """Log the validation loss, and by how much it exceeds the lowest so far significantly."""
         terms = self.validation_terms(batch)
         loss = terms.mean()
         self.check_finite(loss, f"the {self.validated_by} of held-out events")
-        excess = torch.zeros(())
-        if self.lowest is not None and not self.trainer.sanity_checking and len(self.lowest) == len(terms):
-            difference = terms - self.lowest
-            excess = difference.mean() - self.terms_order * difference.std() / len(difference) ** 0.5
+        excess = torch.zeros(()) if self.trainer.sanity_checking else self.excess(terms)
         if not self.trainer.sanity_checking and (self.lowest is None or loss < self.lowest.mean()):
             self.lowest = terms
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.weight))
@@ -206,7 +210,7 @@ class GenerativeModel(pl.LightningModule, ABC):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Generate one event at each context of the batch, in physical units (n, d)."""
-        latent = torch.randn(len(batch.weight), self.latent_size, generator=self.step_noise(batch_idx))
+        latent = self.step_noise(batch_idx).normal(len(batch.weight), self.latent_size)
         return self.features.inverse(self.generate(latent, self.context(batch.context)))
 
 
@@ -229,7 +233,7 @@ class TrainedModel(GenerativeModel):
         """
 
     @abstractmethod
-    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float) -> torch.Tensor:
+    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
         """Estimate of the data term () from a minibatch, unbiased; arguments as for `objective`.
 
         Args:
@@ -245,6 +249,13 @@ class Likelihood(ABC):
     @abstractmethod
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
+
+
+def step_seed(seed: int, position: tuple[int, ...]) -> int:
+    """Seed of one step of a training with this seed."""
+    for number in position:
+        seed = (seed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**64
+    return seed % 2**63
 
 
 def frozen(module: nn.Module) -> nn.Module:

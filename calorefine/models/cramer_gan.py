@@ -15,6 +15,7 @@ from torch.nn import functional
 from calorefine import losses
 from calorefine.data import Batch
 from calorefine.models.adversarial import AdversarialModel
+from calorefine.nets import Noise
 
 
 class CramerGAN(AdversarialModel):
@@ -23,14 +24,20 @@ class CramerGAN(AdversarialModel):
     critic_outputs = 64  # dimension k of the space in which distances are measured
 
     def data_term(
-        self, reference: torch.Tensor, generated: torch.Tensor, weight: torch.Tensor, mean_weight: float, *, full: bool
+        self,
+        reference: torch.Tensor,
+        generated: torch.Tensor,
+        weight: torch.Tensor,
+        mean_weight: float | torch.Tensor,
+        *,
+        full: bool,
     ) -> torch.Tensor:
         """Energy distance of the critic's points; unbiased on a batch, plug-in on the full sample."""
         return losses.energy_distance(reference, generated, weight=weight, mean_weight=mean_weight, unbiased=not full)
 
-    def penalty(self, batch: Batch, generated: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Gradient of h along a random direction of R^k, with respect to x, between reference and generated events."""
         points = losses.interpolate(batch.x, generated, noise=noise)
         (image,) = self.evaluate_critic((points, batch.context))
-        direction = functional.normalize(torch.randn(image.shape, generator=noise), dim=1)
-        return losses.gradient_penalty((image * direction).sum(1), points, one_sided=True)
+        direction = functional.normalize(noise.normal(*image.shape[-2:]), dim=-1)
+        return losses.gradient_penalty((image * direction).sum(-1), points, one_sided=True)

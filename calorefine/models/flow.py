@@ -186,7 +186,7 @@ class Flow(TrainedModel, Likelihood):
         return (0.5 + torch.arange(LATTICE, dtype=torch.float64)[:, None] * steps) % 1
 
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
-        """Log density (n,) at u (n, d) in network units, given context (n, c).
+        """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).
 
         Args:
             u: events.
@@ -194,15 +194,15 @@ class Flow(TrainedModel, Likelihood):
             trained: use the parameters as trained instead of their moving average.
         """
         flow: Any = self.flow if trained else self.average  # nflows has no types
-        z, log_det = flow(u, context)
+        z, log_det = flow(u.flatten(0, -2), context.flatten(0, -2))
         log_prob: torch.Tensor = standard_normal_log_prob(z) + log_det
-        return log_prob
+        return log_prob.reshape(u.shape[:-1])
 
     def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
         """Weighted negative log likelihood of the full sample."""
         return self.estimate(batch, latent, float(batch.weight.mean()))
 
-    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float) -> torch.Tensor:
+    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
         """Weighted negative log likelihood of a minibatch."""
         del latent
         log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
@@ -216,14 +216,14 @@ class Flow(TrainedModel, Likelihood):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss.sum())
         self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         optimizer.step()
         scheduler.step()
         count = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
         update_average(self.average, self.flow, min(self.average_decay, count / (count + 10)))
         if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Lightning
-            self.log("loss", loss.detach(), prog_bar=True)
+            self.log("loss", loss.detach().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """Adam, with a rate that falls like a cosine."""

@@ -12,6 +12,7 @@ import torch
 from calorefine import losses
 from calorefine.data import Batch
 from calorefine.models.adversarial import AdversarialModel
+from calorefine.nets import Noise
 
 
 class WGAN(AdversarialModel):
@@ -20,14 +21,20 @@ class WGAN(AdversarialModel):
     critic_outputs = 1
 
     def data_term(
-        self, reference: torch.Tensor, generated: torch.Tensor, weight: torch.Tensor, mean_weight: float, *, full: bool
+        self,
+        reference: torch.Tensor,
+        generated: torch.Tensor,
+        weight: torch.Tensor,
+        mean_weight: float | torch.Tensor,
+        *,
+        full: bool,
     ) -> torch.Tensor:
         """Weighted difference of the critic's values; the same form on a batch and on the full sample."""
         del full
-        return losses.wasserstein(reference[:, 0], generated[:, 0], weight=weight, mean_weight=mean_weight)
+        return losses.wasserstein(reference[..., 0], generated[..., 0], weight=weight, mean_weight=mean_weight)
 
-    def penalty(self, batch: Batch, generated: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Gradient of the critic with respect to x, between reference and generated events."""
         points = losses.interpolate(batch.x, generated, noise=noise)
         (values,) = self.evaluate_critic((points, batch.context))
-        return losses.gradient_penalty(values[:, 0], points)
+        return losses.gradient_penalty(values[..., 0], points)
