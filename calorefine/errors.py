@@ -78,6 +78,10 @@ class FactorizationWarning(CalorefineWarning):
     """The spectator's shape depends on a column: sWeights are biased."""
 
 
+class UncertaintyWarning(CalorefineWarning):
+    """An uncertainty leaves something out, or a difference lies where there is no uncertainty."""
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the candidate nearest to `name`, or an empty string.
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Table
 
-_FUNCTIONS = frozenset(
+FUNCTIONS = frozenset(
     [
         "where",
         "sin",
@@ -93,12 +93,21 @@ class _Logic(ast.NodeTransformer):
         return joined
 
 
+def as_python(text: str) -> str:
+    """Write C's logical operators as Python's, on one line.
+
+    >>> as_python("a > 1 && !b")
+    'a > 1 and not b'
+    """
+    python = re.sub(r"!(?!=)", " not ", text.replace("&&", " and ").replace("||", " or "))
+    return " ".join(python.split())
+
+
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the expression for numexpr and the branches that it needs."""
-    python = re.sub(r"!(?!=)", " not ", text.replace("&&", " and ").replace("||", " or "))
     try:
-        tree = ast.parse(" ".join(python.split()), mode="eval")
+        tree = ast.parse(as_python(text), mode="eval")
         names = _names(tree, text)
         return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
     except SyntaxError as error:
@@ -119,14 +128,14 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
             hint = "; write ** for powers" if isinstance(node, ast.BitXor) else ""
             raise ExpressionError(
                 f"expression '{text}': {what} is not understood{hint}; expected arithmetic, comparisons, &&, ||, !, "
-                f"and the functions {', '.join(sorted(_FUNCTIONS))}"
+                f"and the functions {', '.join(sorted(FUNCTIONS))}"
             )
         if isinstance(node, ast.Name) and id(node) not in called:
             names.append(node)
     for function in called.values():
         name = ast.unparse(function)
-        if name not in _FUNCTIONS:
-            hint = nearest(name, _FUNCTIONS) or f"; there are {', '.join(sorted(_FUNCTIONS))}"
+        if name not in FUNCTIONS:
+            hint = nearest(name, FUNCTIONS) or f"; there are {', '.join(sorted(FUNCTIONS))}"
             raise ExpressionError(f"expression '{text}': there is no function '{name}'{hint}")
     return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
 

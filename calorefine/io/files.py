@@ -18,6 +18,7 @@ _RNTUPLE_NUMBERS = frozenset(
     ["float", "double", "bool"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
 )
 _RNTUPLE_ARRAY = re.compile(r"std::array<([\w:]+),\d+>")
+_RNTUPLE_LIST = re.compile(r"(?:std::vector|ROOT::(?:VecOps::)?RVec)<([\w:]+)>")
 
 
 def expand(pattern: str) -> list[Path]:
@@ -82,15 +83,20 @@ def n_entries(path: Path, tree: str) -> int:
         return int(find_tree(file, path, tree).num_entries)
 
 
-def check_branches(tree: Any, names: Sequence[str], where: str, *, arrays: bool = False) -> None:
-    """Raise `BranchError` for the first branch that is missing, or isn't one number per event (or as many for each)."""
+def check_branches(tree: Any, names: Sequence[str], where: str, *, arrays: bool = False, lists: bool = False) -> None:
+    """Raise `BranchError` for the first branch that is missing, or isn't one number per event.
+
+    With `arrays`, as many for each are fine, too; with `lists` also a list of them.
+    """
     available = tree.keys()
     for name in names:
         if name not in available:
             raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, available)}")
-        if not (is_number(tree, name) or (arrays and is_array(tree, name))):
+        if not (is_number(tree, name) or (arrays and is_array(tree, name)) or (lists and is_list(tree, name))):
             found = tree[name].typename or "a record"
             msg = f"{where}: branch '{name}' is of type {found}, expected one number per event"
+            if lists:
+                raise BranchError(msg + ", or a list of numbers")
             raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
 
 
@@ -113,9 +119,26 @@ def is_array(tree: Any, name: str) -> bool:
     return isinstance(kind, uproot.AsDtype) and len(kind.inner_shape) == 1 and kind.to_dtype.base.kind in "biuf"
 
 
+def is_list(tree: Any, name: str) -> bool:
+    """Whether a branch of the tree holds a list of numbers per event, of any length."""
+    branch = tree[name]
+    if not hasattr(branch, "interpretation"):  # a field of an RNTuple
+        found = _RNTUPLE_LIST.fullmatch(branch.typename)
+        return found is not None and found[1] in _RNTUPLE_NUMBERS and name in tree.keys(recursive=False)
+    kind = branch.interpretation
+    content = kind.content if isinstance(kind, uproot.AsJagged) else None
+    return isinstance(content, uproot.AsDtype) and content.inner_shape == () and content.to_dtype.kind in "biuf"
+
+
 def batches(
-    path: Path, name: str, wanted: list[str], rows: int, *, carried: Sequence[str] = ()
-) -> Iterator[tuple[dict[str, NDArray[Any]], range]]:
+    path: Path,
+    name: str,
+    wanted: list[str],
+    rows: int,
+    *,
+    carried: Sequence[str] = (),
+    jagged: Sequence[str] = (),
+) -> Iterator[tuple[dict[str, Any], range]]:
     """Yield the branches of consecutive rows, in native byte order, and the range of those rows.
 
     Args:
@@ -124,6 +147,7 @@ def batches(
         wanted: branches of one number per event; arrays (n,).
         rows: at a time.
         carried: likewise, or fixed-size arrays of k numbers; arrays (n,) or (n, k).
+        jagged: likewise, or lists of any number of them, which come as awkward arrays (n, var).
 
     Raises:
         FileError: the file or the tree can't be read.
@@ -133,16 +157,20 @@ def batches(
         tree = find_tree(file, path, name)
         check_branches(tree, wanted, f"{path}, tree '{name}'")
         check_branches(tree, carried, f"{path}, tree '{name}'", arrays=True)
-        wanted = list(dict.fromkeys([*wanted, *carried]))
+        check_branches(tree, jagged, f"{path}, tree '{name}'", arrays=True, lists=True)
+        lists = [branch for branch in dict.fromkeys(jagged) if is_list(tree, branch)]
+        wanted = [branch for branch in dict.fromkeys([*wanted, *carried, *jagged]) if branch not in lists]
         n = int(tree.num_entries)
         for first in range(0, n, rows):
             last = min(first + rows, n)
             try:
                 arrays = tree.arrays(wanted, library="np", entry_start=first, entry_stop=last) if wanted else {}
+                varied = tree.arrays(lists, library="ak", entry_start=first, entry_stop=last) if lists else {}
             except Exception as error:
                 msg = f"{path}, tree '{name}': rows {first} to {last} can't be read, the file is truncated or damaged"
                 raise FileError(f"{msg} ({error})") from error
-            yield {branch: _native(arrays[branch]) for branch in wanted}, range(first, last)
+            native = {branch: _native(arrays[branch]) for branch in wanted}
+            yield native | {branch: varied[branch] for branch in lists}, range(first, last)
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,28 @@
+"""From the values of all bins under variations to a covariance by source, and to files for statistics tools."""
+
+from calorefine.systematics.assemble import assemble
+from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias, inflate
+from calorefine.systematics.components import Component, Decomposition
+from calorefine.systematics.finite import Chi2
+from calorefine.systematics.histfactory import Fit
+from calorefine.systematics.output import Saved, load, save
+from calorefine.systematics.sources import Source
+from calorefine.systematics.systematics import Bins, Systematics
+
+__all__ = [
+    "Bias",
+    "Bins",
+    "Chi2",
+    "Component",
+    "Decomposition",
+    "Fit",
+    "Saved",
+    "Source",
+    "Systematics",
+    "assemble",
+    "closure_bias",
+    "ensemble_bias",
+    "inflate",
+    "load",
+    "save",
+]

@@ -1,0 +1,188 @@
+r"""`systematics.json`: a fragment of a HistFactory workspace for pyhf, and entries for cabinetry.
+
+Channels are the observables whose values are sums of weights; efficiencies, means and normalized histograms have no
+Poisson likelihood and are left out, as is a histogram with a negative bin, which has none either.  Modifiers of the
+sample:
+
+* `histosys` for a shape, under one name in all channels, so that the correlation between them is kept; `normsys`
+  where it is a pure scale of the channel to 1e-3;
+* `staterror` named `staterror_<channel>` for the generated sample's own statistics: the name and the Gaussian
+  constraint that other simulated samples of the channel share;
+* `shapesys` named `<sample>_remainder_<channel>` for what the shapes leave: uncorrelated between bins, and of this
+  sample only, so that it isn't mixed with statistics.  It has a Poisson constraint, the same as a Gaussian one for
+  small errors.
+
+To first order in the nuisance parameters the expected values then have the total covariance, apart from the
+correlations of the remainder.  The covariance is taken as known: that it comes from K replicas is not in the fit, and
+neither is Student's t.  Take at least as many replicas as there are bins with a systematic error that matters.
+
+References: HistFactory, CERN-OPEN-2012-016; pyhf, doi:10.21105/joss.02823; cabinetry, doi:10.5281/zenodo.4742752.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from calorefine.errors import ConfigError, nearest
+from calorefine.stats import FloatArray
+from calorefine.systematics.components import UNCORRELATED, Component, Decomposition
+from calorefine.systematics.root_file import uncorrelated_variance
+from calorefine.systematics.systematics import Systematics
+
+PURE_SCALE = 1e-3
+NEGLIGIBLE = 1e-9
+VERSION = "1.0.0"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What goes beside the sample to make a complete workspace.
+
+    Attributes:
+        sample: name of the sample.
+        signal: observable to expected events in its bins; none for a workspace without a parameter of interest.
+        observed: observable to observed events; without it the expected ones are taken (Asimov data).
+        poi: strength of the signal.
+    """
+
+    sample: str = "generated"
+    signal: Mapping[str, ArrayLike] | None = None
+    observed: Mapping[str, ArrayLike] | None = None
+    poi: str = "mu"
+
+
+def fragment(systematics: Systematics, parts: Decomposition, fit: Fit) -> tuple[list[dict[str, Any]], list[str]]:
+    """Channels with one sample, and notes.
+
+    Args:
+        systematics: nominal and covariance.
+        parts: its components.
+        fit: names.
+
+    Returns:
+        Channels, and what a reader has to know about them.
+    """
+    channels, notes = [], []
+    for name, bins in systematics.bins.items():
+        nominal = systematics.value_of(name)
+        if not bins.counts:
+            notes.append(f"'{name}' is left out: its values are not sums of weights")
+        elif np.any(nominal < 0):
+            notes.append(f"'{name}' is left out: {int(np.sum(nominal < 0))} bins are negative")
+        else:
+            modifiers = _modifiers(systematics, parts, name, fit.sample)
+            channels.append(
+                {"name": name, "samples": [{"name": fit.sample, "data": _list(nominal), "modifiers": modifiers}]}
+            )
+            notes += _below_zero(systematics, parts, name)
+    return channels, notes
+
+
+def _modifiers(systematics: Systematics, parts: Decomposition, name: str, sample: str) -> list[dict[str, Any]]:
+    """Modifiers of one channel."""
+    where, nominal = systematics.part(name), systematics.value_of(name)
+    found = [_shape(part, nominal, part.shape[where]) for part in parts.components if part.shape[where].any()]
+    generated = parts.remainder.get("generated", np.zeros(len(systematics.nominal)))[where]
+    left = uncorrelated_variance(parts, len(systematics.nominal))[where] - generated
+    left = np.where(left > NEGLIGIBLE * np.diag(systematics.total)[where], left, 0.0)
+    if generated.any():
+        found.append({"name": f"staterror_{name}", "type": "staterror", "data": _list(np.sqrt(generated))})
+    if left.any():
+        found.append({"name": f"{sample}_remainder_{name}", "type": "shapesys", "data": _list(np.sqrt(left))})
+    return found
+
+
+def _shape(part: Component, nominal: FloatArray, shape: FloatArray) -> dict[str, Any]:
+    """`normsys` for a pure scale below 1, `histosys` for anything else."""
+    scale = float(shape @ nominal / (nominal @ nominal)) if nominal.any() else 0.0
+    if abs(scale) < 1 and np.linalg.norm(shape - scale * nominal) <= PURE_SCALE * np.linalg.norm(shape):
+        return {"name": part.name, "type": "normsys", "data": {"lo": 1 - scale, "hi": 1 + scale}}
+    data = {"lo_data": _list(nominal - shape), "hi_data": _list(nominal + shape)}
+    return {"name": part.name, "type": "histosys", "data": data}
+
+
+def _below_zero(systematics: Systematics, parts: Decomposition, name: str) -> list[str]:
+    """A note if a variation is negative somewhere."""
+    where, nominal = systematics.part(name), systematics.value_of(name)
+    shapes = [np.abs(part.shape[where]) for part in parts.components]
+    below = int(np.sum(np.max(shapes, axis=0) > nominal * (1 + UNCORRELATED))) if shapes else 0
+    return [f"'{name}': in {below} bins a variation is negative; take wider bins"] if below else []
+
+
+def workspace(channels: list[dict[str, Any]], fit: Fit) -> dict[str, Any]:
+    """Complete workspace: the fragment, the signal and data.
+
+    Raises:
+        ConfigError: signal or data have other bins, or are of an observable that isn't a channel.
+    """
+    sizes = {channel["name"]: len(channel["samples"][0]["data"]) for channel in channels}
+    signal, observed = _checked("signal", fit.signal, sizes), _checked("observed", fit.observed, sizes)
+    complete, observations = [], []
+    for channel in channels:
+        name, samples = channel["name"], list(channel["samples"])
+        if name in signal:
+            normfactor = {"name": fit.poi, "type": "normfactor", "data": None}
+            samples.append({"name": "signal", "data": _list(signal[name]), "modifiers": [normfactor]})
+        expected = np.sum([sample["data"] for sample in samples], axis=0)
+        complete.append({"name": name, "samples": samples})
+        observations.append({"name": name, "data": _list(observed.get(name, expected))})
+    measurement = {"name": "calorefine", "config": {"poi": fit.poi if signal else "", "parameters": []}}
+    return {"channels": complete, "observations": observations, "measurements": [measurement], "version": VERSION}
+
+
+def _checked(what: str, given: Mapping[str, ArrayLike] | None, sizes: Mapping[str, int]) -> dict[str, FloatArray]:
+    """Arrays of the right observables and lengths."""
+    found = {}
+    for name, values in (given or {}).items():
+        if name not in sizes:
+            raise ConfigError(f"{what}: '{name}' is no channel, only {list(sizes)}{nearest(name, sizes)}")
+        found[name] = np.asarray(values, np.float64)
+        if found[name].shape != (sizes[name],) or not np.isfinite(found[name]).all():
+            raise ConfigError(
+                f"{what} of '{name}': shape {found[name].shape}, expected ({sizes[name]},) finite numbers"
+            )
+    return found
+
+
+def cabinetry_entries(channels: list[dict[str, Any]], parts: Decomposition, fit: Fit, root: str) -> dict[str, Any]:
+    """Entries of a cabinetry configuration that read the shapes from the ROOT file.
+
+    Regions, the sample and systematics; to these an analysis adds its data, its signal and a `NormFactors` entry.
+
+    Args:
+        channels: of the fragment.
+        parts: components.
+        fit: names.
+        root: name of the ROOT file.
+    """
+    names = {channel["name"]: {m["name"] for m in channel["samples"][0]["modifiers"]} for channel in channels}
+    systematics = []
+    for part in parts.components:
+        regions = [name for name, modifiers in names.items() if part.name in modifiers]
+        if regions:
+            templates = {way: {"VariationPath": f"{part.name}{way}"} for way in ("Up", "Down")}
+            entry = {"Name": part.name, "Type": "NormPlusShape", "Samples": fit.sample, "Regions": regions}
+            systematics.append(entry | templates)
+    general = {
+        "Measurement": "calorefine",
+        "POI": fit.poi if fit.signal else "",
+        "InputPath": "{SamplePath}:{RegionPath}/{VariationPath}",
+        "HistogramFolder": "histograms",
+        "VariationPath": "nominal_with_remainder",
+    }
+    return {
+        "General": general,
+        "Regions": [{"Name": name, "RegionPath": name} for name in names],
+        "Samples": [{"Name": fit.sample, "SamplePath": root}],
+        "Systematics": systematics,
+    }
+
+
+def _list(values: FloatArray) -> list[float]:
+    """Numbers that JSON takes."""
+    return [float(value) for value in values]

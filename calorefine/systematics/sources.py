@@ -1,0 +1,157 @@
+r"""One source of uncertainty: a covariance of all bins, and how well it is known.
+
+* *Replicas* y_k, k = 1 ... K: the sample covariance about their mean, :math:`S = \sum_k (y_k - \bar y)(y_k - \bar
+  y)^T / (K - 1)`, has K - 1 degrees of freedom and at most that rank.
+* A *deviation* d from the nominal (closure of a reweighting, events outside the domain): :math:`d d^T`, one nuisance
+  parameter that moves all bins together, or :math:`\mathrm{diag}(d^2)`.
+* *Alternatives* of the same choice, d_1 ... d_m: they are not draws of a distribution.  The default is the envelope:
+  errors are the largest deviation in each bin, correlations those of :math:`\sum_j d_j d_j^T`.  Errors never shrink
+  when an alternative is added, and naming one twice leaves them alone.  `mean` divides by m instead; `separate` makes
+  each a nuisance parameter of its own, for alternatives of different choices.  All agree for m = 1.
+* A *known* covariance, such as the generated sample's own statistics.
+
+The covariance of replicas is an estimate; all others count as known: their degrees of freedom are infinite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.stats import FloatArray
+
+AlternativesRule = Literal["envelope", "mean", "separate"]
+NEGATIVE = 1e-8  # eigenvalues of the correlation matrix: what is below -NEGATIVE is not rounding
+
+
+@dataclass(frozen=True)
+class Source:
+    """A covariance with a name.
+
+    Attributes:
+        name: as in `calibration`; becomes part of the names of histograms and nuisance parameters.
+        covariance: (n, n), symmetric and positive semidefinite.
+        dof: degrees of freedom of its estimate; infinite if it is known.
+        part_of: source that holds it already; None if it is to be added to the total.
+        rule: how it came about, for the provenance.
+        scale: factor on its errors that `inflate` has applied.
+    """
+
+    name: str
+    covariance: FloatArray
+    dof: float = np.inf
+    part_of: str | None = None
+    rule: str = "known"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a covariance.
+
+        Raises:
+            ConfigError: the name can't be one of a histogram.
+            ValueRangeError: not finite, not symmetric, or with a negative eigenvalue.
+        """
+        if not self.name.isidentifier():
+            raise ConfigError(f"source '{self.name}': names have letters, digits and underscores")
+        _require_covariance(self.covariance, f"source '{self.name}'")
+
+
+def _require_covariance(matrix: FloatArray, what: str) -> None:
+    """Raise unless `matrix` is a covariance."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueRangeError(f"{what}: covariance of shape {matrix.shape}, expected (n, n)")
+    if not np.isfinite(matrix).all():
+        raise ValueRangeError(f"{what}: {int(np.sum(~np.isfinite(matrix)))} entries of the covariance are not finite")
+    sigma = np.sqrt(np.clip(np.diag(matrix), 0, None))
+    unit = np.divide(1, sigma, out=np.zeros_like(sigma), where=sigma > 0)
+    scaled = matrix * unit * unit[:, None]
+    if np.any(np.diag(matrix) < 0) or np.any(matrix[sigma == 0] != 0):
+        raise ValueRangeError(f"{what}: the covariance has a negative variance, or a covariance without a variance")
+    if not np.allclose(scaled, scaled.T, rtol=0, atol=1e-9):
+        raise ValueRangeError(f"{what}: the covariance is not symmetric")
+    lowest = float(np.linalg.eigvalsh(scaled).min(initial=0.0))
+    if lowest < -NEGATIVE * max(len(matrix), 1):
+        raise ValueRangeError(f"{what}: the correlation matrix has the eigenvalue {lowest:.2g}, expected none below 0")
+
+
+def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None) -> Source:
+    """Sample covariance of replicas about their mean.
+
+    Args:
+        name: of the source.
+        rows: (K, n) values of each replica, without the nominal one.
+        part_of: source that holds this one.
+
+    Raises:
+        ConfigError: fewer than two replicas.
+        ValueRangeError: a value is not finite.
+    """
+    values = _rows(name, rows)
+    if len(values) < 2:
+        raise ConfigError(f"source '{name}': {len(values)} replica, expected at least 2; a covariance needs a spread")
+    centred = values - values.mean(axis=0)
+    rounding = np.abs(centred) <= 1e-14 * np.abs(values).max(axis=0)
+    centred[:, rounding.all(axis=0)] = 0.0
+    rule = f"covariance of {len(values)} replicas about their mean"
+    return Source(name, centred.T @ centred / (len(values) - 1), float(len(values) - 1), part_of, rule)
+
+
+def from_deviation(name: str, row: ArrayLike, *, correlated: bool = True) -> Source:
+    """One deviation from the nominal.
+
+    Args:
+        name: of the source.
+        row: (n,) deviation.
+        correlated: all bins move together; otherwise each by itself.
+    """
+    deviation = _rows(name, row)[0]
+    if correlated:
+        return Source(name, np.outer(deviation, deviation), rule="deviation, all bins together")
+    return Source(name, np.diag(deviation**2), rule="deviation, each bin by itself")
+
+
+def from_alternatives(
+    name: str, nominal: FloatArray, rows: ArrayLike, *, rule: AlternativesRule = "envelope"
+) -> list[Source]:
+    """Alternatives of one choice, by a rule of the module's text.
+
+    Args:
+        name: of the source.
+        nominal: (n,).
+        rows: (m, n) values under each alternative, or (n,) for a single one.
+        rule: how several of them combine.
+
+    Returns:
+        One source; with `separate`, as many as alternatives, named `<name>_alternative<i>`.
+
+    Raises:
+        ConfigError: no such rule.
+    """
+    deviations = _rows(name, rows) - nominal
+    if rule not in get_args(AlternativesRule):
+        raise ConfigError(f"source '{name}': there is no rule '{rule}', expected one of {get_args(AlternativesRule)}")
+    if rule == "separate" and len(deviations) > 1:
+        return [from_deviation(f"{name}_alternative{i}", row) for i, row in enumerate(deviations, 1)]
+    covariance = deviations.T @ deviations / len(deviations)
+    if rule == "envelope":
+        spread = np.sqrt(np.diag(covariance))
+        factor = np.divide(np.abs(deviations).max(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
+        covariance = covariance * factor * factor[:, None]
+    return [Source(name, covariance, rule=f"{rule} of {len(deviations)} alternatives")]
+
+
+def _rows(name: str, rows: ArrayLike) -> FloatArray:
+    """(k, n) finite numbers."""
+    values = np.atleast_2d(np.asarray(rows, np.float64))
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        raise ValueRangeError(
+            f"source '{name}': {len(bad)} values are not finite, the first in row {row}, bin {column}; "
+            "take wider bins, or find out why this variation failed"
+        )
+    return values
