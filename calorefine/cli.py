@@ -22,6 +22,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from calorefine import runs
 from calorefine.compare import compare_models
 from calorefine.data import EventDataModule
+from calorefine.ensemble.verb import ensemble_models
 from calorefine.errors import CalorefineError, CheckpointError, nearest
 from calorefine.likelihood import log_prob_file
 from calorefine.models import GenerativeModel
@@ -38,6 +39,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "splot": splot_file,
     "fractions": fractions_file,
     "weights-report": weights_report,
+    "ensemble": ensemble_models,
     "sample": sample_file,
     "log-prob": log_prob_file,
     "reweight": reweight_files,

@@ -88,7 +88,9 @@ def energy_contributions(
     return weight * (kernel @ weight[..., None])[..., 0] / ((n - 1 if unbiased else n) * square)
 
 
-def negative_log_likelihood(log_prob: torch.Tensor, weight: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
+def negative_log_likelihood(
+    log_prob: torch.Tensor, weight: torch.Tensor, mean_weight: float | torch.Tensor
+) -> torch.Tensor:
     r"""Weighted negative log likelihood :math:`-\sum_i w_i \log p(x_i | c_i) / (B \bar w)`.
 
     With a negative weight it has no lower bound: the density may go to 0 at that event.

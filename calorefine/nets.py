@@ -129,7 +129,7 @@ class Noise:
 
 
 class Linears(nn.Module):
-    """Linear layers of k networks side by side: (k, B, n_in) -> (k, B, n_out), or both with k B rows, network by network.
+    """Linear layers of k networks side by side: (k, B, n_in) -> (k, B, n_out), or the same with k B rows in order.
 
     Args:
         layers: one of each network, of the same shape.

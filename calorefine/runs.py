@@ -14,6 +14,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from calorefine.data import Batch
+from calorefine.models.base import GenerativeModel
 from calorefine.nets import n_parameters
 
 LARGEST_DISTANCE = 3.0  # in standard errors
@@ -153,15 +155,25 @@ def _check(trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Path)
     last = copy.deepcopy(pl_module.state_dict())
     module: Any = pl_module
     module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    terms = module.distance(next(iter(loaders)))
+    distance, error = held_out_distance(module, next(iter(loaders)))
     module.load_state_dict(last)
-    distance, error = float(terms.mean()), 2 * float(terms.std()) / len(terms) ** 0.5
     found = f"energy distance from held-out events {distance:.5f} +- {error:.5f}"
-    if distance > LARGEST_DISTANCE * error:
+    if failure(distance, error):
         return (
             f"FAILED: {found}: generated events differ; train longer, or look at the losses in {checkpoint.parents[1]}"
         )
     return found
+
+
+def held_out_distance(model: GenerativeModel, events: Batch) -> tuple[float, float]:
+    """Energy distance of a model's events from held-out ones, in physical units, and its standard error."""
+    terms = model.distance(events)
+    return float(terms.mean()), 2 * float(terms.std()) / len(terms) ** 0.5
+
+
+def failure(distance: float, error: float) -> bool:
+    """Whether this distance is too large for a success."""
+    return distance > LARGEST_DISTANCE * error
 
 
 def _n_eff(data: dict[str, Any]) -> str:

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calorefine.data import Batch, EventDataModule, ShuffledBatches
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.models.base import EPOCHS_KEY, GenerativeModel, TrainedModel, step_seed
-from calorefine.nets import Linears, Noise, side_by_side
+from calorefine.nets import Noise, side_by_side
 from calorefine.simulator import Simulator
 
 LOWEST = "calorefine_lowest_validations"
+HISTORY = "calorefine_validations"
 DIGESTS = "calorefine_digests"
 
 
@@ -40,6 +40,7 @@ class Together(GenerativeModel):
     replicas: list[GenerativeModel]
     checkpoints: list[Path]
     lowest_of: list[torch.Tensor | None]
+    history: list[list[float]]
 
     def setup(self, stage: str) -> None:
         """Nothing: the replicas are prepared."""
@@ -56,7 +57,9 @@ class Together(GenerativeModel):
         spread = [replica.features.dequantize(x, generator) for replica, x, generator in parts]
         return batch._replace(x=torch.stack(spread))
 
-    def clip_gradients(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+    def clip_gradients(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
         """Clip the norm of each replica's gradient on its own."""
         del gradient_clip_algorithm
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -65,15 +68,17 @@ class Together(GenerativeModel):
         for g in gradients:
             g.mul_(factor.reshape(-1, *[1] * (g.dim() - 1)))
 
-    def validation_step(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
         """Validate each replica on its own held-out events; keep its checkpoint as it would alone."""
         if self.trainer.sanity_checking:
             return
+        self.history.append([])
         for index, (replica, own) in enumerate(zip(self.replicas, batch, strict=True)):
             self.split_off(index)
             replica.lowest = self.lowest_of[index]
             terms = replica.validation_terms(own)
             self.check_finite(terms.mean(), f"replica {index}: the {self.validated_by} of held-out events")
+            self.history[-1].append(float(terms.mean()))
             if replica.lowest is None or terms.mean() < replica.lowest.mean():
                 self.lowest_of[index] = terms
             if replica.excess(terms) <= 0 or replica.lowest is None:
@@ -90,7 +95,7 @@ class Together(GenerativeModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what an exact resumption needs."""
-        checkpoint[LOWEST] = self.lowest_of
+        checkpoint[LOWEST], checkpoint[HISTORY] = self.lowest_of, self.history
         checkpoint[DIGESTS] = self._digests()
         checkpoint[EPOCHS_KEY] = self.trainer.max_epochs
 
@@ -103,13 +108,13 @@ class Together(GenerativeModel):
         if checkpoint[DIGESTS] != self._digests() or checkpoint[EPOCHS_KEY] != self.trainer.max_epochs:
             msg = "an unfinished training has other data or another max_epochs than this one"
             raise CheckpointError(f"{msg}; remove it to start anew")
-        self.lowest_of = checkpoint[LOWEST]
+        self.lowest_of, self.history = checkpoint[LOWEST], checkpoint[HISTORY]
 
     def _digests(self) -> list[str]:
         return [(replica.spec or {})["provenance"]["digest"] for replica in self.replicas]
 
 
-def together(replicas: Sequence[GenerativeModel], checkpoints: Sequence[Path]) -> LightningModule:
+def together(replicas: Sequence[GenerativeModel], checkpoints: Sequence[Path]) -> Together:
     """Return one model that trains these.
 
     Args:
@@ -125,9 +130,9 @@ def together(replicas: Sequence[GenerativeModel], checkpoints: Sequence[Path]) -
     joined: Any = side_by_side(replicas)
     joined.__class__ = type(f"{type(first).__name__}Together", (Together, type(first)), {})
     joined.__dict__["replicas"] = list(replicas)  # not as submodules: their parameters are not trained
-    joined.checkpoints, joined.lowest_of = list(checkpoints), [None] * len(replicas)
+    joined.checkpoints, joined.lowest_of, joined.history = list(checkpoints), [None] * len(replicas), []
     joined.mean_weight = torch.tensor([replica.mean_weight for replica in replicas])
-    return joined
+    return joined  # type: ignore[no-any-return]
 
 
 class _Stacked(Dataset[Batch]):
@@ -172,6 +177,3 @@ def training_batches(data: Sequence[EventDataModule], seeds: Sequence[int]) -> D
 def validation_batches(data: Sequence[EventDataModule]) -> DataLoader[Any]:
     """One list of the replicas' held-out events, in physical units."""
     return DataLoader([[next(iter(own.val_dataloader())) for own in data]], batch_size=None)  # type: ignore[arg-type]
-
-
-__all__ = ["Linears", "can_train_together", "together", "training_batches", "validation_batches"]

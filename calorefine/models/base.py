@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from calorefine import losses, stats
-from calorefine.data import VALIDATION_EVENTS, Batch, Prepared
+from calorefine.data import VALIDATION_EVENTS, Batch, EventDataModule, Prepared
 from calorefine.errors import CheckpointError, TrainingError
 from calorefine.events import Events
 from calorefine.nets import Noise
@@ -80,16 +80,21 @@ class GenerativeModel(pl.LightningModule, ABC):
         }
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Build the networks from the data module, once.
+        """Build the networks from the trainer's data module, once."""
+        if self.spec is not None:
+            return
+        self.set_up(self.trainer.datamodule)  # type: ignore[attr-defined]  # set by Lightning
+
+    def set_up(self, data: EventDataModule) -> None:
+        """Build the networks from a data module that is set up itself.
 
         Raises:
             WeightError: a weight is negative, and the recipe can't take that.
         """
-        if self.spec is not None:
-            return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         if not self.signed_weights:
             stats.require_nonnegative(data.train.weight, f"{type(self).__name__}, which needs positive weights")
+        if data.prepared is None:
+            raise RuntimeError("the data module is not set up")
         self.prepare(data.prepared)
         self.take_events(data.train)
 

@@ -1,0 +1,129 @@
+"""Members of an ensemble and where they are: one folder for each, complete as soon as it holds a `member.json`.
+
+- `nominal`: the generator that an ordinary training gives.
+- `replica_001`, `replica_002`, ...: bootstrap replicas.  Each counts events by its own Poisson numbers, redoes all that
+  is derived from the data, and starts from its own seed.  Their spread holds the statistics of the calibration sample
+  and the stochasticity of the training.
+- `seed_001`, ...: the nominal data and another seed.  Their spread is the training's stochasticity alone, a part of the
+  replicas' spread.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from calorefine.errors import ConfigError, FileError, nearest
+from calorefine.weights import Replica
+
+Kind = Literal["nominal", "replica", "seed"]
+CHECKPOINT, RECORD = "best.ckpt", "member.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One generator of an ensemble.
+
+    Args:
+        kind: which sort.
+        index: its number, from 1; 0 for the nominal one.
+    """
+
+    kind: Kind
+    index: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.kind if self.kind == "nominal" else f"{self.kind}_{self.index:03d}"
+
+    @classmethod
+    def named(cls, name: str) -> Member:
+        """Return the member of this name.
+
+        Raises:
+            ConfigError: there is no such name.
+        """
+        found = re.fullmatch(r"(replica|seed)_(\d{3,})", name)
+        if name == "nominal" or (found and int(found[2]) > 0):
+            return cls("nominal", 0) if found is None else cls(found[1], int(found[2]))  # type: ignore[arg-type]
+        raise ConfigError(f"member '{name}' found, expected nominal, replica_001, ..., or seed_001, ...")
+
+    def seed(self, nominal: int) -> int:
+        """Seed of its training, from the nominal one's."""
+        if self.kind == "nominal":
+            return nominal
+        words = [nominal, ("replica", "seed").index(self.kind), self.index]
+        return int(np.random.SeedSequence(words).generate_state(1)[0] // 2)
+
+    def replica(self, nominal: Replica) -> Replica:
+        """Which bootstrap copy of the sample it is trained on."""
+        return Replica(self.index if self.kind == "replica" else 0, nominal.seed, nominal.refit)
+
+
+def planned(replicas: int, seeds: int) -> list[Member]:
+    """All members of an ensemble, the nominal one first.
+
+    Raises:
+        ConfigError: negative numbers.
+    """
+    if replicas < 0 or seeds < 0:
+        raise ConfigError(f"replicas {replicas} and seeds {seeds} found, expected 0 or more")
+    numbered = [("replica", k + 1) for k in range(replicas)] + [("seed", k + 1) for k in range(seeds)]
+    return [Member("nominal", 0), *(Member(kind, k) for kind, k in numbered)]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The finished members in a folder.
+
+    Args:
+        folder: where `calorefine ensemble` put them.
+        records: what is known of each, by name, in the order nominal, replicas, seeds.
+    """
+
+    folder: Path
+    records: dict[str, dict[str, Any]]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Ensemble:
+        """Find the members.
+
+        Raises:
+            FileError: there is no such folder, or no nominal member in it.
+            ConfigError: members were trained with different configurations.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            siblings = [str(path) for path in folder.parent.glob("*") if path.is_dir()]
+            raise FileError(f"{folder}: no such folder{nearest(str(folder), siblings)}")
+        records = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"*/{RECORD}")}
+        if "nominal" not in records:
+            found = ", ".join(sorted(records)) or "no member"
+            raise FileError(f"{folder}: {found} found, expected a nominal one; run 'calorefine ensemble' to its end")
+        for name, record in records.items():
+            if record["config_sha256"] != records["nominal"]["config_sha256"]:
+                msg = f"{folder}: '{name}' was trained with another configuration than 'nominal'; train it anew"
+                raise ConfigError(msg)
+        order = {kind: number for number, kind in enumerate(("nominal", "replica", "seed"))}
+        names = sorted(records, key=lambda name: (order[records[name]["kind"]], records[name]["index"]))
+        return cls(folder, {name: records[name] for name in names})
+
+    def checkpoint(self, name: str) -> Path:
+        """Checkpoint of a member.
+
+        Raises:
+            ConfigError: there is no such one.
+        """
+        if name not in self.records:
+            raise ConfigError(f"{self.folder}: there is no member '{name}'{nearest(name, self.records)}")
+        return self.folder / name / CHECKPOINT
+
+    def names(self, kind: Kind) -> list[str]:
+        """Names of the members of this kind, in order."""
+        return [name for name, record in self.records.items() if record["kind"] == kind]

@@ -1,0 +1,174 @@
+"""Train members of an ensemble in this process: side by side if the recipe allows it, else one after the other.
+
+An interrupted training continues from its last complete epoch, and ends with the same parameters.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from calorefine.data import EventDataModule
+from calorefine.ensemble.members import CHECKPOINT, RECORD, Member
+from calorefine.ensemble.together import HISTORY, can_train_together, together, training_batches, validation_batches
+from calorefine.errors import ConfigError
+from calorefine.io.writer import digest, replacing
+from calorefine.models.base import EPOCHS_KEY, GenerativeModel
+from calorefine.runs import LastCheckpoint, failure, held_out_distance
+from calorefine.simulator import Simulator
+
+LAST = "checkpoints/last.ckpt"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How each member is trained.
+
+    Args:
+        fit: configuration of `lightning fit`.
+        options: further options of it.
+        folder: of the ensemble.
+    """
+
+    fit: str
+    options: tuple[str, ...]
+    folder: Path
+
+    def make(self) -> Any:
+        """Return the command, not run, with data module, model and trainer."""
+        from calorefine.cli import lightning
+
+        quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        return lightning(["-c", self.fit, *self.options, *quiet], run=False)
+
+    @staticmethod
+    def digest(made: Any) -> str:
+        """Identity of the complete configuration."""
+        return sha256(made.parser.dump(made.config, skip_none=False).encode()).hexdigest()
+
+
+def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
+    """Train these members side by side, and leave a record of each that is not there yet."""
+    made = recipe.make()
+    for member in members:
+        (recipe.folder / member.name).mkdir(parents=True, exist_ok=True)
+    data = _data(made.datamodule, members)
+    seeds = [member.seed(made.config.seed_everything) for member in members]
+    models = [_prepared(made.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
+    if len(members) > 1 and can_train_together(models[0]):
+        history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members))
+    else:
+        history = [_train_alone(recipe, member, seed) for member, seed in zip(members, seeds, strict=True)]
+    for member, seed, own, losses in zip(members, seeds, data, history, strict=True):
+        _record(recipe, member, seed, own, {"config_sha256": recipe.digest(made), "val_loss": losses})
+
+
+def _folders(recipe: Recipe, members: Sequence[Member]) -> list[Path]:
+    return [recipe.folder / member.name for member in members]
+
+
+def _data(first: EventDataModule, members: Sequence[Member]) -> list[EventDataModule]:
+    """Data of each member, set up; the files are read once.
+
+    Raises:
+        ConfigError: the configuration is that of a replica itself.
+    """
+    if first.replica.index:
+        raise ConfigError(f"data.replica.index: {first.replica.index} found, expected 0: the ensemble counts replicas")
+    nominal = first.for_replica(first.replica)
+    nominal.setup()
+    data = [nominal.for_replica(member.replica(first.replica)) for member in members]
+    for own in data:
+        own.setup()
+    return data
+
+
+def _prepared(model: GenerativeModel, data: EventDataModule, seed: int) -> GenerativeModel:
+    """Return a model as it is before its first step, with the numbers that this seed gives it."""
+    pl.seed_everything(seed, verbose=False)
+    arguments = {name: value for name, value in model.hparams.items() if not name.startswith("_")}
+    fresh = type(model)(**arguments)
+    fresh.set_up(data)
+    return fresh
+
+
+def _train_together(
+    trainer: pl.Trainer,
+    models: Sequence[GenerativeModel],
+    data: Sequence[EventDataModule],
+    seeds: Sequence[int],
+    folders: Sequence[Path],
+) -> list[list[float]]:
+    """Train on a common tensor axis, from where an earlier run of the same members was interrupted.
+
+    Returns:
+        The validation losses of each member.
+    """
+    unfinished = folders[0].parent / f".{folders[0].name}-{len(folders)}"
+    keep = LastCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    trainer.callbacks.append(keep)  # type: ignore[attr-defined]  # set by Lightning
+    joined = together(models, [folder / CHECKPOINT for folder in folders])
+    last = unfinished / "last.ckpt"
+    if not _is_finished(last):
+        batches = training_batches(data, seeds), validation_batches(data)
+        trainer.fit(joined, *batches, ckpt_path=last if last.is_file() else None, weights_only=True)
+        history = joined.history
+    else:
+        history = torch.load(last, map_location="cpu", weights_only=True)[HISTORY]
+    return [list(losses) for losses in zip(*history, strict=True)]
+
+
+def _train_alone(recipe: Recipe, member: Member, seed: int) -> list[float]:
+    """Train by `lightning fit`, in runs inside the member's folder; return the validation losses."""
+    from calorefine.cli import lightning
+
+    folder = recipe.folder / member.name
+    started = sorted(folder.glob(f"runs/*/*/{LAST}"))
+    if not (started and _is_finished(started[-1])):
+        options = ["--runs", str(folder / "runs"), "--seed_everything", str(seed)]
+        options += ["--data.replica.index", str(member.index)] if member.kind == "replica" else []
+        options += ["--ckpt_path", str(started[-1])] if started else []
+        options += ["--trainer.enable_progress_bar", "false"]
+        finished: Any = lightning(["fit", "-c", recipe.fit, *recipe.options, *options])
+        started.append(finished.run_dir / LAST)
+    best = started[-1].with_name("best.ckpt")
+    Simulator.load(best if best.is_file() else started[-1]).save(folder / CHECKPOINT)
+    logged = [csv.DictReader(path.read_text().splitlines()) for path in sorted(folder.glob("runs/*/*/csv/metrics.csv"))]
+    return [float(row["val_loss"]) for rows in logged for row in rows if row.get("val_loss")]
+
+
+def _is_finished(last: Path) -> bool:
+    """Whether a training left this checkpoint after its last epoch."""
+    if not last.is_file():
+        return False
+    found = torch.load(last, map_location="cpu", weights_only=True)
+    return bool(found["epoch"] + 1 >= found[EPOCHS_KEY])
+
+
+def _record(recipe: Recipe, member: Member, seed: int, data: EventDataModule, more: Mapping[str, Any]) -> None:
+    """Write what is known of a trained member; its folder is complete then."""
+    folder = recipe.folder / member.name
+    simulator = Simulator.load(folder / CHECKPOINT)
+    distance, error = held_out_distance(simulator.model, next(iter(data.val_dataloader())))
+    content = {
+        "name": member.name,
+        "kind": member.kind,
+        "index": member.index,
+        "seed": seed,
+        "checkpoint_sha256": digest(folder / CHECKPOINT),
+        "distance": distance,
+        "distance_error": error,
+        "failed": failure(distance, error),
+        **{key: simulator.spec["provenance"][key] for key in ("replica", "n_train", "sum_w", "n_eff_signed", "digest")},
+        **more,
+    }
+    with replacing(folder / RECORD, overwrite=True) as beside:
+        beside.write_text(json.dumps(content, indent=1) + "\n")
