@@ -23,7 +23,7 @@ from calorefine import runs
 from calorefine.compare import compare_models
 from calorefine.data import EventDataModule
 from calorefine.ensemble.verb import ensemble_models
-from calorefine.errors import CalorefineError, CheckpointError, nearest
+from calorefine.errors import CalorefineError, CheckpointError, ConfigError, nearest
 from calorefine.likelihood import log_prob_file
 from calorefine.models import GenerativeModel
 from calorefine.reweighting.verb import reweight_files
@@ -72,7 +72,9 @@ class CLI(LightningCLI):
         if self.subcommand == "fit":
             files = self._get(self.config, "config") or []
             name = Path(str(files[0])).stem if files else "run"
-            self.run_dir = runs.new_run_dir(Path(self._get(self.config, "runs")), name)
+            self.first = not _several(self._get(self.config, "trainer")) or runs.is_first_process()
+            parent = Path(self._get(self.config, "runs"))
+            self.run_dir = runs.new_run_dir(parent, name) if self.first else parent / name  # others are told in `fit`
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the trainer the run's loggers and callbacks."""
@@ -84,7 +86,16 @@ class CLI(LightningCLI):
         self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir, progress_bar=progress_bar)
         own = trainer.get("logger")
         logger = runs.loggers(self.run_dir) if own is None else own
-        return super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
+        made = super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
+        if made.is_global_zero != self.first:
+            msg = f"trainer: process {made.global_rank} of {made.world_size}, but the environment tells another rank"
+            raise ConfigError(f"{msg}; give --trainer.strategy ddp, --trainer.devices and --trainer.num_nodes")
+        return made
+
+    def after_fit(self) -> None:
+        """Learn the run's folder, where another process made it."""
+        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
+        self.run_dir = next(own.run_dir for own in callbacks if isinstance(own, runs.RunSummary))
 
 
 def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
@@ -127,6 +138,12 @@ def calorefine(args: Sequence[str] | None = None) -> Any:
     torch.set_num_threads(1)
     instantiated = parser.instantiate(options)[options.verb]
     return VERBS[options.verb](**{key: value for key, value in instantiated.items() if key != "config"})
+
+
+def _several(trainer: Any) -> bool:
+    """Tell whether these options of a trainer ask for several processes."""
+    alone = {"strategy": "auto", "devices": "auto", "num_nodes": 1}
+    return any(str(trainer.get(name, value)) not in (str(value), "1") for name, value in alone.items())
 
 
 def _underscores(arg: str) -> str:

@@ -14,12 +14,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Columns, Events
 from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
+from calorefine.ranks import Ranks
 from calorefine.transforms import Conditions, Kind, Preprocessing
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 from calorefine.weights.bootstrap import check_blocks
@@ -74,7 +75,8 @@ class EventDataModule(pl.LightningDataModule):
             sPlot fit, label fractions), or "none" for weight 1.
         positive: how to turn signed weights into positive ones, E[w | x, context], for models that need them.
         replica: which bootstrap copy of the sample; replica 0, the nominal one, if left out.
-        batch_size: events in a batch; the rest of an epoch that fills no batch is left out.
+        batch_size: events in a batch; the rest of an epoch that fills no batch is left out.  Processes that train
+            together share each batch.
         validation_fraction: fraction of the events that is held out, by hash of their key.
         split_seed: seed of that split.
         nonfinite: "error", or "drop" to leave out rows with NaN or infinite values.
@@ -197,10 +199,21 @@ class EventDataModule(pl.LightningDataModule):
         return self._train_set.events
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches; the order is a function of the global seed and the epoch alone."""
+        """Shuffled batches; the order is a function of the global seed and the epoch alone.
+
+        Raises:
+            ConfigError: processes can't share a batch evenly.
+        """
         size = min(self.batch_size, len(self.train))
-        sampler = ShuffledBatches(len(self.train), size, seed=torch.initial_seed() % 2**31)
+        ranks = Ranks.of(self.trainer) if self.trainer else Ranks()
+        sampler = ShuffledBatches(len(self.train), size, seed=torch.initial_seed() % 2**31, ranks=ranks)
         return DataLoader(self._train_set, sampler=sampler, batch_size=None)
+
+    def identity(self) -> dict[str, str]:
+        """What processes that train together must agree on, by name."""
+        events = {"training": self.train, "held-out": self.validation}
+        found = {f"{name} events (digest)": digest(part)[:12] for name, part in events.items()}
+        return found | {"batch_size": str(self.batch_size), "seed": str(torch.initial_seed())}
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All held-out events, in physical units, as one batch: the validation distance compares all pairs of them.
@@ -317,12 +330,17 @@ class BatchDataset(Dataset[Batch]):
         return Batch(*(array[index] for array in self.events))
 
 
-class ShuffledBatches(Sampler[torch.Tensor]):
-    """Batches of indices in an order that depends on seed and epoch alone, so that a resumed run sees the same ones."""
+class ShuffledBatches(DistributedSampler[torch.Tensor]):
+    """Batches of indices in an order that depends on seed and epoch alone, so that a resumed run sees the same ones.
 
-    def __init__(self, n: int, size: int, *, seed: int) -> None:
+    It gives one of several processes its part of each batch.  Lightning, which would deal out whole batches, leaves a
+    `DistributedSampler` alone.
+    """
+
+    def __init__(self, n: int, size: int, *, seed: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008 (immutable)
         """Prepare for `n` events in batches of `size`."""
-        self.n, self.size, self.seed, self.epoch = n, size, seed, 0
+        super().__init__(range(n), num_replicas=ranks.n, rank=ranks.rank, seed=seed)  # type: ignore[arg-type]
+        self.n, self.size, self.ranks = n, size, ranks
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls it."""
@@ -333,10 +351,11 @@ class ShuffledBatches(Sampler[torch.Tensor]):
         return self.n // self.size
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Yield the indices (B,) of each batch."""
+        """Yield the indices (B / n,) of each batch's own part."""
         noise = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         order = torch.randperm(self.n, generator=noise)
-        yield from torch.split(order[: len(self) * self.size], self.size)
+        for batch in torch.split(order[: len(self) * self.size], self.size):
+            yield self.ranks.own(batch)
 
 
 def digest(events: Events) -> str:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from calorefine.ranks import Ranks
+
 Activation = Literal["leaky_relu", "silu", "gelu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"leaky_relu": nn.LeakyReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 FINAL_RATE = 0.01
@@ -109,22 +111,24 @@ class Noise:
     Args:
         *seeds: of the generators.  One gives arrays as asked for; several give them with a leading axis, on which a
             training finds the same numbers as it would alone.
+        ranks: processes that share the batch: one draws the numbers of all events, and takes those of its own.
     """
 
-    def __init__(self, *seeds: int) -> None:
+    def __init__(self, *seeds: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008 (immutable)
         """Make the generators."""
+        self.ranks = ranks
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def normal(self, *shape: int) -> torch.Tensor:
-        """Standard normal numbers."""
-        return self._drawn(lambda generator: torch.randn(shape, generator=generator))
+        """Standard normal numbers for the events of a batch."""
+        return self._drawn(lambda generator: torch.randn(self.ranks.whole(shape), generator=generator))
 
     def uniform(self, *shape: int) -> torch.Tensor:
-        """Numbers uniform in [0, 1)."""
-        return self._drawn(lambda generator: torch.rand(shape, generator=generator))
+        """Numbers uniform in [0, 1) for the events of a batch."""
+        return self._drawn(lambda generator: torch.rand(self.ranks.whole(shape), generator=generator))
 
     def _drawn(self, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
-        drawn = [draw(generator) for generator in self.generators]
+        drawn = [self.ranks.own(draw(generator)) for generator in self.generators]
         return drawn[0] if len(drawn) == 1 else torch.stack(drawn)
 
 

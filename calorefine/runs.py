@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from calorefine.data import Batch
 from calorefine.models.base import GenerativeModel
@@ -34,6 +36,12 @@ def new_run_dir(root: Path, name: str) -> Path:
             number += 1
         else:
             return candidate
+
+
+def is_first_process() -> bool:
+    """Tell, before there is a trainer, whether Lightning, Slurm or torchrun count this process as the first one."""
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return getattr(rank_zero_only, "rank", 0) == 0 and int(node) == 0
 
 
 def loggers(run_dir: Path) -> list[Logger]:
@@ -80,9 +88,10 @@ class BestCheckpoint(ModelCheckpoint):
         earlier, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
         if not earlier.is_file() or score is None:
             return
-        folder = Path(str(self.dirpath))
-        folder.mkdir(parents=True, exist_ok=True)
-        copied = str(shutil.copy2(earlier, folder / "best.ckpt"))
+        copied = str(Path(str(self.dirpath)) / "best.ckpt")
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            Path(copied).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(earlier, copied)
         self.best_model_path = self.kth_best_model_path = copied
         self.best_model_score = self.kth_value = score
         self.best_k_models = {copied: score}
@@ -117,12 +126,18 @@ class RunSummary(pl.Callback):
         self.start = time.perf_counter()
         self.text = ""
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Tell all processes the folder that the first one has made."""
+        self.run_dir = Path(trainer.strategy.broadcast(str(self.run_dir)))
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the clock."""
         self.start = time.perf_counter()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the summary."""
+        """Print the summary, in the first of several processes."""
+        if not trainer.is_global_zero:
+            return
         data: Any = pl_module.spec["provenance"]  # type: ignore[index]  # set before training
         score = self.best.best_model_score
         distance = "none: no validation ran" if score is None else f"{float(score):.5f}"
@@ -139,9 +154,8 @@ class RunSummary(pl.Callback):
             "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
         }
         self.text = "\n".join(f"{name:>10}  {value}" for name, value in rows.items() if value)
-        if trainer.is_global_zero:
-            (self.run_dir / "summary.txt").write_text(self.text + "\n")
-            trainer.print(f"\n{self.text}")
+        (self.run_dir / "summary.txt").write_text(self.text + "\n")
+        trainer.print(f"\n{self.text}")
 
 
 def _check(trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Path) -> str:

@@ -32,6 +32,7 @@ from torch import nn
 
 from calorefine import stats
 from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.ranks import Ranks
 
 Kind = Literal["quantile", "standard", "integer", "identity"]
 N_KNOTS = 121
@@ -190,13 +191,19 @@ class Preprocessing(nn.Module):
         ends = [self._unit_ends(c, j) if self.integer[j] else self._ends(c, j) for j, c in enumerate(columns)]
         return torch.stack(ends, dim=2)
 
-    def dequantize(self, u: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    def dequantize(
+        self,
+        u: torch.Tensor,
+        noise: torch.Generator,
+        ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
+    ) -> torch.Tensor:
         """Spread network values (n, d) of atoms and integers uniformly over the z that belong to them."""
         if not self.is_discrete:
             return u
         low, high = self.intervals(self.inverse(u))
         z = self.unwhiten(u)
-        spread = low + (high - low) * torch.rand(low.shape, generator=noise, dtype=low.dtype)
+        uniform = ranks.own(torch.rand(ranks.whole(low.shape), generator=noise, dtype=low.dtype))
+        spread = low + (high - low) * uniform
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
     def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

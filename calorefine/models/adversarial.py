@@ -173,4 +173,4 @@ class AdversarialModel(TrainedModel):
         optimizer.step()
         scheduler.step()
         if batch_idx % self.trainer.log_every_n_steps < self.n_critic:  # type: ignore[attr-defined]  # set by Lightning
-            self.log(name, loss.detach().mean(), prog_bar=True)
+            self.log(name, loss.detach().mean(), prog_bar=True, sync_dist=True)

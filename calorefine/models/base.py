@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ParallelStrategy
 from torch import nn
 
 from calorefine import losses, stats
 from calorefine.data import VALIDATION_EVENTS, Batch, EventDataModule, Prepared
-from calorefine.errors import CheckpointError, TrainingError
+from calorefine.errors import CheckpointError, ConfigError, TrainingError
 from calorefine.events import Events
-from calorefine.nets import Noise
+from calorefine.nets import Noise, n_parameters
+from calorefine.ranks import Ranks
 from calorefine.transforms import Preprocessing
 
 CHECKPOINT_KEY = "calorefine"
@@ -47,6 +50,7 @@ class GenerativeModel(pl.LightningModule, ABC):
         """Fix the latent space; networks are built when the data are known."""
         super().__init__()
         self.latent_size = latent_size
+        self.ranks = Ranks()
         self.spec: dict[str, Any] | None = None
         self.lowest: torch.Tensor | None = None
         self.register_buffer("noise_seed", torch.tensor(torch.initial_seed() % 2**31))
@@ -79,11 +83,26 @@ class GenerativeModel(pl.LightningModule, ABC):
             "provenance": prepared.provenance,
         }
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Build the networks from the trainer's data module, once."""
-        if self.spec is not None:
-            return
-        self.set_up(self.trainer.datamodule)  # type: ignore[attr-defined]  # set by Lightning
+    def setup(self, stage: str) -> None:
+        """Build the networks from the data module, once; share the training with other processes, if there are any.
+
+        Raises:
+            ConfigError: several processes that have nothing to train, or other data than each other.
+            WeightError: a weight is negative, and the recipe can't take that.
+        """
+        if self.spec is None:
+            self.set_up(self.trainer.datamodule)  # type: ignore[attr-defined]  # set by Lightning
+        self.ranks = Ranks.of(self.trainer) if stage == "fit" else Ranks()
+        if stage == "fit" and isinstance(self.trainer.strategy, ParallelStrategy) and n_parameters(self) == 0:
+            msg = f"trainer.strategy ddp: found with {type(self).__name__}, which has nothing to train"
+            raise ConfigError(f"{msg}; expected one device and no strategy")
+        if self.ranks.n > 1:
+            self.ranks.require_same(self.trainer.datamodule.identity() | self._identity())  # type: ignore[attr-defined]
+
+    def _identity(self) -> dict[str, Any]:
+        """What processes that train it together must agree on, beside the data."""
+        options = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
+        return {"model": (type(self).__name__, options), "max_epochs": self.trainer.max_epochs}
 
     def set_up(self, data: EventDataModule) -> None:
         """Build the networks from a data module that is set up itself.
@@ -140,14 +159,27 @@ class GenerativeModel(pl.LightningModule, ABC):
 
     def step_noise(self, *position: int) -> Noise:
         """Random numbers of one training step: a function of the seed and the step, so that resuming is exact."""
-        return Noise(step_seed(int(self.noise_seed), position))
+        return Noise(step_seed(int(self.noise_seed), position), ranks=self.ranks)
 
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Batch in network units with its atoms and integers spread anew, as a continuous generator makes them."""
-        return Batch(self.features.dequantize(batch.x, noise.generators[0]), batch.context, batch.weight)
+        spread = self.features.dequantize(batch.x, noise.generators[0], noise.ranks)
+        return Batch(spread, batch.context, batch.weight)
+
+    def manual_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients of the loss; if processes share the batch, those of the whole batch's.
+
+        The wrapper of `ddp` is not used for that: it expects each parameter in each backward pass, and a critic's and a
+        generator's are in different ones.
+        """
+        strategy = self.trainer.strategy
+        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
+            super().manual_backward(loss, *args, **kwargs)
+        self.ranks.average_gradients(self)
 
     def check_finite(self, loss: torch.Tensor, name: str) -> None:
-        """Raise `TrainingError` for a loss () or (k,) that is NaN or infinite."""
+        """Raise `TrainingError` for a loss () or (k,) that is NaN or infinite, in each process if it is so in one."""
+        loss = self.ranks.mean(loss)
         if torch.isfinite(loss).all():
             return
         msg = (
@@ -204,8 +236,8 @@ class GenerativeModel(pl.LightningModule, ABC):
         excess = torch.zeros(()) if self.trainer.sanity_checking else self.excess(terms)
         if not self.trainer.sanity_checking and (self.lowest is None or loss < self.lowest.mean()):
             self.lowest = terms
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.weight))
-        self.log("val_excess", excess, batch_size=len(batch.weight))
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.weight), sync_dist=True)
+        self.log("val_excess", excess, batch_size=len(batch.weight), sync_dist=True)
 
     def validation_terms(self, batch: Batch) -> torch.Tensor:
         """Terms (n,) of the held-out events, in physical units, whose mean is what validation minimizes."""

@@ -32,7 +32,12 @@ class CramerGAN(AdversarialModel):
         *,
         full: bool,
     ) -> torch.Tensor:
-        """Energy distance of the critic's points; unbiased on a batch, plug-in on the full sample."""
+        """Energy distance of the critic's points; unbiased on a batch, plug-in on the full sample.
+
+        Processes that share a batch gather its points, since pairs of events count; each computes all distances.
+        """
+        if not full:
+            reference, generated, weight = map(self.ranks.gathered, (reference, generated, weight))
         return losses.energy_distance(reference, generated, weight=weight, mean_weight=mean_weight, unbiased=not full)
 
     def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:

@@ -223,7 +223,7 @@ class Flow(TrainedModel, Likelihood):
         count = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
         update_average(self.average, self.flow, min(self.average_decay, count / (count + 10)))
         if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Lightning
-            self.log("loss", loss.detach().mean(), prog_bar=True)
+            self.log("loss", loss.detach().mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Adam, with a rate that falls like a cosine."""
