@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from calorefine.errors import WeightError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 def sum_w(weight: ArrayLike) -> float:

@@ -5,6 +5,9 @@ The weight of a generated event is its own weight times the reweighter's factor 
 - normalization "mean": 1.  In the conditional case the mean factor is 1 at each context; in the joint case it is 1 over
   the generated events that the reweighter was trained on.
 - normalization "reference": what makes the file's weights sum to those of the reference that it was trained on.
+
+Where the reweighter was learned with a cut, this is about the events that pass it: they make up the sums on either
+side.  Events that fail it are written, too, with factor 1 times that number, counted, and left out of all sums.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from calorefine.io.expressions import branches
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import TreeFormat, not_an_input, write_tree
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.weighed import GeneratedFiles, Totals, provenance
+from calorefine.reweighting.totals import MeanFactors, Totals
+from calorefine.reweighting.weighed import GeneratedFiles, provenance
 
 Normalization = Literal["mean", "reference"]
 
@@ -34,6 +38,8 @@ class ApplySummary:
         totals: of these weights.
         normalization: which one.
         scale: the number that all factors were multiplied by for it.
+        cut: of the reweighter.
+        calibration: t of the ratio of each round; 0 means that it corrects nothing, 1 that the members were right.
     """
 
     output: Path
@@ -41,24 +47,30 @@ class ApplySummary:
     totals: Totals
     normalization: Normalization
     scale: float
+    cut: str | None
+    calibration: list[float]
 
     def __str__(self) -> str:
         """Report for the terminal."""
         t = self.totals
         share = t.largest_weight / abs(t.sum_w) if t.sum_w else float("inf")
+        calibration = ", ".join(f"{value:.3f}" for value in self.calibration)
         return "\n".join(
             [
                 f"{self.output}: {t.n} events with branch {self.branch}, sum of weights {t.sum_w:.6g}",
-                f"effective number of events {t.n_eff:.1f}, {t.n_eff / max(t.n, 1):.1%}",
+                f"effective number of events {t.n_eff:.1f}, {t.n_eff / max(t.n_inside, 1):.1%}",
                 f"largest weight {share:.2g} of the sum, largest factor {t.largest_factor:.3g}",
-                t.outside(),
+                f"calibration of the log ratio by round: t = {calibration} (0: no correction)",
+                *t.mean_factors(),
+                *t.left_out(self.cut),
                 f"normalization {self.normalization}: factors times {self.scale:.6g}",
             ]
         )
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
-        return {"normalization": self.normalization, "scale": self.scale, **self.totals.to_dict()}
+        own = {"normalization": self.normalization, "scale": self.scale, "calibration": self.calibration}
+        return {**own, **self.totals.to_dict()}
 
 
 def apply_reweighter(
@@ -76,6 +88,8 @@ def apply_reweighter(
     overwrite: bool = False,
 ) -> ApplySummary:
     """Write generated events with their weight as a further branch: the same rows in the same order.
+
+    Events outside of the reweighter's cut or of its domain get factor 1 and are counted.
 
     Args:
         reweighter: a file of `calorefine reweight`.
@@ -104,14 +118,15 @@ def apply_reweighter(
     carried = files.carried(without=branch, complete=in_place)
     not_an_input(path, [Path(reweighter)] if in_place else [*source.paths, Path(reweighter)])
     kind = tree_format or source.tree_format()
-    totals = Totals()
+    calibration = [one.ratio.scale for one in model.rounds]
+    totals = Totals(MeanFactors(model))
     with write_tree(path, tree, tree_format=kind, overwrite=overwrite or in_place) as writer:
         scale = _scale(files, normalization)
         for part in files.weighed(carried):
             weight = scale * part.weight
             writer.extend({**{name: part.chunk.branches[name] for name in carried}, branch: weight})
             totals.add(part, weight)
-        summary = ApplySummary(path, branch, totals, normalization, scale)
+        summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, calibration)
         entry = provenance(files, Path(reweighter)) | summary.to_dict()
         known = files.provenance.get("reweight", {})
         writer.finish(files.provenance | {"reweight": known | {branch: entry}})
@@ -146,7 +161,7 @@ def _check_branch(source: RootFiles, branch: str, generated_weight: str, *, repl
 
 
 def _scale(files: GeneratedFiles, normalization: Normalization) -> float:
-    """Factor on all weights, from one pass over the files if any is needed."""
+    """Factor on all weights, from one pass over the events that pass the cut if any is needed."""
     if normalization == "mean":
         return 1.0
     wanted = files.reweighter.provenance.get("reference", {}).get("sum_w")
@@ -155,6 +170,7 @@ def _scale(files: GeneratedFiles, normalization: Normalization) -> float:
             "normalization: the reweighter doesn't tell the sum of the reference's weights; expected 'mean', or a file "
         )
         raise ConfigError(f"{msg}of 'calorefine reweight'")
-    total = sum(stats.sum_w(part.weight) for part in files.weighed([]))
+    total = sum(stats.sum_w(part.weight[~part.cut]) for part in files.weighed([]))
     what = f"{files.source}, generated_weight '{files.weight}' times factor"
+    what += f", cut '{files.reweighter.columns.cut}'" if files.reweighter.columns.cut else ""
     return float(wanted) / stats.require_positive_sum([total], what)

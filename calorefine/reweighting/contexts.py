@@ -88,7 +88,3 @@ def _terms(context: NDArray[np.float32], knots: list[FloatArray]) -> FloatArray:
     scaled = [rank / max(len(points) - 1, 1) - 0.5 for rank, points in zip(ranks, knots, strict=True)]
     products = [(a * b)[:, None] for a, b in combinations(scaled, 2)]
     return np.concatenate([np.zeros((n, 0)), *hats, *products], axis=1)
-
-
-def _hats(rank: FloatArray, n_knots: int) -> FloatArray:
-    return np.asarray(np.maximum(0, 1 - np.abs(rank[:, None] - np.arange(1, n_knots))))

@@ -15,6 +15,9 @@ many features, or round, they find a part.  Two other estimators were measured w
 reference above a threshold of the network's log ratio, and one minus the mean ratio over generated events.  They find a
 half or less, since the edge of a network is soft.
 
+The error is that of the shares in the region found, from the influences of all events, those of equal key (copies at
+the same conditions, twins in the other sample) summed before squaring.
+
 With exchanged roles it is the share of the generated events that the reference doesn't have.
 
 References: Polyanskiy, Poor and Verdu, doi:10.1109/TIT.2010.2043769 (this divergence, for any K).
@@ -26,11 +29,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calorefine import stats
+from calorefine import keys, stats
 from calorefine.events import Events
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.ratio import Table, fit_ratio
 from calorefine.stats import FloatArray
+from calorefine.validation.cells import group_of
 
 MOST_COVERED = 10.0
 TIE_BREAKER = 0.1  # trees are constant in their bins: there the reweighter's log ratio decides the order
@@ -75,7 +79,9 @@ def coverage(generated: Events, reference: Events, log_ratios: tuple[FloatArray,
     ratio = fit_ratio(tables[0], tables[1], trees, seed=seed)
     scores = [ratio(t.values, t.event_key) + TIE_BREAKER * f for t, f in zip(tables, log_ratios, strict=True)]
     own, other = (scores[1], reference.weight), (scores[0], generated.weight)
-    return Coverage(excess(own, other), excess((-other[0], other[1]), (-own[0], own[1])))
+    event_keys = reference.event_key, generated.event_key
+    reverse = (-other[0], other[1]), (-own[0], own[1])
+    return Coverage(excess(own, other, event_keys=event_keys), excess(*reverse, event_keys=event_keys[::-1]))
 
 
 def _table(events: Events, log_ratio: FloatArray) -> Table:
@@ -83,15 +89,21 @@ def _table(events: Events, log_ratio: FloatArray) -> Table:
     return Table(np.concatenate(columns, axis=1), events.weight, events.event_key)
 
 
-def excess(own: tuple[FloatArray, FloatArray], other: tuple[FloatArray, FloatArray]) -> Share:
+def excess(
+    own: tuple[FloatArray, FloatArray],
+    other: tuple[FloatArray, FloatArray],
+    *,
+    event_keys: tuple[keys.KeyArray, keys.KeyArray],
+) -> Share:
     """Largest R(A) - K G(A) of all regions A above a threshold of the score; 0 if none is positive.
 
     Args:
         own: scores and weights (n,) of the sample whose share it is.
         other: scores and weights (m,) of the one that should cover it.
+        event_keys: (n,) and (m,); events of equal key count as correlated.
 
-    >>> scores = np.array([0.0, 1.0, 2.0, 3.0])
-    >>> excess((scores, np.ones(4)), (scores - 1, np.ones(4))).value
+    >>> scores, event_keys = np.array([0.0, 1.0, 2.0, 3.0]), np.arange(8, dtype=np.uint64)
+    >>> excess((scores, np.ones(4)), (scores - 1, np.ones(4)), event_keys=(event_keys[:4], event_keys[4:])).value
     0.25
     """
     scores = np.concatenate([own[0], other[0]])
@@ -104,10 +116,7 @@ def excess(own: tuple[FloatArray, FloatArray], other: tuple[FloatArray, FloatArr
     above = np.cumsum(sums[::-1])[::-1]
     best = int(np.argmax(above))
     inside = [one[0] >= distinct[best] if above[best] > 0 else np.zeros(len(one[0]), bool) for one in (own, other)]
-    errors = [_error(part, mask) for part, mask in zip(parts, inside, strict=True)]
-    return Share(max(float(above[best]), 0.0), float(np.hypot(errors[0], MOST_COVERED * errors[1])))
-
-
-def _error(part: FloatArray, inside: FloatArray) -> float:
-    """Standard error of the share inside."""
-    return float(np.sqrt(stats.sum_w2(part * (inside - np.sum(part[inside])))))
+    influence = [part * (mask - np.sum(part[mask])) for part, mask in zip(parts, inside, strict=True)]
+    signed = np.concatenate([influence[0], -MOST_COVERED * influence[1]])
+    error = np.sqrt(stats.sum_w2(np.bincount(group_of(event_keys), signed)))
+    return Share(max(float(above[best]), 0.0), float(error))

@@ -104,7 +104,7 @@ class Diagnostics:
         if (worst := self.worst_mean) and worst[1].pull is not None:
             lines.append(f"mean weight furthest from 1: {worst[1].mean:.3f} ({worst[1].pull:+.1f} sigma) in {worst[0]}")
         for left in self.residuals[:3]:
-            chi2 = f"chi2/ndf {left.chi2_before:.0f} -> {left.chi2:.0f} / {left.ndf}"
+            chi2 = f"chi2/ndf {left.chi2_before:.0f}/{left.ndf_before} -> {left.chi2:.0f}/{left.ndf}"
             lines.append(f"residual {' x '.join(left.columns)}: {chi2}, p {number(left.p_corrected, 2)} (of all)")
         return "\n".join(lines)
 

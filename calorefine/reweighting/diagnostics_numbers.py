@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from calorefine import stats
 from calorefine.events import Events
 from calorefine.stats import FloatArray
+from calorefine.validation.cells import group_of
 from calorefine.weights.report_plots import column_axis
 
 N_LARGEST, N_BINS, LOG_RATIO_BINS = 10, 10, 50
@@ -56,7 +57,12 @@ class WeightNumbers:
 
 @dataclass(frozen=True)
 class MeanWeightBin:
-    """Mean factor of the generated events with context in [low, high], and its pull from 1 (None without error)."""
+    """Mean factor of the generated events with context in [low, high], and its pull from 1 (None without error).
+
+    The error is that of the mean weight at these contexts, for the weights as they are.  Where the events are those
+    that the normalization N(c) was learned from, as in a fit, it is also N(c)'s own noise: a mean in new events is away
+    from 1 by as much, while the one here is nearer to 1, as N(c) has followed these events.
+    """
 
     low: float
     high: float
@@ -132,18 +138,21 @@ def weight_numbers(
 def mean_weights(generated: Events, factor: FloatArray, names: list[str]) -> dict[str, list[MeanWeightBin]]:
     """Mean factors in bins of equal generated weight, for each column of the context.
 
+    Factors of events of equal key, copies at the same conditions, are summed before squaring for the error.
+
     Args:
         generated: weights before; at contexts with a correction.
         factor: (n,) factors.
         names: of the context.
     """
     return {
-        name: _bins(column.astype(np.float64), generated.weight, factor)
+        name: _bins(column.astype(np.float64), generated, factor)
         for name, column in zip(names, generated.context.T, strict=True)
     }
 
 
-def _bins(column: FloatArray, weight: FloatArray, factor: FloatArray) -> list[MeanWeightBin]:
+def _bins(column: FloatArray, generated: Events, factor: FloatArray) -> list[MeanWeightBin]:
+    weight, group = generated.weight, group_of([generated.event_key])
     edges = np.unique(stats.quantile(column, weight, np.arange(1, N_BINS) / N_BINS))
     cell = np.searchsorted(edges, column)
     found = []
@@ -153,7 +162,8 @@ def _bins(column: FloatArray, weight: FloatArray, factor: FloatArray) -> list[Me
             continue
         own = weight[inside]
         mean = float(stats.mean(factor[inside], own))
-        error = float(np.sqrt(stats.sum_w2(own * (factor[inside] - mean))) / stats.sum_w(own))
+        influence = np.bincount(group[inside], own * (factor[inside] - mean))
+        error = float(np.sqrt(stats.sum_w2(influence)) / stats.sum_w(own))
         pull = (mean - 1) / error if error > 0 else None
         found.append(MeanWeightBin(float(column[inside].min()), float(column[inside].max()), mean, error, pull))
     return found

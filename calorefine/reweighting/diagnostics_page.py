@@ -126,7 +126,7 @@ def _residual_section(found: Diagnostics) -> Section:
     rows = [
         (
             " \u00d7 ".join(one.columns),
-            f"{one.chi2_before:.0f}/{one.ndf}",
+            f"{one.chi2_before:.0f}/{one.ndf_before}",
             f"{one.chi2:.0f}/{one.ndf}",
             number(one.p_value, 2),
             number(one.p_corrected, 2),
@@ -138,7 +138,8 @@ def _residual_section(found: Diagnostics) -> Section:
     header = ("column or pair", "\u03c7\u00b2/ndf before", "after", "p", "p, corrected", "difference before", "after")
     marked = [index for index, one in enumerate(shown) if one.p_corrected < LEAST_P_VALUE]
     text = [
-        "Histograms at the reference's quantiles (20 of a column, 5 \u00d7 5 of a pair), compared by their covariance. "
+        "Histograms at the reference's quantiles (20 of a column, 5 \u00d7 5 of a pair, fewer where the effective "
+        "number of events is small), compared by their covariance. "
         f"p is corrected for all {len(found.residuals)} of them; below {LEAST_P_VALUE:g} it is hardly chance.",
         "How much it matters is told by the difference, the share of events that would have to move to another cell; "
         "by accident alone it is not 0. The noise of the training is left out of p.",
@@ -164,7 +165,12 @@ def _mean_section(found: Diagnostics, units: Mapping[str, str]) -> Section:
     if not tables:
         return Section("Mean weight by context", ["There is no context."])
     expected = "expected to be 1 everywhere" if found.conditional else "free, since context is corrected as well"
-    text = [f"Mean factor of the generated events, {expected}. Errors are from sum_w2."]
+    text = [f"Mean factor of the generated events, {expected}. Errors go by event key."]
+    if found.conditional:
+        text.append(
+            "The events are those that the normalization was learned from: it has followed them, so that pulls are "
+            "smaller here than by chance. In new events, the mean weight is away from 1 by about the errors."
+        )
     return Section("Mean weight by context", text, (), tables, figures)
 
 

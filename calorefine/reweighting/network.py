@@ -5,7 +5,8 @@ Each member is a network whose output passes B tanh(f / B), with B the logarithm
 .. math:: \frac{1}{|B|} \sum_{g \in B} \frac{v_g}{\bar v} \log(1 + e^{f_g})
           + \frac{1}{|B|} \sum_{r \in B} \frac{w_r}{\bar w} \log(1 + e^{-f_r})
 
-is then bounded below for weights w of any sign, and lowest on average where f is the log ratio.  Least squares,
+is then bounded below for weights w of any sign, and lowest on average where f is the log ratio.  The means of the
+weights are over the rows that the member sees, so that both samples have equal shares in its training.  Least squares,
 Kullback and Leibler's and the square-root objective have their minimum at the same place; `benchmarks/reweighting.py`
 compares them.  Inputs are mapped to normal distributions by weighted quantiles and whitened.  All members train at the
 same time on an extra axis of their tensors, each on batches of its own.
@@ -37,7 +38,7 @@ from calorefine.stats import FloatArray
 from calorefine.transforms import Kind, Preprocessing
 
 EVENTS_PER_UNIT = 20_000
-ROWS = 20_000  # at a time in `log_ratios`
+ROWS = 1024  # in a block of `log_ratios`
 MOST_FITTED = 100_000  # rows of either sample for the preprocessing
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -76,12 +77,17 @@ class Networks(nn.Module, Members):
 
     @torch.inference_mode()
     def log_ratios(self, values: NDArray[np.float32], which: NDArray[np.int64]) -> FloatArray:
-        """Log ratios (k, n) that k of the members give to rows (n, d)."""
-        out = np.empty((len(which), len(values)))
+        """Log ratios (k, n) that k of the members give to rows (n, d).
+
+        Blocks are of one size, filled up with the last row: a smaller matrix product may be summed in another order,
+        and a row's result would depend on the rows beside it.
+        """
+        out, members = np.empty((len(which), len(values))), torch.from_numpy(which)
         for first in range(0, len(values), ROWS):
-            z = self.inputs(torch.from_numpy(values[first : first + ROWS]))
-            rows = self(z.expand(len(which), -1, -1), torch.from_numpy(which))
-            out[:, first : first + ROWS] = rows.numpy()
+            rows = np.minimum(np.arange(first, first + ROWS), len(values) - 1)
+            z = self.inputs(torch.from_numpy(values[rows]))
+            found = self(z.expand(len(which), -1, -1), members).numpy()
+            out[:, first : first + ROWS] = found[:, : len(values) - first]
         return out
 
     def state(self) -> dict[str, Any]:
@@ -157,7 +163,7 @@ class NetworkRatio(RatioEstimator):
         steps = round(self.updates * math.sqrt(max(len(generated), len(reference)) / EVENTS_PER_UNIT)) + 1
         rows = [[torch.from_numpy(np.flatnonzero(fold != k)) for k in range(self.n_folds)] for fold in folds]
         batches = _Batches([fold * self.n_repeats for fold in rows], self.batch_size, steps, generator)
-        weights = generated.relative_weight[None], self._reference_weights(reference, folds[1])
+        weights = self._member_weights(generated, folds[0]), self._member_weights(reference, folds[1])
         mapped = [inputs(torch.from_numpy(table.values)) for table in (generated, reference)]
         module = _Training(networks, mapped, weights, steps, (self.learning_rate, self.weight_decay))
         _train(module, DataLoader(batches, batch_size=None, generator=generator), steps)
@@ -165,13 +171,13 @@ class NetworkRatio(RatioEstimator):
             raise TrainingError("density ratio: a network's parameters became NaN or infinite; lower learning_rate")
         return networks.eval()
 
-    def _reference_weights(self, reference: Table, fold: NDArray[np.int64]) -> FloatArray:
-        """Weights of mean 1: (1, m), or (k, m) for each member those that the events outside of its fold give."""
-        if not self.positive or reference.weight.min() >= 0:
-            return reference.relative_weight[None]
-        out = np.zeros((self.n_folds, len(reference)))
+    def _member_weights(self, table: Table, fold: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights (k, n) for each member, of mean 1 over the rows outside of its fold, from these alone; 0 within."""
+        out = np.zeros((self.n_folds, len(table)), np.float32)
         for k in range(self.n_folds):
-            out[k, fold != k] = reference.take(fold != k).with_positive_weights().relative_weight
+            rows = fold != k
+            own = table.take(rows).with_positive_weights().weight if self.positive else table.weight[rows]
+            out[k, rows] = own * (len(own) / stats.sum_w(own))
         return np.tile(out, (self.n_repeats, 1))
 
 
@@ -196,7 +202,7 @@ class _Training(LightningModule):
     Args:
         networks: what is trained.
         z: (n, d) generated and (m, d) reference inputs.
-        weights: (k, n) and (k, m) of mean 1, for each of the k members or, with k = 1, for all.
+        weights: (k, n) and (k, m) for each of the k members, of mean 1 over the rows that it may see.
         steps: number of updates.
         rates: highest learning rate and weight decay.
     """
@@ -205,13 +211,13 @@ class _Training(LightningModule):
         self,
         networks: Networks,
         z: list[torch.Tensor],
-        weights: tuple[FloatArray, FloatArray],
+        weights: tuple[NDArray[np.float32], NDArray[np.float32]],
         steps: int,
         rates: tuple[float, float],
     ) -> None:
         super().__init__()
         self.networks, self.z, self.steps, self.rates = networks, z, steps, rates
-        self.weights = [torch.from_numpy(weight).float().expand(networks.n_members, -1) for weight in weights]
+        self.weights = [torch.from_numpy(weight) for weight in weights]
 
     def training_step(self, batch: Batch) -> torch.Tensor:
         """Sum of the members' cross entropies."""

@@ -5,6 +5,8 @@ A generator maps noise z at context c to x = G(z, c), so that the factor r(x | c
 uniform number is below r(G(z, c), c) / r_max.  Every condition gets its event, and the events have unit weight.  This
 needs no second network on the noise as in the reference, and no latent space of any special form.
 
+A cut of the reweighter (`columns.cut`) is in terms of a file's branches and can't be applied here: a warning tells.
+
 `accepted` does the same with a finished sample, which it makes smaller.
 
 Reference: Winterhalder, Bellagente and Nachman, arXiv:2106.00792 (latent space refinement).
@@ -12,6 +14,7 @@ Reference: Winterhalder, Bellagente and Nachman, arXiv:2106.00792 (latent space 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys
-from calorefine.errors import ConfigError
+from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Events
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.simulator import Simulator
@@ -55,6 +58,10 @@ class RefinedSimulator:
             if own != other:
                 raise ConfigError(f"reweighter: {group} {other} found, expected {own} as in the simulator")
         self.simulator, self.reweighter, self.columns = simulator, reweighter, simulator.columns
+        if reweighter.columns.cut:
+            msg = f"reweighter: it was learned with the cut '{reweighter.columns.cut}', which sampling doesn't apply: "
+            msg += "events outside of it are corrected as well, by what the ones within have"
+            warnings.warn(msg, CalorefineWarning, stacklevel=2)
         self.n_sampled = self.n_attempts = self.n_outside = self.n_above = self.n_given_up = 0
 
     def sample(

@@ -115,7 +115,8 @@ class Reweighter:
         """Return a reweighter with one more round, learned from the events with the weights so far."""
         if type(estimator).__name__ != self.estimator:
             raise ConfigError(f"estimator: a {type(estimator).__name__} found, expected a {self.estimator} as before")
-        weight = generated.weight * self.factors(generated)
+        before = self._total(generated)
+        weight = generated.weight * np.exp(self._limited(before, generated.context))
         if self.conditional and generated.context.shape[1]:
             weight = weight * self.context_factors(generated, reference, weight, estimator, seed)
         ratio = fit_ratio(
@@ -125,7 +126,8 @@ class Reweighter:
         context = generated.context if self.conditional else generated.context[:, :0]
         mean = MeanWeight.fit(context, np.exp(log_ratio), weight)
         better = self._with([*self.rounds, Round(ratio, mean)])
-        better.largest = float(better.factors(generated)[generated.weight > 0].max())
+        after = better._limited(before + log_ratio - mean.log(context), generated.context)
+        better.largest = float(np.exp(after[generated.weight > 0].max()))
         return better
 
     def context_factors(
@@ -147,13 +149,24 @@ class Reweighter:
         )
 
     def log_ratio(self, events: Events) -> FloatArray:
-        """Log factors (n,), each of members that did not see the event; 0 outside the domain."""
+        """Log factors (n,), each of members that did not see the event; 0 outside the domain.
+
+        The cut of `columns` is in terms of branches, which events don't have: who calls knows that they pass it.
+        """
+        return self._limited(self._total(events), events.context)
+
+    def _total(self, events: Events) -> FloatArray:
+        """Sum of the rounds' log factors (n,), without limits."""
         total = np.zeros(len(events))
         context = events.context if self.conditional else events.context[:, :0]
         table = events.table
         for one in self.rounds:
             total += one.ratio(table, events.event_key) - one.mean.log(context)
-        return np.where(self.in_domain(events.context), np.clip(total, -self.bound, self.bound), 0.0)
+        return total
+
+    def _limited(self, total: FloatArray, context: NDArray[np.float32]) -> FloatArray:
+        """Log factors (n,) within the bound, and 0 outside the domain."""
+        return np.where(self.in_domain(context), np.clip(total, -self.bound, self.bound), 0.0)
 
     @property
     def bound(self) -> float:

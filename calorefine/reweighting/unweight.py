@@ -1,7 +1,10 @@
 """Generated events of ROOT files without weights: each is kept with probability w / w_max.
 
-The weight w is the event's own times the reweighter's factor.  The decision is a function of the event's key and the
-seed.
+The weight w is the event's own times the reweighter's factor, which is 1 for events outside of the reweighter's cut.
+The decision is a function of the event's key and the seed.
+
+One large weight makes all others improbable.  Where few events are kept though the effective number of the weights is
+high, a smaller maximum m is suggested, which cuts 0.1 % off the sum of weights: the sum of w - m over all w > m.
 """
 
 from __future__ import annotations
@@ -18,7 +21,38 @@ from calorefine.io.root import RootFiles
 from calorefine.io.writer import TreeFormat, not_an_input, write_tree
 from calorefine.reweighting.refine import accepted
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.weighed import GeneratedFiles, Totals, Weighed, provenance
+from calorefine.reweighting.totals import MeanFactors, Totals
+from calorefine.reweighting.weighed import GeneratedFiles, Weighed, provenance
+from calorefine.stats import FloatArray
+
+FEW_KEPT, HIGH_N_EFF, LOST = 0.3, 0.5, 1e-3
+LOG_STEP, LOWEST, N_STEPS = 0.02, -30.0, 3000  # of the logarithm of a weight
+
+
+class WeightHistogram:
+    """Number and sum of weights in narrow bins of their logarithm."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.counts, self.sums = np.zeros(N_STEPS), np.zeros(N_STEPS)
+
+    def add(self, weight: FloatArray) -> None:
+        """Count weights (n,); those of 0 make no difference."""
+        own = weight[weight > 0]
+        cell = np.clip((np.log(own) - LOWEST) / LOG_STEP, 0, N_STEPS - 1).astype(np.int64)
+        self.counts += np.bincount(cell, minlength=N_STEPS)
+        self.sums += np.bincount(cell, own, N_STEPS)
+
+    def maximum(self, lost: float) -> tuple[float, float]:
+        """Smallest maximum that cuts at most this share off the sum of weights, and how many events it would keep.
+
+        Returns:
+            The maximum, to within 2 %, and the sum of the weights cut at it, over the maximum.
+        """
+        upper = np.exp(LOWEST + LOG_STEP * np.arange(1, N_STEPS + 1))
+        above = self.sums.sum() - np.cumsum(self.sums) - upper * (self.counts.sum() - np.cumsum(self.counts))
+        chosen = int(np.argmax(above <= lost * self.sums.sum()))
+        return float(upper[chosen]), float((self.sums.sum() - above[chosen]) / upper[chosen])
 
 
 @dataclass(frozen=True)
@@ -31,6 +65,8 @@ class UnweightSummary:
         n_kept: number of events kept.
         maximum: weight that is kept for sure.
         n_above: number of events with a larger one, of which too few are kept.
+        cut: of the reweighter.
+        suggested: maximum that would keep more, and how many; None if there is no need of one.
     """
 
     output: Path
@@ -38,6 +74,8 @@ class UnweightSummary:
     n_kept: int
     maximum: float
     n_above: int
+    cut: str | None
+    suggested: tuple[float, float] | None
 
     def __str__(self) -> str:
         """Report for the terminal."""
@@ -48,7 +86,13 @@ class UnweightSummary:
         )
         if self.n_above:
             lines.append(f"WARNING: {self.n_above} events have a weight above --max_factor and are kept too rarely")
-        return "\n".join([*lines, self.totals.outside()])
+        if self.suggested:
+            maximum, kept = self.suggested
+            lines.append(
+                f"HINT: few events have the largest weights; --max_factor {maximum:.3g} would keep about {kept:.0f} "
+                f"events, {kept / n:.1%}, and cut {LOST:.1%} off the sum of weights"
+            )
+        return "\n".join([*lines, *self.totals.mean_factors(), *self.totals.left_out(self.cut)])
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
@@ -69,6 +113,8 @@ def unweight_files(
     overwrite: bool = False,
 ) -> UnweightSummary:
     """Write the events that are kept with probability weight / largest weight, in their order and without a new branch.
+
+    Events outside of the reweighter's cut or of its domain have factor 1, and are kept or not like all others.
 
     Args:
         reweighter: a file of `calorefine reweight`.
@@ -98,7 +144,7 @@ def unweight_files(
     path = Path(output)
     not_an_input(path, [*source.paths, Path(reweighter)])
     kind = tree_format or source.tree_format()
-    totals, n_kept, n_above = Totals(), 0, 0
+    totals, histogram, n_kept, n_above = Totals(MeanFactors(model)), WeightHistogram(), 0, 0
     number = 1 + files.provenance.get("unweight", {}).get("number", 0)  # decisions again would be those of before
     with write_tree(path, tree, tree_format=kind, overwrite=overwrite) as writer:
         maximum = max_factor or _largest(files)
@@ -108,13 +154,23 @@ def unweight_files(
             if kept.any():
                 writer.extend({name: part.chunk.branches[name][kept] for name in carried})
             totals.add(part, part.weight)
+            histogram.add(part.weight)
             n_kept, n_above = n_kept + int(np.sum(kept)), n_above + int(np.sum(part.weight > maximum))
         if n_kept == 0:
             raise EmptySelectionError(f"{source}: none of {totals.n} events is kept; lower --max_factor {maximum:g}")
-        summary = UnweightSummary(path, totals, n_kept, maximum, n_above)
+        suggested = _suggested(totals, histogram, n_kept, maximum)
+        summary = UnweightSummary(path, totals, n_kept, maximum, n_above, model.columns.cut, suggested)
         entry = provenance(files, Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
         writer.finish(files.provenance | {"unweight": entry})
     return summary
+
+
+def _suggested(totals: Totals, histogram: WeightHistogram, n_kept: int, maximum: float) -> tuple[float, float] | None:
+    """Maximum that would keep more events and how many, if few were kept of weights that aren't very different."""
+    if n_kept >= FEW_KEPT * totals.n or totals.n_eff <= HIGH_N_EFF * totals.n_inside:
+        return None
+    smaller, kept = histogram.maximum(LOST)
+    return (smaller, kept) if smaller < maximum else None
 
 
 def _largest(files: GeneratedFiles) -> float:

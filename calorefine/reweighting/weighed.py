@@ -1,9 +1,13 @@
-"""Files of generated events, read with the weights that a reweighter gives them."""
+"""Files of generated events, read with the weights that a reweighter gives them.
+
+A reweighter that was learned with a cut (`columns.cut`) knows nothing of events outside of it.  They keep their weight
+(factor 1), whatever their features and context are, NaN included.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine import stats
-from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, KeyWarning
+from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, KeyWarning, nearest
 from calorefine.events import Events
 from calorefine.io.expressions import branches
 from calorefine.io.root import Chunk, Request, RootFiles, warn_of_row_keys
@@ -21,7 +24,7 @@ from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
 from calorefine.validation.samples import file_expressions
 
-_WEIGHT = "\0weight"
+_WEIGHT, _CUT = "\0weight", "\0cut"
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,18 @@ class Weighed:
     Attributes:
         chunk: the rows.
         generated: (n,) weights that they had.
-        factor: (n,) on those; 1 where `outside`.
-        outside: (n,) whether nothing is known at the event's context.
+        factor: (n,) on those; 1 where `cut` or `outside`.
+        cut: (n,) whether the event fails the reweighter's cut.
+        outside: (n,) whether it passes the cut, but nothing is known at its context.
+        context: (m, c) encoded, of the events that pass the cut.
     """
 
     chunk: Chunk
     generated: FloatArray
     factor: FloatArray
+    cut: NDArray[np.bool_]
     outside: NDArray[np.bool_]
+    context: NDArray[np.float32]
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -59,7 +66,7 @@ class GeneratedFiles:
         weight: branch or expression of the weights that the events have, or "none".
 
     Raises:
-        BranchError: a context branch is missing.
+        BranchError: a branch of the context or of the reweighter's cut is missing.
     """
 
     def __init__(self, reweighter: Reweighter, source: RootFiles, weight: str) -> None:
@@ -69,21 +76,27 @@ class GeneratedFiles:
         columns, names = reweighter.columns, set(source.branch_names())
         features = file_expressions(columns, "features", names, by_name="columns" in self.provenance)
         context = file_expressions(columns, "context", names, by_name=False)
-        self._require_context(context, names)
-        wanted = features | context | ({} if weight == "none" else {_WEIGHT: weight})
+        self._require("context", context.values(), names)
+        wanted = features | context
+        if columns.cut:
+            self._require(f"cut '{columns.cut}'", [columns.cut], names)
+            wanted = {name: f"where(!(!({columns.cut})), {text}, 0)" for name, text in wanted.items()}
+            wanted[_CUT] = f"!({columns.cut})"
+        wanted |= {} if weight == "none" else {_WEIGHT: weight}
         keyed = bool(columns.key) and set(columns.key_branches) <= names
         if not keyed:
             warn_of_row_keys(source)
         self._warn_of_other_keys("branches" if keyed else "rows")
         self.request = Request(wanted, columns.key if keyed else [], columns.candidate if keyed else None)
 
-    def _require_context(self, context: dict[str, str], names: set[str]) -> None:
-        needed = list(dict.fromkeys(name for text in context.values() for name in branches(text)))
+    def _require(self, what: str, texts: Iterable[str], names: set[str]) -> None:
+        needed = list(dict.fromkeys(name for text in texts for name in branches(text)))
         if missing := [name for name in needed if name not in names]:
-            msg = (
-                f"{self.source}: there is no branch '{missing[0]}' of the context, which the weights depend on; sample "
-            )
-            raise BranchError(f"{msg}again with --pass_through {','.join([*self.reweighter.columns.key, *needed])}")
+            msg = f"{self.source}: there is no branch '{missing[0]}' of the {what}, which the weights depend on"
+            made = self.reweighter.columns.features
+            wanted = [*self.reweighter.columns.key, *(name for name in needed if name not in made)]
+            hint = f"sample again with --pass_through {','.join(wanted)}"
+            raise BranchError(f"{msg}{nearest(missing[0], names)}; {hint}")
 
     def _warn_of_other_keys(self, found: str) -> None:
         """Warn if events trained on can't be known as such, and are weighed by networks that saw them."""
@@ -116,11 +129,17 @@ class GeneratedFiles:
             raise EmptySelectionError(f"{self.source}: the tree has no rows, expected generated events")
 
     def _weighed(self, chunk: Chunk) -> Weighed:
-        columns, table = self.reweighter.columns, chunk.values
-        generated = table.get(_WEIGHT, np.ones(len(chunk)))
+        """Weigh the events that pass the cut; the others have factor 1."""
+        columns, n = self.reweighter.columns, len(chunk)
+        generated = chunk.values.get(_WEIGHT, np.ones(n))
+        cut = np.asarray(chunk.values.get(_CUT, np.zeros(n)), bool)
+        factor, outside = np.ones(n), np.zeros(n, bool)
+        table = {name: values[~cut] for name, values in chunk.values.items()}
         context = columns.encode_context(table, strict=not self.reweighter.conditional)
-        events = Events(columns.encode_features(table), context, generated, chunk.key, chunk.event_key)
-        return Weighed(chunk, generated, self.reweighter.factors(events), ~self.reweighter.in_domain(context))
+        rows = generated[~cut], chunk.key[~cut], chunk.event_key[~cut]
+        factor[~cut] = self.reweighter.factors(Events(columns.encode_features(table), context, *rows))
+        outside[~cut] = ~self.reweighter.in_domain(context)
+        return Weighed(chunk, generated, factor, cut, outside, context)
 
     def carried(self, *, without: str | None, complete: bool) -> list[str]:
         """Branches that can be written on: one number, or a fixed-size array of them, for each event.
@@ -145,50 +164,6 @@ class GeneratedFiles:
         return [name for name in kept if name != without]
 
 
-@dataclass
-class Totals:
-    """Sums over weighed events.
-
-    Attributes:
-        n: number of events.
-        n_outside: of those without a correction.
-        sum_w: sum of the weights.
-        sum_w2: of their squares.
-        largest_weight: the largest absolute one.
-        largest_factor: the largest one.
-    """
-
-    n: int = 0
-    n_outside: int = 0
-    sum_w: float = 0.0
-    sum_w2: float = 0.0
-    largest_weight: float = 0.0
-    largest_factor: float = 0.0
-
-    def add(self, part: Weighed, weight: FloatArray) -> None:
-        """Count these events with these weights (n,)."""
-        self.n += len(part)
-        self.n_outside += int(np.sum(part.outside))
-        self.sum_w += stats.sum_w(weight)
-        self.sum_w2 += stats.sum_w2(weight)
-        self.largest_weight = max(self.largest_weight, float(np.abs(weight).max()))
-        self.largest_factor = max(self.largest_factor, float(part.factor.max()))
-
-    @property
-    def n_eff(self) -> float:
-        """Effective number of events; 0 where all weights are 0."""
-        return self.sum_w**2 / self.sum_w2 if self.sum_w2 > 0 else 0.0
-
-    def to_dict(self) -> dict[str, float]:
-        """For the provenance."""
-        return {**vars(self), "n_eff": self.n_eff}
-
-    def outside(self) -> str:
-        """One line for the terminal."""
-        share = self.n_outside / max(self.n, 1)
-        return f"outside the domain of the training context (factor 1): {self.n_outside} events, {share:.2%}"
-
-
 def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:
     """Versions, reweighter and files, as JSON types."""
     return {
@@ -196,6 +171,7 @@ def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:
         "reweighter": reweighter.name,
         "reweighter_sha256": digest(reweighter),
         "conditional": files.reweighter.conditional,
+        "cut": files.reweighter.columns.cut,
         "fit": files.reweighter.provenance,
         "files": [path.name for path in files.source.paths],
         "generated_weight": files.weight,

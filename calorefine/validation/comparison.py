@@ -23,6 +23,7 @@ from calorefine.io.root import RootFiles
 from calorefine.io.writer import read_provenance, replacing
 from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
+from calorefine.validation.contexts import warn_of_file_contexts
 from calorefine.validation.samples import read_rows
 
 PANELS_PER_ROW = 4
@@ -51,7 +52,7 @@ def plot_files(
     """Draw the distribution of each feature in a generated and a reference file.
 
     Both are normalized to the reference's sum of weights; statistical errors are sqrt(sum_w2) in each bin, with rows as
-    independent events.
+    independent events.  A warning tells if the contexts of both are distributed differently.
 
     Args:
         generated: ROOT file of generated events.
@@ -81,6 +82,7 @@ def plot_files(
         raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")
     wanted = {name: name for name in names}
     samples = [read_rows(made, wanted, generated_weight), read_rows(target, wanted, reference_weight)]
+    warn_of_file_contexts(made, target, (generated_weight, reference_weight))
     figure = compare(names, *(Sample(rows.table, rows.weight, rows.event_key) for rows in samples), bins=bins)
     with replacing(Path(output), overwrite=overwrite) as beside:
         figure.savefig(beside, format=picture, dpi=110)

@@ -38,9 +38,8 @@ from scipy import sparse
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, IntArray
 
-IntArray = NDArray[np.int64]
 GRID_POINTS = 2000
 N_REPLICATES = 200
 N_DIRECTIONS = 50

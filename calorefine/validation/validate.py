@@ -6,7 +6,8 @@ context (`efficiencies`), and the distance to the nearest training event, which 
 its training sample by heart.
 
 Events of both samples that have the same key, or are rows of files made one from the other by `calorefine sample`,
-share their conditions.  All errors and p-values take that into account, those of the pictures included.
+share their conditions.  All errors and p-values take that into account, those of the pictures included.  A warning
+tells if their contexts are distributed differently (`contexts`), which then shows in all other numbers.
 
 Errors and pulls of means, widths and efficiencies hold the statistics of the generator's training sample where the
 generated file's provenance tells its effective number of events.  The other p-values and the AUC's error don't: they
@@ -34,6 +35,7 @@ from calorefine.io.root import RootFiles
 from calorefine.io.writer import read_provenance, replacing
 from calorefine.validation.classifier import classifier_test
 from calorefine.validation.comparison import Sample, compare
+from calorefine.validation.contexts import warn_of_contexts
 from calorefine.validation.distances import Points, compare_columns, nearest_distances, sliced_wasserstein, standardized
 from calorefine.validation.efficiencies import (
     N_EFFICIENCY_BINS,
@@ -103,6 +105,7 @@ def validate_files(
     sources = RootFiles(generated, tree), RootFiles(reference, reference_tree or tree)
     weights = generated_weight, reference_weight
     samples = read_samples(*sources, columns=columns, weights=weights)
+    warn_of_contexts(samples, weights)
     names = samples.columns.feature_names
     paths = _pictures(Path(output), names)
     with ExitStack() as stack:

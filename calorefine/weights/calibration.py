@@ -20,9 +20,7 @@ from scipy.special import expit, logit
 
 from calorefine import stats
 from calorefine.errors import FitError
-from calorefine.stats import FloatArray
-
-IntArray = NDArray[np.int64]
+from calorefine.stats import FloatArray, IntArray
 
 _FLOOR = 0.03
 """Predictions are moved this fraction of the mean inside of the bounds, where the logit is finite."""

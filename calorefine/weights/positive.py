@@ -46,8 +46,8 @@ from sklearn.utils.validation import has_fit_parameter  # type: ignore[import-un
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, FitError, ValueRangeError, WeightError
 from calorefine.events import Events
-from calorefine.stats import FloatArray
-from calorefine.weights.calibration import IntArray, calibrated, varying
+from calorefine.stats import FloatArray, IntArray
+from calorefine.weights.calibration import calibrated, varying
 from calorefine.weights.source import checked_counts
 
 

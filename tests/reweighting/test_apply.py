@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +165,100 @@ def test_normalization(weigh, model):
     assert other["weight"].sum() == pytest.approx(SUM, rel=1e-9)
     np.testing.assert_allclose(other["weight"], scaled.scale * arrays["w"] * out["weight"], rtol=1e-6)
     assert "normalization reference" in str(scaled)
+
+
+@pytest.fixture
+def with_cut(models, tmp_path):
+    """Reweighter of either case that was learned with the cut `flag && w > 0.7`, saved in the test's folder."""
+
+    def make(model="conditional", cut="flag && w > 0.7"):
+        one = Reweighter.load(models / f"{model}.pt")
+        one.columns = replace(one.columns, cut=cut)
+        one.save(tmp_path / "cut.pt", overwrite=True)
+        return str(tmp_path / "cut.pt")
+
+    return make
+
+
+@pytest.mark.parametrize("model", ["conditional", "joint"])
+def test_rows_outside_of_the_cut_are_left_alone(weigh, with_cut, model):
+    arrays = table(seed=5, first=5000)
+    passed = arrays["flag"] & (arrays["w"] > 0.7)
+    _, whole = weigh(arrays, model=model)
+    arrays["x"][~passed] = np.nan  # nothing outside of the cut plays a part
+    arrays["charge"][np.flatnonzero(~passed)[:3]] = 5
+    summary, out = weigh(arrays, reweighter=with_cut(model), name="cut.root")
+    assert (out["weight"][~passed] == 1).all()
+    np.testing.assert_allclose(out["weight"][passed], whole["weight"][passed], rtol=1e-6)
+    t = summary.totals
+    assert (t.n, t.n_cut, t.n_inside) == (N, np.sum(~passed), np.sum(passed))
+    assert t.sum_w == pytest.approx(out["weight"][passed].sum())
+    assert t.largest_factor == out["weight"][passed].max()
+    assert f"outside of the cut 'flag && w > 0.7' (factor 1, in no sum): {np.sum(~passed)} events" in str(summary)
+    assert read_provenance(summary.output)["reweight"]["weight"]["n_cut"] == np.sum(~passed)
+    scaled, other = weigh(arrays, reweighter=with_cut(model), normalization="reference", name="scaled.root")
+    assert other["weight"][passed].sum() == pytest.approx(SUM, rel=1e-9)
+    np.testing.assert_allclose(other["weight"], scaled.scale * out["weight"], rtol=1e-6)
+
+
+def test_unweighting_with_a_cut(weigh, with_cut):
+    arrays = table(seed=5, first=5000)
+    passed = arrays["flag"] & (arrays["w"] > 0.7)
+    _, out = weigh(arrays, reweighter=with_cut())
+    summary, kept = weigh(arrays, reweighter=with_cut(), write=unweight_files, name="kept.root")
+    largest = out["weight"].max()
+    assert summary.maximum == pytest.approx(largest)
+    draw = keys.uniform(keys.stream(events(arrays).key, "unweight 1", seed=0))
+    np.testing.assert_array_equal(kept["event"], arrays["event"][draw < out["weight"] / largest])
+    assert summary.totals.n_cut == np.sum(~passed)
+    assert "outside of the cut" in str(summary)
+
+
+def test_branches_of_the_cut_are_needed(weigh, with_cut):
+    arrays = {name: array for name, array in table(300).items() if name != "flag"}
+    for write in (apply_reweighter, unweight_files):
+        with pytest.raises(BranchError, match=r"no branch 'flag' of the cut 'flag .*--pass_through run,event,flag,w"):
+            weigh(arrays, reweighter=with_cut(), write=write)
+
+
+def test_calibration_and_mean_factor_are_told(weigh, models):
+    arrays = table(seed=5, first=5000)
+    arrays["P"][:100] = 99_000  # without a correction: not in the mean factor
+    reweighter = Reweighter.load(models / "conditional.pt")
+    summary, out = weigh(arrays, generated_weight="w")
+    inside = reweighter.in_domain(events(arrays).context)
+    factor, w = out["weight"][inside] / arrays["w"][inside], arrays["w"][inside]
+    mean = np.average(factor, weights=w)
+    error = np.sqrt(np.sum((w * (factor - mean)) ** 2)) / w.sum()
+    found = summary.totals.means.overall()
+    assert (found.mean, found.error) == pytest.approx((mean, error))
+    worst = summary.totals.means.worst()
+    assert worst.context in ("p_gev", "charge=-1", "charge=1")
+    own = events(arrays).context[inside][:, reweighter.columns.context_names.index(worst.context)]
+    chosen = (own > worst.low) & (own <= worst.high) if worst.low > own.min() else own <= worst.high
+    assert worst.mean == pytest.approx(np.average(factor[chosen], weights=w[chosen]))
+    assert f"t = {reweighter.rounds[0].ratio.scale:.3f}" in str(summary)
+    assert f"mean factor {mean:.4f} +- {error:.4f}" in str(summary)
+    assert f"furthest from 1: {worst.mean:.4f}" in str(summary)
+    json.dumps(summary.to_dict(), allow_nan=False)
+
+
+def test_a_smaller_maximum_is_suggested_where_few_events_decide(weigh):
+    arrays = table(seed=6, first=5000)
+    summary, _ = weigh(arrays, write=unweight_files)
+    _, out = weigh(arrays, name="weights.root")
+    assert summary.n_kept < 0.3 * N
+    assert summary.totals.n_eff > 0.5 * N
+    weight, (maximum, kept) = out["weight"], summary.suggested
+    assert maximum < weight.max()
+    for number, few in ((maximum, True), (0.95 * maximum, False)):
+        assert (np.maximum(weight - number, 0).sum() < 0.001 * weight.sum()) == few
+    assert kept == pytest.approx(np.minimum(weight, maximum).sum() / maximum)
+    assert f"HINT: few events have the largest weights; --max_factor {maximum:.3g} would keep" in str(summary)
+    enough, _ = weigh(arrays, write=unweight_files, max_factor=1.5, name="enough.root")
+    assert enough.n_kept > 0.3 * N
+    assert enough.suggested is None
+    assert "HINT" not in str(enough)
 
 
 def test_chunks_change_nothing(weigh, monkeypatch):

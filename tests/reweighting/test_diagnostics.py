@@ -16,9 +16,10 @@ from calorefine.keys import make_keys
 from calorefine.reweighting import BoostingRatio, Reweighter
 from calorefine.reweighting.coverage import coverage, excess
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
-from calorefine.reweighting.diagnostics_numbers import weight_numbers
+from calorefine.reweighting.diagnostics_numbers import mean_weights, weight_numbers
 from calorefine.reweighting.diagnostics_page import write_diagnostics
-from calorefine.reweighting.residuals import compare_cells, residuals
+from calorefine.reweighting.residuals import residuals
+from calorefine.validation.cells import compare_cells
 from calorefine.validation.efficiencies import sidak
 
 N = 5000
@@ -94,6 +95,9 @@ def test_page_shows_it(smooth, tmp_path, self_contained):
     outline = self_contained(path.read_text(encoding="utf-8"))
     assert outline.tags.count("img") == 3 + 1 + 1  # columns, log ratio, mean weight
     assert "Nothing conspicuous was found." in outline.texts
+    assert any("those that the normalization was learned from" in text for text in outline.texts)
+    worst = found.residuals[0]
+    assert f"{worst.chi2_before:.0f}/{worst.ndf_before}" in outline.texts
     with pytest.raises(ConfigError, match="exists"):
         write_diagnostics(path, found, reweighter)
 
@@ -181,11 +185,60 @@ def test_largest_factors_are_those_of_events_with_weight():
 
 def test_weights_count_as_copies():
     rng = np.random.default_rng(5)
-    own, other = rng.normal(size=100), rng.normal(size=200)
+    own, other = rng.normal(3, 1, size=100), rng.normal(size=200)
     weight = rng.integers(1, 4, 100)
-    weighted = excess((own, weight.astype(float)), (other, np.ones(200)))
-    copied = excess((np.repeat(own, weight), np.ones(weight.sum())), (other, np.ones(200)))
-    assert weighted.value == pytest.approx(copied.value)
+    rows = np.repeat(np.arange(100), weight)
+    event_keys = np.arange(300, dtype=np.uint64)
+    own_keys, other_keys = event_keys[:100], event_keys[100:]
+    weighted = excess((own, weight.astype(float)), (other, np.ones(200)), event_keys=(own_keys, other_keys))
+    unit = (own[rows], np.ones(len(rows))), (other, np.ones(200))
+    copied = excess(*unit, event_keys=(own_keys[rows], other_keys))
+    assert (weighted.value, weighted.error) == pytest.approx((copied.value, copied.error))
+    independent = excess(*unit, event_keys=(1000 + np.arange(len(rows), dtype=np.uint64), other_keys))
+    assert copied.value > 0.5
+    assert independent.error < 0.95 * copied.error
+
+
+def test_errors_of_mean_weights_go_by_event():
+    """Each event twice with the same factor: the error is that of the events, not smaller by the root of 2."""
+    rng = np.random.default_rng(8)
+    once = events(rng.normal(size=(400, 1)), rng.random((400, 1)), run=1)
+    factor = rng.gamma(4.0, 0.25, 400)
+    twice = np.repeat(np.arange(400), 2)
+    alone, copied = (
+        mean_weights(made, own, ["c"])["c"] for made, own in ((once, factor), (once.take(twice), factor[twice]))
+    )
+    assert [one.error for one in copied] == pytest.approx([one.error for one in alone])
+    assert [one.mean for one in copied] == pytest.approx([one.mean for one in alone])
+
+
+def test_residuals_of_heavy_weights_are_not_improbable():
+    """Log-normal weights, n_eff / n about 0.11: 2 of 100 below 0.01, 20 with as many cells as for unit weights.
+
+    7 or more have a chance of 0.5 % if 2 % are expected.
+    """
+    rng = np.random.default_rng(9)
+    found = []
+    for _ in range(100):
+        generated, reference = normal_pair(2000, rng, d=1)
+        factors = rng.lognormal(0, 1.5, 2000)
+        found += residuals(generated, reference, factors, ["x"], conditional=False)
+    assert len(found) == 100
+    assert sum(one.p_value < 0.01 for one in found) < 7
+    assert max(one.ndf for one in found) < 10
+
+
+def test_degrees_of_freedom_before_are_its_own():
+    """Below 0 the samples hold the same events, whose weights are equal after: their cells can't differ any more."""
+    rng = np.random.default_rng(10)
+    x = np.sort(rng.normal(size=(4000, 1)), axis=0)
+    reference, low = events(x, np.zeros((4000, 0)), run=1), x[:, 0] < 0
+    other = np.where(low[:, None], x, np.sort(np.abs(rng.normal(size=(4000, 1))), axis=0)).astype(np.float32)
+    own = make_keys([np.where(low, 1, 2), np.arange(4000)])
+    generated = replace(reference, x=other, key=own, event_key=own, weight=rng.uniform(0.5, 1.5, 4000))
+    (found,) = residuals(generated, reference, 1 / generated.weight, ["x"], conditional=False)
+    assert found.ndf_before == 19
+    assert 8 <= found.ndf <= 11
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -207,8 +260,9 @@ def test_residuals_of_twins_have_no_difference():
     other = np.where(np.arange(100) < 3, (cells + 1) % 4, cells)
     apart = compare_cells((cells, other), (weight, weight), np.arange(200))
     twins = compare_cells((cells, other), (weight, weight), np.tile(np.arange(100), 2))
-    assert twins[0] > 5 * apart[0]
-    assert compare_cells((cells, cells), (weight, weight), np.tile(np.arange(100), 2))[0] == 0
+    assert twins.chi2 > 5 * apart.chi2
+    same = compare_cells((cells, cells), (weight, weight), np.tile(np.arange(100), 2))
+    assert (same.chi2, same.p_value) == (0, 1)
 
 
 def test_correction_for_many_tests():

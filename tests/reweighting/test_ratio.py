@@ -74,6 +74,29 @@ def test_events_trained_on_are_weighed_by_members_that_left_them_out(estimator):
     np.testing.assert_allclose(ratio(generated.values[mine], generated.event_key[mine]), expected, atol=1e-12)
 
 
+def test_class_prior_is_that_of_the_rows_a_member_sees(estimator):
+    """One law, but the reference's weight is 3 in one fold and 1 in the other: each member's ratio is still 1.
+
+    With weights of mean 1 over all events, the networks' mean log ratios are -0.57 and 0.34.  Seeds 1 and 2.
+    """
+    generated, reference = normal(4000, 0, seed=1), normal(4000, 0, seed=2, first=10**6)
+    weight = np.where(fold_of(reference.event_key, 2, 0) == 0, 3.0, 1.0)
+    ratio = fit_ratio(generated, Table(reference.values, weight, reference.event_key), estimator)
+    means = ratio.members.log_ratios(generated.values, np.arange(2)).mean(axis=1)
+    assert np.abs(means).max() < 0.1
+
+
+def test_ratio_of_an_event_does_not_depend_on_those_beside_it(estimator):
+    generated, reference = normal(2000, 0, seed=1), normal(2000, 0.5, seed=2, first=10**6)
+    ratio = fit_ratio(generated, reference, estimator)
+    probe = table(np.concatenate([generated.values, normal(23_000, 0, seed=5).values]))  # some were trained on
+    whole = ratio(probe.values, probe.event_key)
+    for size, n in ((1, 50), (37, 3000), (10_000, 25_000)):
+        parts = [slice(first, first + size) for first in range(0, n, size)]
+        found = np.concatenate([ratio(probe.values[rows], probe.event_key[rows]) for rows in parts])
+        np.testing.assert_allclose(np.exp(found), np.exp(whole[: len(found)]), rtol=1e-9)
+
+
 def test_no_event_can_take_over(estimator):
     """Signed weights, supports that hardly overlap: the ratio stays within its bound."""
     rng = np.random.default_rng(1)

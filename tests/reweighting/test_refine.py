@@ -7,11 +7,14 @@ failure in 5000 runs of other seeds.
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from calorefine import Columns, keys
-from calorefine.errors import ConfigError
+from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Events
 from calorefine.reweighting import NetworkRatio, RefinedSimulator, Reweighter
 from calorefine.reweighting.refine import accepted
@@ -43,6 +46,13 @@ def reweighter():
     c = rng.uniform(-1, 1, (2, 20_000))
     generated, reference = events(rng.normal(size=20_000), c[0], 0), events(rng.normal(0.3 * c[1]), c[1], 10**6)
     return Reweighter.fit(generated, reference, COLUMNS, estimator=NetworkRatio(hidden=[32, 32], n_repeats=1))
+
+
+def test_a_cut_that_sampling_can_not_apply_is_told(reweighter):
+    other = copy(reweighter)
+    other.columns = replace(reweighter.columns, cut="trigger > 0")
+    with pytest.warns(CalorefineWarning, match="learned with the cut 'trigger > 0', which sampling doesn't apply"):
+        RefinedSimulator(Normal(), other)
 
 
 def test_refined_events_follow_the_reference_without_weights(reweighter):

@@ -13,8 +13,10 @@ import yaml
 from calorefine import Column, Columns, stats
 from calorefine.cli import calorefine
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, FileError, WeightError
-from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter, verb
-from calorefine.reweighting.verb import RoundTest, reweight_files
+from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter
+from calorefine.reweighting import fit as fitting
+from calorefine.reweighting.fit import RoundTest
+from calorefine.reweighting.verb import reweight_files
 from calorefine.validation.classifier import Separation
 
 COLUMNS = Columns(
@@ -55,14 +57,14 @@ def found():
 @pytest.fixture(autouse=True)
 def diagnosed_once(monkeypatch, found):
     """The diagnostics of the first fit serve for all others: they take time, and have tests of their own."""
-    diagnose = verb.diagnose
+    diagnose = fitting.diagnose
 
     def once(*args, **options):
         if not found:
             found.append(diagnose(*args, **options))
         return found[0]
 
-    monkeypatch.setattr(verb, "diagnose", once)
+    monkeypatch.setattr(fitting, "diagnose", once)
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def found_auc(*aucs):
     ],
 )
 def test_rounds_go_on_as_long_as_they_help(fit, monkeypatch, tmp_path, aucs, kept, n):
-    monkeypatch.setattr(verb, "separation", found_auc(*aucs))
+    monkeypatch.setattr(fitting, "separation", found_auc(*aucs))
     found = fit(rounds=3, estimator=fast(updates=20))
     assert [one.kept for one in found.history] == kept
     assert [one.auc for one in found.history] == list(aucs)
@@ -204,7 +206,7 @@ def test_rounds_are_tested_at_the_references_context(fit, root_file, monkeypatch
         seen.append([float(stats.mean(one.context[:, 0], one.weight)) for one in (made, target)])
         return Separation(0.6, 0.01, 0.014, None, None, None)
 
-    monkeypatch.setattr(verb, "separation", separation)
+    monkeypatch.setattr(fitting, "separation", separation)
     for conditional in (True, False):
         fit(generated=str(generated), rounds=2, conditional=conditional, estimator=fast(updates=1000))
     (made, target), joint = seen[0], seen[3]
@@ -305,7 +307,7 @@ def test_options_that_do_not_belong_to_applying(samples, options, message):
 @pytest.mark.parametrize("name", ["r.pt", "r.json", "r.html"])
 def test_nothing_is_overwritten_and_that_is_known_at_once(fit, tmp_path, name, monkeypatch):
     (tmp_path / name).write_text("precious")
-    monkeypatch.setattr(verb, "read_samples", lambda *_, **__: pytest.fail("work has begun"))
+    monkeypatch.setattr(fitting, "read_samples", lambda *_, **__: pytest.fail("work has begun"))
     with pytest.raises(ConfigError, match=rf"{name}: exists already"):
         fit(overwrite=False)
     assert (tmp_path / name).read_text() == "precious"

@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import uproot
 
-from calorefine import Column, Columns
+from calorefine import Column, Columns, Events
 from calorefine.cli import LIGHTNING_VERBS, calorefine
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, KeyColumnError, WeightError
 from calorefine.io.root import RootFiles
-from calorefine.validation.samples import read_samples
+from calorefine.validation.comparison import plot_files
+from calorefine.validation.contexts import context_tests
+from calorefine.validation.samples import Samples, read_samples
 from calorefine.validation.validate import validate_files
 
 COLUMNS = Columns(
@@ -85,6 +88,50 @@ def test_command_line_and_signed_weights(files, tmp_path):
     with pytest.raises(ConfigError, match="exists already"):
         calorefine(["validate", "-c", str(config), *options])
     assert "validate" not in LIGHTNING_VERBS
+
+
+@pytest.fixture
+def purer_at_low_momentum(root_file):
+    """Reference with signed weights whose sum varies with momentum, and what was generated at its conditions."""
+    reference = table(4000, seed=1)
+    reference["w"] = np.where(reference["P"] < 5000, 1.0, np.where(np.arange(4000) % 4 == 0, -0.6, 0.6))
+    made = {name: np.tile(values, 2) for name, values in without(table(4000, seed=2), "P", "charge").items()}
+    made["w"] = np.tile(reference["w"], 2)
+    note = {"columns": COLUMNS.to_dict(), "n_per_event": 2}
+    paths = root_file(made, "made.root"), root_file(reference, "purer.root")
+    with uproot.update(paths[0]) as file:
+        file["calorefine_provenance"] = json.dumps(note)
+    return dict(zip(("generated", "reference"), map(str, paths), strict=True))
+
+
+@pytest.mark.parametrize("verb", [validate_files, plot_files])
+def test_contexts_that_differ_by_their_weights_are_warned_of(purer_at_low_momentum, tmp_path, verb):
+    """Weights on the reference alone make other spectra; on both sides, or on neither, the same."""
+    given = {**purer_at_low_momentum, "output": str(tmp_path / ("v.json" if verb is validate_files else "p.png"))}
+    given |= {"repetitions": 1} if verb is validate_files else {}
+    with pytest.warns(
+        CalorefineWarning, match=r"context 'p_gev' \([0-9.]+% of the events, p .*distributed differently"
+    ) as caught:
+        verb(**given, reference_weight="w")
+    text = str(caught[0].message)
+    assert "charge" not in text
+    assert "--pass_through w, then --generated_weight 'w'" in text
+    verb(**given, reference_weight="w", generated_weight="w", overwrite=True)  # warnings are errors
+    verb(**given, overwrite=True)
+
+
+def test_context_tests_are_uniform_for_independent_samples():
+    """Mean of 100 p-values has error 0.03, 4 of them allowed; the chance of accidental failure is 2e-4."""
+    rng, columns, found = np.random.default_rng(12), Columns({"x": None}, {"c": None}), []
+    for _ in range(100):
+        events = []
+        for first, choices in ((0, [0.5, 1.5]), (10**6, [-0.5, 1.0])):
+            key = np.arange(first, first + 1000, dtype=np.uint64)
+            values = rng.normal(size=(2, 1000, 1)).astype(np.float32)
+            events.append(Events(*values, rng.choice(choices, 1000, p=[0.3, 0.7]), key, key))
+        found.append(context_tests(Samples(columns, *events, "none"))["c"].p_value)
+    assert abs(np.mean(found) - 0.5) < 0.12
+    assert min(found) > 1e-6
 
 
 def test_copies_at_other_conditions_and_training_statistics_are_found(files, tmp_path, root_file):
