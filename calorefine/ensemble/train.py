@@ -127,7 +127,7 @@ def _train_together(
             Simulator(own, own.spec or {}).save(folders[index] / CHECKPOINT)
     else:
         history = torch.load(last, map_location="cpu", weights_only=True)[HISTORY]
-    return [list(losses) for losses in zip(*history, strict=True)]
+    return [[losses[k] for losses in history] for k in range(len(folders))]
 
 
 def _train_alone(recipe: Recipe, member: Member, seed: int) -> list[float]:
