@@ -67,8 +67,9 @@ def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
         history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members), recipe.digest(made))
     else:
         history = [_train_alone(recipe, member, seed) for member, seed in zip(members, seeds, strict=True)]
+    identity = recipe.digest(made)
     for member, seed, own, losses in zip(members, seeds, data, history, strict=True):
-        _record(recipe, member, seed, own, {"config_sha256": recipe.digest(made), "val_loss": losses})
+        _record(recipe, member, seed, own, {"config_sha256": identity, "val_loss": losses})
 
 
 def _folders(recipe: Recipe, members: Sequence[Member]) -> list[Path]:
