@@ -28,6 +28,7 @@ from calorefine.likelihood import log_prob_file
 from calorefine.models import GenerativeModel
 from calorefine.reweighting.verb import reweight_files
 from calorefine.sampling import sample_file
+from calorefine.systematics.propagate import propagate_files
 from calorefine.validation.comparison import plot_files
 from calorefine.validation.validate import validate_files
 from calorefine.weights.report import weights_report
@@ -43,6 +44,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "sample": sample_file,
     "log-prob": log_prob_file,
     "reweight": reweight_files,
+    "propagate": propagate_files,
     "plot": plot_files,
     "compare": compare_models,
     "validate": validate_files,

@@ -1,0 +1,182 @@
+"""Where the variations of the observables come from: further weights of the nominal sample, or further samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calorefine.errors import ConfigError
+from calorefine.io.root import RootFiles
+from calorefine.io.writer import digest
+from calorefine.observables import Measured, Observable, Weights, measure
+from calorefine.stats import FloatArray
+from calorefine.validation.efficiencies import sidak
+
+CLOSES = 0.05
+
+
+@dataclass(frozen=True)
+class Variations:
+    """Variations of one source, as weights of the nominal events or as files of other events.
+
+    Args:
+        weights: branches or expressions of the nominal file; an array branch (`weight_replica`) gives one variation for
+            each of its entries.  Each is a complete weight.
+        files: files with one variation each; paths or globs.  Their weight is named as the nominal one's.
+    """
+
+    weights: str | list[str] | None = None
+    files: str | list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is one of them."""
+        if bool(self.weights) == bool(self.files):
+            raise ConfigError("variations: expected either weights of the nominal file, or files of other events")
+
+    @property
+    def columns(self) -> list[Weights]:
+        """Weights to read from the nominal file."""
+        given = [self.weights] if isinstance(self.weights, str) else self.weights or []
+        return [Weights(one) for one in given]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Events to compare with.
+
+    Args:
+        files: paths or globs.
+        tree: name of the tree; that of the nominal sample, if left out.
+        weight: branch or expression, or "none".
+    """
+
+    files: str | list[str]
+    tree: str | None = None
+    weight: str = "none"
+
+    def measured(self, observables: Mapping[str, Observable], tree: str) -> Measured:
+        """Observables of these events."""
+        return measure(RootFiles(self.files, self.tree or tree), observables, weights=[Weights(self.weight)])
+
+
+@dataclass(frozen=True)
+class Closure:
+    """Generated and reference events at the same conditions, which shows what the reweighting has left.
+
+    Args:
+        generated: events generated at the conditions of the reference, with the weights of the correction.
+        reference: for instance the sWeighted calibration sample.
+    """
+
+    generated: Sample
+    reference: Sample
+
+
+class Variables:
+    """Observables of the nominal sample, with the values of every variation.
+
+    Args:
+        source: nominal files.
+        observables: by name.
+        weight: nominal weight.
+        sources: name to its variations.
+    """
+
+    def __init__(
+        self, source: RootFiles, observables: Mapping[str, Observable], weight: str, sources: Mapping[str, Variations]
+    ) -> None:
+        """Measure the nominal file once, and each other file."""
+        self.source, self.weight = source, weight
+        columns = {name: one.columns for name, one in sources.items()}
+        every = [Weights(weight), *(column for own in columns.values() for column in own)]
+        self.nominal = measure(source, observables, weights=every)
+        self.files: dict[str, list[str]] = {}
+        self.rows: dict[str, FloatArray] = {}
+        for name, one in sources.items():
+            self.rows[name] = self._from_files(name, one) if one.files else self._from_weights(columns, name)
+
+    def _from_weights(self, columns: Mapping[str, list[Weights]], name: str) -> FloatArray:
+        wanted = [column.text for column in columns[name]]
+        rows = [k for k, row in enumerate(self.nominal.rows) if k and row.partition("[")[0] in wanted]
+        return self.nominal.values[rows]
+
+    def _from_files(self, name: str, one: Variations) -> FloatArray:
+        """Values (K, n) in the same cells, file by file."""
+        found = RootFiles(one.files or [], self.source.tree)
+        nominal = {path.resolve() for path in self.source.paths}
+        if clash := [path for path in found.paths if path.resolve() in nominal]:
+            raise ConfigError(f"{name}: {clash[0]} is the nominal sample itself, expected files of its variations")
+        self.files[name] = [str(path) for path in found.paths]
+        values = []
+        for path in found.paths:
+            other = RootFiles(path, self.source.tree)
+            values.append(measure(other, self.nominal.observables, weights=[Weights(self.weight)]).values[0])
+        return np.stack(values)
+
+    def provenance(self) -> dict[str, Any]:
+        """Files and their digests."""
+        own = {"nominal": [str(path) for path in self.source.paths], **self.files}
+        return {name: {path: digest_of(path) for path in paths} for name, paths in own.items()}
+
+
+def digest_of(path: str) -> str:
+    """SHA-256 of a file, by its path."""
+    return digest(RootFiles(path, "").paths[0])
+
+
+def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArray, list[str]]:
+    r"""What the reweighting has left: the part of a closure's deviation that statistics don't explain.
+
+    For each observable, generated and reference are compared with the statistics of both.  If a chi2 of its bins has a
+    p-value above 5 %, corrected for the number of observables, it closes, and the residual is 0: the reference's
+    statistics are a source of their own.  Else a bin's residual is :math:`\mathrm{sign}(d) \sqrt{d^2 - \sigma^2}`
+    where :math:`|d| > \sigma`, else 0.  Sums of weights are compared at equal totals, and scaled to the nominal's.
+
+    Args:
+        measured: of the nominal sample.
+        closure: the two samples.
+        tree: name of the tree where none is given.
+
+    Returns:
+        Deviations (n,), and one line for each observable.
+    """
+    made = closure.generated.measured(measured.observables, tree)
+    reference = closure.reference.measured(measured.observables, tree)
+    out, lines = np.zeros(measured.values.shape[1]), []
+    for name in measured.observables:
+        part = measured.part(name)
+        d, variance = _difference(made, reference, measured, name)
+        chi2 = float(np.sum(np.divide(d**2, variance, out=np.zeros_like(d), where=variance > 0)))
+        ndf = int(np.sum(variance > 0))
+        p = sidak(_upper_tail(chi2, ndf), len(measured.observables))
+        if p < CLOSES:
+            out[part] = np.sign(d) * np.sqrt(np.maximum(d**2 - variance, 0))
+        verdict = "closes" if p >= CLOSES else f"doesn't close: residual up to {np.abs(out[part]).max():.3g}"
+        lines.append(f"closure of '{name}': chi2 {chi2:.1f} / {ndf}, corrected p {p:.2g}: {verdict}")
+    return out, lines
+
+
+def _difference(made: Measured, reference: Measured, nominal: Measured, name: str) -> tuple[FloatArray, FloatArray]:
+    """Generated minus reference, and its variance, in the scale of the nominal sample."""
+    part = nominal.part(name)
+    scales = [1.0, 1.0]
+    if is_sum(nominal.observables[name]):
+        wanted = nominal.entries[name].sum_w
+        scales = [wanted / one.entries[name].sum_w for one in (made, reference)]
+    values = [scale * one.values[0][part] for scale, one in zip(scales, (made, reference), strict=True)]
+    variances = [scale**2 * np.diag(one.statistics)[part] for scale, one in zip(scales, (made, reference), strict=True)]
+    return values[0] - values[1], variances[0] + variances[1]
+
+
+def is_sum(observable: Observable) -> bool:
+    """Whether the values are sums of weights, which scale with the sample's size."""
+    return getattr(observable, "normalize", None) == "none"
+
+
+def _upper_tail(chi2: float, ndf: int) -> float:
+    from scipy.stats import chi2 as distribution
+
+    return float(distribution.sf(chi2, ndf)) if ndf else 1.0
