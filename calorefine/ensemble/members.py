@@ -91,8 +91,12 @@ class Ensemble:
     records: dict[str, dict[str, Any]]
 
     @classmethod
-    def load(cls, folder: str | Path) -> Ensemble:
+    def load(cls, folder: str | Path, *, complete: bool = True) -> Ensemble:
         """Find the members.
+
+        Args:
+            folder: of the ensemble.
+            complete: whether the nominal member has to be there.
 
         Raises:
             FileError: there is no such folder, or no nominal member in it.
@@ -103,12 +107,13 @@ class Ensemble:
             siblings = [str(path) for path in folder.parent.glob("*") if path.is_dir()]
             raise FileError(f"{folder}: no such folder{nearest(str(folder), siblings)}")
         records = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"*/{RECORD}")}
-        if "nominal" not in records:
+        if complete and "nominal" not in records:
             found = ", ".join(sorted(records)) or "no member"
             raise FileError(f"{folder}: {found} found, expected a nominal one; run 'calorefine ensemble' to its end")
+        first = records.get("nominal", next(iter(records.values()), {}))
         for name, record in records.items():
-            if record["config_sha256"] != records["nominal"]["config_sha256"]:
-                msg = f"{folder}: '{name}' was trained with another configuration than 'nominal'; train it anew"
+            if record["config_sha256"] != first["config_sha256"]:
+                msg = f"{folder}: '{name}' was trained with another configuration than '{first['name']}'; train it anew"
                 raise ConfigError(msg)
         order = {kind: number for number, kind in enumerate(("nominal", "replica", "seed"))}
         names = sorted(records, key=lambda name: (order[records[name]["kind"]], records[name]["index"]))

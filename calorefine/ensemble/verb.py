@@ -107,7 +107,7 @@ def ensemble_models(
     else:
         _run(recipe, todo, processes)
     names = [member.name for group in todo for member in group]
-    return EnsembleSummary(Ensemble.load(folder), names, time.perf_counter() - start)
+    return EnsembleSummary(Ensemble.load(folder, complete=only is None), names, time.perf_counter() - start)
 
 
 def _check_configuration(recipe: Recipe) -> None:

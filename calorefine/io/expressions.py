@@ -3,6 +3,7 @@
 Python's operators and numexpr's functions (`sqrt`, `exp`, `log`, `arctan2`, `where`, ...) are understood, and
 also ``&&``, ``||``, ``and``, ``or``, ``not`` and chained comparisons.  Nothing else is: a checkpoint carries its
 expressions along, and loading a stranger's must not run code.  As in C, a number is a condition: it holds unless zero.
+`weight_replica[3]` is one entry of a fixed-size array.
 All is evaluated in double precision; an integer that double precision can't hold is an error.
 """
 
@@ -55,6 +56,7 @@ _ALLOWED = (
     ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
 )  # fmt: skip
 _LARGEST_EXACT = 2**53
+_ENTRY, _MANGLED = re.compile(r"\b([A-Za-z_]\w*)\[\s*(\d+)\s*\]"), re.compile(r"^(\w+)__entry(\d+)$")
 
 
 class _Logic(ast.NodeTransformer):
@@ -107,8 +109,8 @@ def as_python(text: str) -> str:
 def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the expression for numexpr and the branches that it needs."""
     try:
-        tree = ast.parse(as_python(text), mode="eval")
-        names = _names(tree, text)
+        tree = ast.parse(_ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
+        names = tuple(_MANGLED.sub(r"\1[\2]", name) for name in _names(tree, text))
         return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
     except SyntaxError as error:
         msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
@@ -148,6 +150,8 @@ def branches(text: str) -> tuple[str, ...]:
 
     >>> branches("sqrt(px**2 + py**2) > 1 && 2 < eta < 5")
     ('px', 'py', 'eta')
+    >>> branches("2 * weight_replica[3]")
+    ('weight_replica[3]',)
     """
     return _parse(text)[1]
 
@@ -170,7 +174,7 @@ def evaluate(text: str, table: Table) -> NDArray[Any]:
     array([False,  True])
     """
     expression, names = _parse(text)
-    arrays = {name: _widen(name, table, text) for name in names}
+    arrays = {_ENTRY.sub(r"\1__entry\2", name): _widen(name, table, text) for name in names}
     if expression in arrays:
         return arrays[expression]
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uproot
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ TREES = ("TTree", "ROOT::RNTuple")
 _RNTUPLE_NUMBERS = frozenset(
     ["float", "double", "bool"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
 )
+_ENTRY = re.compile(r"(\w+)\[(\d+)\]")
 _RNTUPLE_ARRAY = re.compile(r"std::array<([\w:]+),\d+>")
 _RNTUPLE_LIST = re.compile(r"(?:std::vector|ROOT::(?:VecOps::)?RVec)<([\w:]+)>")
 
@@ -144,7 +146,7 @@ def batches(
     Args:
         path: the file.
         name: of the tree.
-        wanted: branches of one number per event; arrays (n,).
+        wanted: branches of one number per event, or entries of arrays as `branch[3]`; arrays (n,).
         rows: at a time.
         carried: likewise, or fixed-size arrays of k numbers; arrays (n,) or (n, k).
         jagged: likewise, or lists of any number of them, which come as awkward arrays (n, var).
@@ -155,7 +157,10 @@ def batches(
     """
     with open_file(path) as file:
         tree = find_tree(file, path, name)
+        entries = {one: _entry(tree, one, f"{path}, tree '{name}'") for one in wanted if _ENTRY.fullmatch(one)}
+        wanted = [one for one in wanted if one not in entries]
         check_branches(tree, wanted, f"{path}, tree '{name}'")
+        carried = [*carried, *(branch for branch, _ in entries.values())]
         check_branches(tree, carried, f"{path}, tree '{name}'", arrays=True)
         check_branches(tree, jagged, f"{path}, tree '{name}'", arrays=True, lists=True)
         lists = [branch for branch in dict.fromkeys(jagged) if is_list(tree, branch)]
@@ -170,7 +175,24 @@ def batches(
                 msg = f"{path}, tree '{name}': rows {first} to {last} can't be read, the file is truncated or damaged"
                 raise FileError(f"{msg} ({error})") from error
             native = {branch: _native(arrays[branch]) for branch in wanted}
+            native |= {one: native[branch][:, k] for one, (branch, k) in entries.items()}
             yield native | {branch: varied[branch] for branch in lists}, range(first, last)
+
+
+def _entry(tree: Any, text: str, where: str) -> tuple[str, int]:
+    """Branch and index of `branch[index]`.
+
+    Raises:
+        BranchError: the branch is missing, is no fixed-size array, or has fewer entries.
+    """
+    name, index = _ENTRY.fullmatch(text).groups()  # type: ignore[union-attr]
+    check_branches(tree, [name], where, arrays=True)
+    if not is_array(tree, name):
+        raise BranchError(f"{where}: '{text}' asks for an entry, but branch '{name}' is one number per event")
+    size = np.asarray(tree.arrays([name], library="np", entry_stop=1)[name]).shape[1]
+    if int(index) >= size:
+        raise BranchError(f"{where}: '{text}' asks for entry {index}, branch '{name}' has {size}, from 0 to {size - 1}")
+    return name, int(index)
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uproot
 
 from calorefine import keys
 from calorefine.errors import (
@@ -268,3 +269,20 @@ def test_request_without_branches(root_file, arrays, tree_format):
     (chunk,) = RootFiles(root_file(arrays, tree_format=tree_format), "events").chunks(Request({"one": "1"}))
     assert len(chunk) == 5000
     assert chunk.values["one"].sum() == 5000
+
+
+def test_entry_of_an_array_branch(tmp_path):
+    weights = np.arange(12.0).reshape(4, 3)
+    for kind in ("mktree", "mkrntuple"):
+        with uproot.recreate(tmp_path / f"{kind}.root") as file:
+            columns = {"w": weights, "x": np.arange(4.0)}
+            types = {name: np.dtype((values.dtype, values.shape[1:])) for name, values in columns.items()}
+            getattr(file, kind)("events", types).extend(columns)
+        source = RootFiles(str(tmp_path / f"{kind}.root"), "events")
+        (chunk,) = source.chunks(Request({"a": "w[1]", "b": "x * w[2] > 3 && w[0] < 9"}))
+        np.testing.assert_array_equal(chunk.values["a"], weights[:, 1])
+        np.testing.assert_array_equal(chunk.values["b"], [False, True, True, False])
+        with pytest.raises(BranchError, match="asks for entry 3, branch 'w' has 3"):
+            list(source.chunks(Request({"a": "w[3]"})))
+        with pytest.raises(BranchError, match="'x' is one number per event"):
+            list(source.chunks(Request({"a": "x[0]"})))
