@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from calorefine.ensemble.members import Ensemble
@@ -99,7 +100,7 @@ def _last_loss(record: Mapping[str, Any]) -> str:
 
 
 def _figures(found: Ensemble) -> list[Picture]:
-    losses = {name: one.get("val_loss") or [] for name, one in found.records.items()}
+    losses = {name: [x for x in one.get("val_loss") or [] if isfinite(x)] for name, one in found.records.items()}
     failed = {name for name, one in found.records.items() if one["failed"]}
     out = []
     if any(losses.values()):
