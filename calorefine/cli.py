@@ -26,6 +26,7 @@ from calorefine.ensemble.verb import ensemble_models
 from calorefine.errors import CalorefineError, CheckpointError, ConfigError, nearest
 from calorefine.likelihood import log_prob_file
 from calorefine.models import GenerativeModel
+from calorefine.report.verb import report_files
 from calorefine.reweighting.verb import reweight_files
 from calorefine.sampling import sample_file
 from calorefine.systematics.propagate import propagate_files
@@ -45,6 +46,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "log-prob": log_prob_file,
     "reweight": reweight_files,
     "propagate": propagate_files,
+    "report": report_files,
     "plot": plot_files,
     "compare": compare_models,
     "validate": validate_files,

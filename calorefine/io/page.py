@@ -79,6 +79,8 @@ class Section:
         warnings: paragraphs to point out.
         tables: after the text.
         figures: after the tables.
+        alarms: paragraphs in red, before the warnings.
+        code: commands or files, shown line by line after the figures.
     """
 
     title: str
@@ -86,6 +88,8 @@ class Section:
     warnings: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Picture] = ()
+    alarms: Sequence[str] = ()
+    code: Sequence[str] = ()
 
 
 def write_page(path: Path, title: str, *, sections: Sequence[Section], lead: str = "", overwrite: bool = False) -> None:

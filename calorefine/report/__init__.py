@@ -1,0 +1,1 @@
+"""`calorefine report`: one page on a run of the pipeline, from the weights to observables with their uncertainty."""
