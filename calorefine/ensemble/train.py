@@ -64,11 +64,12 @@ def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
     seeds = [member.seed(made.config.seed_everything) for member in members]
     models = [_prepared(made.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
     if len(members) > 1 and can_train_together(models[0]):
-        history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members))
+        history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members), recipe.digest(made))
     else:
         history = [_train_alone(recipe, member, seed) for member, seed in zip(members, seeds, strict=True)]
+    identity = recipe.digest(made)
     for member, seed, own, losses in zip(members, seeds, data, history, strict=True):
-        _record(recipe, member, seed, own, {"config_sha256": recipe.digest(made), "val_loss": losses})
+        _record(recipe, member, seed, own, {"config_sha256": identity, "val_loss": losses})
 
 
 def _folders(recipe: Recipe, members: Sequence[Member]) -> list[Path]:
@@ -106,13 +107,14 @@ def _train_together(
     data: Sequence[EventDataModule],
     seeds: Sequence[int],
     folders: Sequence[Path],
+    identity: str,
 ) -> list[list[float]]:
     """Train on a common tensor axis, from where an earlier run of the same members was interrupted.
 
     Returns:
         The validation losses of each member.
     """
-    unfinished = folders[0].parent / f".{folders[0].name}-{len(folders)}"
+    unfinished = folders[0].parent / f".{folders[0].name}-{len(folders)}-{identity[:12]}"
     keep = LastCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer.callbacks.append(keep)  # type: ignore[attr-defined]  # set by Lightning
     joined = together(models, [folder / CHECKPOINT for folder in folders])
@@ -121,9 +123,12 @@ def _train_together(
         batches = training_batches(data, seeds), validation_batches(data)
         trainer.fit(joined, *batches, ckpt_path=last if last.is_file() else None, weights_only=True)
         history = joined.history
+        for index in (k for k, folder in enumerate(folders) if not (folder / CHECKPOINT).is_file()):  # never validated
+            own = joined.split_off(index)
+            Simulator(own, own.spec or {}).save(folders[index] / CHECKPOINT)
     else:
         history = torch.load(last, map_location="cpu", weights_only=True)[HISTORY]
-    return [list(losses) for losses in zip(*history, strict=True)]
+    return [[losses[k] for losses in history] for k in range(len(folders))]
 
 
 def _train_alone(recipe: Recipe, member: Member, seed: int) -> list[float]:

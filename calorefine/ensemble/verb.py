@@ -142,6 +142,8 @@ def _run(recipe: Recipe, groups: Sequence[list[Member]], processes: int) -> None
             running[_start(recipe, group)] = group
         for process in [one for one in running if one.poll() is not None]:
             group = running.pop(process)
+            names = ", ".join(member.name for member in group)
+            sys.stderr.write(f"{names}: {'failed' if process.returncode else 'trained'}\n")
             if process.returncode:
                 failed.append(group)
         time.sleep(0.1)

@@ -120,7 +120,9 @@ class AdversarialModel(TrainedModel):
         schedulers: Any = self.lr_schedulers()
         self._update(self._critic_loss(batch, noise), optimizers[0], schedulers[0], "critic_loss", batch_idx)
         if self.n_updates(batch_idx) % self.n_critic == 0:
+            self.critic.requires_grad_(requires_grad=False)  # only passed through
             self._update(self._generator_loss(batch, noise), optimizers[1], schedulers[1], "generator_loss", batch_idx)
+            self.critic.requires_grad_(requires_grad=True)
             count = self.n_updates(batch_idx) // self.n_critic
             update_average(self.average, self.generator, min(self.average_decay, count / (count + 2)))
 

@@ -206,7 +206,7 @@ def _provenance(
     return {
         "files": variables.provenance(),
         "weight": variables.weight,
-        "observables": {name: one.to_dict() for name, one in variables.nominal.observables.items()},
+        "definitions": {name: one.to_dict() for name, one in variables.nominal.observables.items()},
         "entries": {name: one.to_dict() for name, one in variables.nominal.entries.items()},
         "outside_domain": variables.nominal.outside_counts.tolist(),
         "power": {name: one.to_dict() for name, one in powers.items()},
