@@ -260,7 +260,7 @@ def test_gaps_and_other_atoms_are_refused(ensembles, monkeypatch):
 
 def test_what_the_nominal_member_cannot_draw_has_ratio_one():
     class Given(Ratios):
-        def log_ratios(self, values):
+        def log_ratios(self, values):  # noqa: ARG002 (signature of the base class)
             return np.array([[np.nan, np.nan], [-np.inf, 0.5], [9.0, 0.0]])
 
     sums, key = MemberSums(["a", "b"]), np.arange(3, dtype=np.uint64)
