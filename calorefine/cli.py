@@ -23,6 +23,7 @@ from calorefine import runs
 from calorefine.compare import compare_models
 from calorefine.data import EventDataModule
 from calorefine.ensemble.verb import ensemble_models
+from calorefine.ensemble.weights import replica_weights
 from calorefine.errors import CalorefineError, CheckpointError, ConfigError, nearest
 from calorefine.likelihood import log_prob_file
 from calorefine.models import GenerativeModel
@@ -43,6 +44,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "weights-report": weights_report,
     "ensemble": ensemble_models,
     "sample": sample_file,
+    "replica-weights": replica_weights,
     "log-prob": log_prob_file,
     "reweight": reweight_files,
     "propagate": propagate_files,

@@ -6,6 +6,9 @@ The weight of a generated event is its own weight times the reweighter's factor 
   the generated events that the reweighter was trained on.
 - normalization "reference": what makes the file's weights sum to those of the reference that it was trained on.
 
+A reweighter with replicas writes a second branch, `<branch>_replica`: entry k is the complete weight in replica k + 1,
+with the normalization of that replica.
+
 Where the reweighter was learned with a cut, this is about the events that pass it: they make up the sums on either
 side.  Events that fail it are written, too, with factor 1 times that number, counted, and left out of all sums.
 """
@@ -16,14 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.io.expressions import branches
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.reweighting.replicas import SUFFIX
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.totals import MeanFactors, Totals
+from calorefine.reweighting.totals import MeanFactors, ReplicaTotals, Totals
 from calorefine.reweighting.weighed import GeneratedFiles, provenance
+from calorefine.stats import FloatArray
 
 Normalization = Literal["mean", "reference"]
 
@@ -40,6 +47,7 @@ class ApplySummary:
         scale: the number that all factors were multiplied by for it.
         cut: of the reweighter.
         calibration: t of the ratio of each round; 0 means that it corrects nothing, 1 that the members were right.
+        replicas: sums over the weights of each replica.
     """
 
     output: Path
@@ -49,6 +57,7 @@ class ApplySummary:
     scale: float
     cut: str | None
     calibration: list[float]
+    replicas: ReplicaTotals
 
     def __str__(self) -> str:
         """Report for the terminal."""
@@ -64,13 +73,14 @@ class ApplySummary:
                 *t.mean_factors(),
                 *t.left_out(self.cut),
                 f"normalization {self.normalization}: factors times {self.scale:.6g}",
+                *self.replicas.lines(f"{self.branch}{SUFFIX}"),
             ]
         )
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
         own = {"normalization": self.normalization, "scale": self.scale, "calibration": self.calibration}
-        return {**own, **self.totals.to_dict()}
+        return {**own, **self.totals.to_dict(), "replicas": self.replicas.to_dict()}
 
 
 def apply_reweighter(
@@ -89,7 +99,8 @@ def apply_reweighter(
 ) -> ApplySummary:
     """Write generated events with their weight as a further branch: the same rows in the same order.
 
-    Events outside of the reweighter's cut or of its domain get factor 1 and are counted.
+    Events outside of the reweighter's cut or of its domain get factor 1 and are counted.  A reweighter with replicas
+    also writes `<branch>_replica`, a fixed-size array with a complete weight for each.
 
     Args:
         reweighter: a file of `calorefine reweight`.
@@ -112,21 +123,26 @@ def apply_reweighter(
     """
     model, source = Reweighter.load(reweighter), RootFiles(generated, tree)
     path = _output(source, output, in_place=in_place)
-    _check_branch(source, branch, generated_weight, replace_branch=replace_branch)
-    files = GeneratedFiles(model, source, generated_weight)
+    written = [branch, f"{branch}{SUFFIX}"]  # an array of another weight's replicas must not stay beside this one
+    for name in written:
+        _check_branch(source, name, generated_weight, replace_branch=replace_branch)
+    files = GeneratedFiles(model, source, generated_weight, replicas=True)
     files.refuse_corrected(Path(reweighter))
-    carried = files.carried(without=branch, complete=in_place)
+    carried = files.carried(without=written, complete=in_place)
     not_an_input(path, [Path(reweighter)] if in_place else [*source.paths, Path(reweighter)])
     kind = tree_format or source.tree_format()
     calibration = [one.ratio.scale for one in model.rounds]
-    totals = Totals(MeanFactors(model))
+    totals, replicas = Totals(MeanFactors(model)), ReplicaTotals(len(model.replicas))
     with write_tree(path, tree, tree_format=kind, overwrite=overwrite or in_place) as writer:
-        scale = _scale(files, normalization)
+        scale, own_scales = _scales(files, normalization)
         for part in files.weighed(carried):
             weight = scale * part.weight
-            writer.extend({**{name: part.chunk.branches[name] for name in carried}, branch: weight})
+            every = part.generated[:, None] * (own_scales * part.replicas)
+            arrays = {branch: weight} | ({written[1]: every} if model.replicas else {})
+            writer.extend({**{name: part.chunk.branches[name] for name in carried}, **arrays})
             totals.add(part, weight)
-        summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, calibration)
+            replicas.add(part, every)
+        summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, calibration, replicas)
         entry = provenance(files, Path(reweighter)) | summary.to_dict()
         known = files.provenance.get("reweight", {})
         writer.finish(files.provenance | {"reweight": known | {branch: entry}})
@@ -160,17 +176,25 @@ def _check_branch(source: RootFiles, branch: str, generated_weight: str, *, repl
         raise ConfigError(f"{msg}run would apply the factors twice; choose another --branch")
 
 
-def _scale(files: GeneratedFiles, normalization: Normalization) -> float:
-    """Factor on all weights, from one pass over the events that pass the cut if any is needed."""
+def _scales(files: GeneratedFiles, normalization: Normalization) -> tuple[float, FloatArray]:
+    """Factors on all weights and on those of each replica (K,), from one pass over the events if any is needed."""
+    model = files.reweighter
     if normalization == "mean":
-        return 1.0
-    wanted = files.reweighter.provenance.get("reference", {}).get("sum_w")
+        return 1.0, np.ones(len(model.replicas))
+    wanted = model.provenance.get("reference", {}).get("sum_w")
     if wanted is None:
         msg = (
             "normalization: the reweighter doesn't tell the sum of the reference's weights; expected 'mean', or a file "
         )
         raise ConfigError(f"{msg}of 'calorefine reweight'")
-    total = sum(stats.sum_w(part.weight[~part.cut]) for part in files.weighed([]))
+    every = [wanted, *model.provenance.get("replicas", {}).get("sum_w", [])]
+    total = np.zeros(1 + len(model.replicas))
+    for part in files.weighed([]):
+        weight = part.generated[:, None] * np.column_stack([part.factor, part.replicas])
+        total += weight[~part.cut].sum(axis=0)
     what = f"{files.source}, generated_weight '{files.weight}' times factor"
-    what += f", cut '{files.reweighter.columns.cut}'" if files.reweighter.columns.cut else ""
-    return float(wanted) / stats.require_positive_sum([total], what)
+    what += f", cut '{model.columns.cut}'" if model.columns.cut else ""
+    for one in total:
+        stats.require_positive_sum([one], what)
+    scales = np.array(every) / total
+    return float(scales[0]), scales[1:]

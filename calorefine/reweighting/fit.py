@@ -24,6 +24,7 @@ from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.diagnostics_page import write_diagnostics
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator
+from calorefine.reweighting.replicas import bootstrap_copies, fit_replicas
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.validation.classifier import separation
 from calorefine.validation.samples import Samples, read_samples
@@ -85,7 +86,15 @@ class FitSummary:
         written = f"{self.output}: the reweighter; beside it " + " and ".join(
             path.name for path in _beside(self.output)
         )
-        return "\n".join([str(self.diagnostics), *samples, *map(str, self.history), written])
+        return "\n".join([str(self.diagnostics), *samples, *map(str, self.history), *self._replicas(), written])
+
+    def _replicas(self) -> list[str]:
+        told = self.reweighter.provenance.get("replicas")
+        if told is None:
+            return []
+        fit = "weights fitted anew" if told["refit"] else "counts only: the fit behind the weights is not redone"
+        span = f"n_eff of the reference {min(told['n_eff']):.1f} to {max(told['n_eff']):.1f}"
+        return [f"{told['n']} replicas, {fit}, {span}"]
 
 
 def fit_reweighter(
@@ -101,6 +110,9 @@ def fit_reweighter(
     estimator: RatioEstimator | None = None,
     conditional: bool = True,
     rounds: int = 1,
+    replicas: int = 0,
+    replica_repeats: int = 1,
+    bootstrap_seed: int = 0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> FitSummary:
@@ -110,7 +122,7 @@ def fit_reweighter(
         CalorefineError: bad input; nothing is written.
         WeightError: negative generated weights, or weights without a positive sum.
     """
-    path = _checked(output, reference, rounds)
+    path = _checked(output, reference, rounds, replicas)
     sources = RootFiles(generated, tree), RootFiles(str(reference), reference_tree or tree)
     weights = generated_weight, reference_weight
     paths = [path, *_beside(path)]
@@ -127,6 +139,10 @@ def fit_reweighter(
             "history": [asdict(one) for one in history],
             "seed": seed,
         }
+        if replicas:
+            copies = bootstrap_copies(samples, sources[1], reference_weight, n=replicas, seed=bootstrap_seed)
+            reweighter.replicas = fit_replicas(reweighter, copies, estimator, repeats=replica_repeats, seed=seed)
+            reweighter.provenance["replicas"] = copies.to_dict() | {"repeats": replica_repeats}
         found = diagnose(reweighter, samples.generated, samples.reference, repetitions=REPETITIONS, seed=seed)
         reweighter.save(beside[0], overwrite=True)
         content = {"provenance": reweighter.provenance, "diagnostics": found.to_dict()}
@@ -135,7 +151,7 @@ def fit_reweighter(
     return FitSummary(path, reweighter, history, found)
 
 
-def _checked(output: str | None, reference: str | None, rounds: int) -> Path:
+def _checked(output: str | None, reference: str | None, rounds: int, replicas: int) -> Path:
     """Path of the reweighter.
 
     Raises:
@@ -147,6 +163,8 @@ def _checked(output: str | None, reference: str | None, rounds: int) -> Path:
         raise ConfigError(f"output: {output} found, expected a name that ends in .pt; diagnostics go beside it")
     if rounds < 1:
         raise ConfigError(f"rounds: {rounds} found, expected at least 1")
+    if replicas < 0:
+        raise ConfigError(f"replicas: {replicas} found, expected 0 or more")
     return Path(output)
 
 

@@ -17,7 +17,7 @@ References: Rogozhnikov, arXiv:1608.05806 (reweighting by a classifier); Andreas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from calorefine.io.writer import replacing
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.contexts import MeanWeight
 from calorefine.reweighting.network import NetworkRatio
-from calorefine.reweighting.ratio import Ratio, RatioEstimator, Table, fit_ratio
+from calorefine.reweighting.ratio import Members, Ratio, RatioEstimator, Table, fit_ratio
 from calorefine.stats import FloatArray
 
 ESTIMATORS: dict[str, type[RatioEstimator]] = {one.__name__: one for one in (NetworkRatio, BoostingRatio)}
@@ -64,6 +64,7 @@ class Reweighter:
         domain: (c, 2) range of the context that both samples reach.
         largest: largest factor of the generated events trained on.
         provenance: what it was made from, plain containers.
+        replicas: reweighters learned from bootstrap copies of the reference (`replicas`), with as many rounds.
     """
 
     def __init__(
@@ -76,10 +77,12 @@ class Reweighter:
         domain: FloatArray,
         largest: float = 1.0,
         provenance: Mapping[str, Any] | None = None,
+        replicas: Sequence[Reweighter] = (),
     ) -> None:
         """Store them."""
         self.columns, self.rounds, self.estimator, self.conditional = columns, rounds, estimator, conditional
         self.domain, self.largest, self.provenance = domain, largest, dict(provenance or {})
+        self.replicas = list(replicas)
 
     @classmethod
     def fit(
@@ -138,6 +141,10 @@ class Reweighter:
         ratio = fit_ratio(tables[0], tables[1], estimator, seed=seed + len(self.rounds))
         return np.exp(ratio(generated.context, generated.event_key))
 
+    def without_rounds(self) -> Reweighter:
+        """Return one of the same columns and domain that corrects nothing yet."""
+        return self._with([])
+
     def _with(self, rounds: list[Round]) -> Reweighter:
         return Reweighter(
             self.columns,
@@ -177,6 +184,13 @@ class Reweighter:
         """Factors (n,) on the weights of generated events."""
         return np.exp(self.log_ratio(events))
 
+    def replica_factors(self, events: Events) -> FloatArray:
+        """Factors (n, K) of each replica."""
+        out = np.empty((len(events), len(self.replicas)))
+        for index, one in enumerate(self.replicas):
+            out[:, index] = one.factors(events)
+        return out
+
     def in_domain(self, context: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether a correction is known at context (n, c): everywhere in the joint case."""
         return self.columns.in_domain(context, self.domain) if self.conditional else np.ones(len(context), bool)
@@ -196,7 +210,8 @@ class Reweighter:
             "domain": torch.from_numpy(self.domain),
             "largest": self.largest,
             "provenance": self.provenance,
-            "rounds": [{"ratio": one.ratio.state(), "mean": one.mean.state()} for one in self.rounds],
+            "rounds": _rounds_state(self.rounds),
+            "replicas": [_rounds_state(one.rounds, known=False) for one in self.replicas],
         }
         with replacing(Path(path), overwrite=overwrite) as beside:
             torch.save({STATE_KEY: state}, beside)
@@ -210,19 +225,31 @@ class Reweighter:
         """
         state = _read(Path(path))
         members = ESTIMATORS[state["estimator"]].members
-        rounds = [
-            Round(Ratio.from_state(one["ratio"], members), MeanWeight.from_state(one["mean"]))
-            for one in state["rounds"]
-        ]
-        return cls(
+        nominal = cls(
             Columns.from_dict(state["columns"]),
-            rounds,
+            _rounds(state["rounds"], members),
             estimator=state["estimator"],
             conditional=state["conditional"],
             domain=state["domain"].numpy(),
             largest=state["largest"],
             provenance=state["provenance"],
         )
+        for own in state.get("replicas", ()):
+            known = state["rounds"][0]["ratio"]["known"]
+            rounds = [{**one, "ratio": {**one["ratio"], "known": known}} for one in own]
+            nominal.replicas.append(nominal._with(_rounds(rounds, members)))
+        return nominal
+
+
+def _rounds_state(rounds: Sequence[Round], *, known: bool = True) -> list[dict[str, Any]]:
+    """Rounds as tensors and plain containers; without the known events, for replicas, whose are the nominal ones."""
+    states = [{"ratio": one.ratio.state(), "mean": one.mean.state()} for one in rounds]
+    return [one if known else {**one, "ratio": {**one["ratio"], "known": None}} for one in states]
+
+
+def _rounds(states: Sequence[Mapping[str, Any]], members: type[Members]) -> list[Round]:
+    """Inverse of `_rounds_state`."""
+    return [Round(Ratio.from_state(one["ratio"], members), MeanWeight.from_state(one["mean"])) for one in states]
 
 
 def _common_range(generated: Events, reference: Events, columns: Columns) -> FloatArray:

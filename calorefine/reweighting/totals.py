@@ -164,3 +164,38 @@ class Totals:
         overall, worst = self.means.overall(), self.means.worst()
         lines = [f"mean factor {overall}"] if overall else []
         return lines + ([f"furthest from 1: {worst} ({worst.pull:+.1f} sigma)"] if worst else [])
+
+
+class ReplicaTotals:
+    """Sums over the weights of each of K replicas, of the events within the cut.
+
+    Args:
+        n: K.
+    """
+
+    def __init__(self, n: int) -> None:
+        """Start at 0."""
+        self.sum_w, self.sum_w2 = np.zeros(n), np.zeros(n)
+
+    def add(self, part: Weighed, weight: FloatArray) -> None:
+        """Count these events with these weights (n, K)."""
+        own = weight[~part.cut]
+        self.sum_w += own.sum(axis=0)
+        self.sum_w2 += np.square(own).sum(axis=0)
+
+    @property
+    def n_eff(self) -> FloatArray:
+        """Effective number of events (K,); 0 where all weights are 0."""
+        return np.divide(self.sum_w**2, self.sum_w2, out=np.zeros_like(self.sum_w), where=self.sum_w2 > 0)
+
+    def lines(self, branch: str) -> list[str]:
+        """For the terminal; none without replicas."""
+        if len(self.sum_w) == 0:
+            return []
+        low, high = self.n_eff.min(), self.n_eff.max()
+        sums = f"sums of weights {self.sum_w.min():.6g} to {self.sum_w.max():.6g}"
+        return [f"{branch}: {len(self.sum_w)} replicas, {sums}, effective number of events {low:.1f} to {high:.1f}"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the provenance."""
+        return {"n": len(self.sum_w), "sum_w": self.sum_w.tolist(), "n_eff": self.n_eff.tolist()}

@@ -140,7 +140,7 @@ def unweight_files(
         raise ConfigError(f"max_factor: {max_factor} found, expected a positive number")
     files = GeneratedFiles(model, source, generated_weight)
     files.refuse_corrected(Path(reweighter))
-    carried = files.carried(without=None, complete=False)
+    carried = files.carried(without=(), complete=False)
     path = Path(output)
     not_an_input(path, [*source.paths, Path(reweighter)])
     kind = tree_format or source.tree_format()

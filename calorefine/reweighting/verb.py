@@ -15,7 +15,10 @@ from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.reweighting.unweight import UnweightSummary, unweight_files
 
 SHARED = ("generated", "output", "tree", "generated_weight", "tree_format", "overwrite")
-FIT_ONLY = ("reference", "reference_tree", "reference_weight", "columns", "estimator", "conditional", "rounds")
+FIT_ONLY = (
+    *("reference", "reference_tree", "reference_weight", "columns", "estimator", "conditional", "rounds"),
+    *("replicas", "replica_repeats", "bootstrap_seed"),
+)
 WEIGHTS_ONLY = ("branch", "normalization", "in_place", "replace_branch")
 
 
@@ -33,6 +36,9 @@ def reweight_files(
     estimator: RatioEstimator | None = None,
     conditional: bool = True,
     rounds: int = 1,
+    replicas: int = 0,
+    replica_repeats: int = 1,
+    bootstrap_seed: int = 0,
     branch: str = "weight",
     normalization: Normalization = "mean",
     in_place: bool = False,
@@ -62,7 +68,13 @@ def reweight_files(
         estimator: fit: of the density ratio; NetworkRatio, if left out.
         conditional: fit: correct the features given the context, whose spectrum stays; false corrects both.
         rounds: fit: how many corrections at most, each on top of the last.
-        branch: apply: name of the branch to write; float64, generated weight times factor.
+        replicas: fit: how many more to learn from bootstrap copies of the reference, whose weights in replica k are
+            entry k - 1 of the branch `<reference_weight>_replica` if there is one (`calorefine splot --replicas`), else
+            their counts times the weight.
+        replica_repeats: fit: `n_repeats` of the estimator in replicas; fewer are faster and noisier.
+        bootstrap_seed: fit: seed of the counts, where the reference doesn't tell the one of its replicas.
+        branch: apply: name of the branch to write; float64, generated weight times factor.  With replicas, the array
+            `<branch>_replica` holds the complete weight in each.
         normalization: apply: "mean" leaves the factors as they are, of mean 1 at each context (not conditional: over
             the events of the fit); "reference" makes the weights of the files sum to those of the reference.
         in_place: apply: replace the generated file by the one with weights, once that is complete.

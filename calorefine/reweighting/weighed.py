@@ -7,7 +7,7 @@ A reweighter that was learned with a cut (`columns.cut`) knows nothing of events
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, KeyWarning, nearest
 from calorefine.events import Events
 from calorefine.io.expressions import branches
-from calorefine.io.root import Chunk, Request, RootFiles, warn_of_row_keys
+from calorefine.io.root import CHUNK_ROWS, Chunk, Request, RootFiles, warn_of_row_keys
 from calorefine.io.writer import PROVENANCE, digest, read_provenance, versions
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
 from calorefine.validation.samples import file_expressions
 
+LEAST_ROWS = 20_000  # in a chunk
 _WEIGHT, _CUT = "\0weight", "\0cut"
 
 
@@ -38,6 +39,7 @@ class Weighed:
         cut: (n,) whether the event fails the reweighter's cut.
         outside: (n,) whether it passes the cut, but nothing is known at its context.
         context: (m, c) encoded, of the events that pass the cut.
+        replicas: (n, K) factors of the reweighter's replicas, if asked for; K = 0 without.
     """
 
     chunk: Chunk
@@ -46,6 +48,7 @@ class Weighed:
     cut: NDArray[np.bool_]
     outside: NDArray[np.bool_]
     context: NDArray[np.float32]
+    replicas: FloatArray
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -64,13 +67,15 @@ class GeneratedFiles:
         reweighter: of the same features and context.
         source: the files.
         weight: branch or expression of the weights that the events have, or "none".
+        replicas: whether to weigh by the reweighter's replicas, too.
 
     Raises:
         BranchError: a branch of the context or of the reweighter's cut is missing.
     """
 
-    def __init__(self, reweighter: Reweighter, source: RootFiles, weight: str) -> None:
+    def __init__(self, reweighter: Reweighter, source: RootFiles, weight: str, *, replicas: bool = False) -> None:
         """Find out what to read; events without key branches go by file and row, with a warning."""
+        self.n_replicas = len(reweighter.replicas) if replicas else 0
         self.reweighter, self.source, self.weight = reweighter, source, weight
         self.provenance = read_provenance(source.paths[0])
         columns, names = reweighter.columns, set(source.branch_names())
@@ -122,7 +127,8 @@ class GeneratedFiles:
             ValueRangeError: NaN or infinite values; unknown categories in the joint case.
         """
         empty = True
-        for chunk in self.source.chunks(replace(self.request, branches=carried)):
+        rows = max(CHUNK_ROWS // (1 + self.n_replicas // 10), LEAST_ROWS)
+        for chunk in self.source.chunks(replace(self.request, branches=carried), rows=rows):
             empty = False
             yield self._weighed(chunk)
         if empty:
@@ -137,15 +143,19 @@ class GeneratedFiles:
         table = {name: values[~cut] for name, values in chunk.values.items()}
         context = columns.encode_context(table, strict=not self.reweighter.conditional)
         rows = generated[~cut], chunk.key[~cut], chunk.event_key[~cut]
-        factor[~cut] = self.reweighter.factors(Events(columns.encode_features(table), context, *rows))
+        events = Events(columns.encode_features(table), context, *rows)
+        factor[~cut] = self.reweighter.factors(events)
         outside[~cut] = ~self.reweighter.in_domain(context)
-        return Weighed(chunk, generated, factor, cut, outside, context)
+        replicas = np.ones((n, self.n_replicas))
+        if self.n_replicas:
+            replicas[~cut] = self.reweighter.replica_factors(events)
+        return Weighed(chunk, generated, factor, cut, outside, context, replicas)
 
-    def carried(self, *, without: str | None, complete: bool) -> list[str]:
+    def carried(self, *, without: Collection[str], complete: bool) -> list[str]:
         """Branches that can be written on: one number, or a fixed-size array of them, for each event.
 
         Args:
-            without: a branch to leave out.
+            without: branches to leave out.
             complete: whether a branch or object that can't be written on is an error, not a warning.
 
         Raises:
@@ -161,7 +171,7 @@ class GeneratedFiles:
             if complete:
                 raise BranchError(f"{msg} and would be lost in place; give an output instead of --in_place true")
             warnings.warn(f"{msg}; they are left out", CalorefineWarning, stacklevel=3)
-        return [name for name in kept if name != without]
+        return [name for name in kept if name not in without]
 
 
 def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:

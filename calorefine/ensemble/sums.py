@@ -1,0 +1,100 @@
+"""Sums over the events of a nominal sample with the weights of each member: whether these can be relied on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calorefine.stats import FloatArray
+
+FEW_LEFT = 0.1
+MOST_PULL, MOST_OFF = 5.0, 0.02
+
+
+@dataclass
+class MemberSums:
+    r"""Sums over the events for each of K members, with nominal weights w and ratios r.
+
+    Attributes:
+        names: of the members.
+        amounts: (6, K) sums of :math:`w, wr, w^2, w^2 r, w^2 r^2` and the number of ratios cut off.
+        largest: (K,) largest absolute weight.
+        n: number of events.
+        n_impossible: of those that the nominal generator can't draw; their ratios are 1.
+    """
+
+    names: list[str]
+    amounts: FloatArray = field(init=False, repr=False)
+    largest: FloatArray = field(init=False, repr=False)
+    n: int = 0
+    n_impossible: int = 0
+
+    def __post_init__(self) -> None:
+        """Start at 0."""
+        self.amounts, self.largest = np.zeros((6, len(self.names))), np.zeros(len(self.names))
+
+    def add(self, weight: FloatArray, ratio: FloatArray, cut_off: NDArray[np.bool_]) -> None:
+        """Count events with nominal weights (n,), ratios (n, K), and whether those were larger (n, K)."""
+        own, square = weight[:, None], np.square(weight)[:, None]
+        ones = np.ones_like(ratio)
+        parts = own * ones, own * ratio, square * ones, square * ratio, square * np.square(ratio), cut_off
+        self.amounts += np.stack([part.sum(axis=0) for part in parts])
+        self.largest = np.maximum(self.largest, np.abs(own * ratio).max(axis=0))
+        self.n += len(weight)
+
+    @property
+    def mean(self) -> FloatArray:
+        """Mean ratio (K,)."""
+        return np.asarray(self.amounts[1] / self.amounts[0])
+
+    @property
+    def error(self) -> FloatArray:
+        """Standard error of the mean ratio (K,)."""
+        _, _, w2, w2r, w2r2, _ = self.amounts
+        variance = w2r2 - 2 * self.mean * w2r + self.mean**2 * w2
+        return np.asarray(np.sqrt(np.maximum(variance, 0)) / np.abs(self.amounts[0]))
+
+    @property
+    def n_eff(self) -> FloatArray:
+        """Effective number of events (K,)."""
+        return np.asarray(self.amounts[1] ** 2 / self.amounts[4])
+
+    @property
+    def share_left(self) -> FloatArray:
+        """Effective number of events (K,) relative to that of the nominal weights."""
+        return np.asarray(self.n_eff * self.amounts[2] / np.square(self.amounts[0]))
+
+    def lines(self) -> list[str]:
+        """Table for the terminal."""
+        head = f"{'member':<14}{'mean ratio':>18}{'n_eff':>12}{'of nominal':>12}{'largest share':>15}{'cut off':>9}"
+        share = self.largest / np.abs(self.amounts[1])
+        rows = zip(self.names, self.mean, self.error, self.n_eff, self.share_left, share, self.amounts[5], strict=True)
+        return [head] + [
+            f"{name:<14}{f'{mean:.4f} +- {error:.4f}':>18}{n_eff:>12.0f}{left:>12.1%}{part:>15.2g}{cut:>9.0f}"
+            for name, mean, error, n_eff, left, part, cut in rows
+        ]
+
+    def warnings(self) -> list[str]:
+        """What is off."""
+        found = [
+            f"{name}: n_eff falls to {left:.1%} of the nominal one: few events stand for it; use a sample of its own"
+            for name, left in zip(self.names, self.share_left, strict=True)
+            if left < FEW_LEFT
+        ]
+        off = (np.abs(self.mean - 1) > MOST_PULL * self.error) & (np.abs(self.mean - 1) > MOST_OFF)
+        means = zip(self.names, self.mean, self.error, off, strict=True)
+        found += [
+            f"{name}: mean ratio {m:.4f} +- {e:.4f}, expected 1: it is unreliable" for name, m, e, o in means if o
+        ]
+        if self.n_impossible:
+            found.append(f"{self.n_impossible} events are impossible for the nominal member and have ratio 1")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the provenance."""
+        numbers = {"mean_ratio": self.mean, "mean_ratio_error": self.error, "n_eff": self.n_eff}
+        numbers |= {"largest_weight": self.largest, "n_cut_off": self.amounts[5]}
+        return {name: dict(zip(self.names, values.tolist(), strict=True)) for name, values in numbers.items()}
