@@ -168,6 +168,8 @@ def _record(recipe: Recipe, member: Member, seed: int, data: EventDataModule, mo
         "kind": member.kind,
         "index": member.index,
         "seed": seed,
+        "fit": recipe.fit,
+        "options": list(recipe.options),
         "checkpoint_sha256": digest(folder / CHECKPOINT),
         "distance": distance,
         "distance_error": error,

@@ -71,9 +71,9 @@ def fragment(systematics: Systematics, parts: Decomposition, fit: Fit) -> tuple[
     for name, bins in systematics.bins.items():
         nominal = systematics.value_of(name)
         if not bins.counts:
-            notes.append(f"'{name}' is left out: its values are not sums of weights")
+            notes.append(f"'{name}' is not in the pyhf workspace: its values are not sums of weights")
         elif np.any(nominal < 0):
-            notes.append(f"'{name}' is left out: {int(np.sum(nominal < 0))} bins are negative")
+            notes.append(f"'{name}' is not in the pyhf workspace: {int(np.sum(nominal < 0))} bins are negative")
         else:
             modifiers = _modifiers(systematics, parts, name, fit.sample)
             channels.append(

@@ -35,7 +35,8 @@ class Power:
         n_eff: effective number of generated events.
         n_generated: (k,) numbers of generated events.
         equivalent: (k,) numbers of reference events with the same variance.
-        plateau: its limit for many generated events; infinite without another source than generated statistics.
+        plateau: its limit for many generated events; infinite without another source than generated statistics, 0
+            where they have no statistical error (an efficiency of 1 in every bin), so that nothing can be compared.
     """
 
     n_eff: float
@@ -60,7 +61,7 @@ def power(systematics: Systematics, name: str, n_eff: float, *, factors: tuple[f
         factors: sizes of the generated sample, over the present one.
 
     Raises:
-        ConfigError: generated statistics are not among the sources, or are 0 in every bin.
+        ConfigError: generated statistics are not among the sources.
     """
     if GENERATED not in systematics.added:
         raise ConfigError(f"sources {list(systematics.added)}: expected '{GENERATED}' among them")
@@ -68,8 +69,6 @@ def power(systematics: Systematics, name: str, n_eff: float, *, factors: tuple[f
     statistics = np.diag(systematics.covariance(GENERATED))[part]
     model = np.diag(systematics.total)[part] - statistics
     used = statistics > 0
-    if not used.any():
-        raise ConfigError(f"observable '{name}': the generated sample has no statistical error in any bin")
-    ratio = float(np.mean(np.maximum(model[used], 0) / statistics[used]))
+    ratio = float(np.mean(np.maximum(model[used], 0) / statistics[used])) if used.any() else np.inf
     sizes = np.asarray(factors, np.float64)
     return Power(n_eff, n_eff * sizes, n_eff / (ratio + 1 / sizes), n_eff / ratio if ratio > 0 else np.inf)
