@@ -25,6 +25,7 @@ import uproot
 import yaml
 
 from calorefine.cli import calorefine
+from calorefine.ensemble.members import Ensemble
 from calorefine.io.root import RootFiles
 from calorefine.observables import Efficiency, Histogram, Observable, Weights, Width, measure
 from calorefine.systematics import Systematics, closure_bias
@@ -60,7 +61,8 @@ def shifted_conditions(folder: Path, seed: int = 1) -> Path:
 def generate(ensemble: Path, conditions: Path, folder: Path) -> None:
     """Events of each member at these conditions."""
     folder.mkdir()
-    for checkpoint in sorted(ensemble.glob("*/best.ckpt")):
+    finished = Ensemble.load(ensemble)
+    for checkpoint in map(finished.checkpoint, finished.records):
         options = ["--pass-through", "p_gev", "--n-per-event", str(N_COPIES), "--conditions", str(conditions)]
         output = folder / f"{checkpoint.parent.name}.root"
         calorefine(["sample", "--checkpoint", str(checkpoint), "--output", str(output), *options])
