@@ -18,7 +18,12 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 TASKS = {
     "setup": [],
     "run": [["python", "examples/01_main_job.py"]],
-    "test": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["python", "-m", "pytest"]],
+    "test": [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+        ["python", "-m", "pytest", "-n", "2"],
+    ],
 }
 
 

@@ -160,7 +160,7 @@ def test_workspace_without_signal_loads(systematics, tmp_path):
     assert model.config.samples == ["electrons"]
     assert model.config.channels == ["e_over_p", "p_gev"]
     np.testing.assert_allclose(model.expected_actualdata(model.config.suggested_init()), systematics.nominal[:12])
-    assert "'efficiency' is left out" in " ".join(found.notes)
+    assert "'efficiency' is not in the pyhf workspace" in " ".join(found.notes)
     assert document["fragment"]["channels"] == document["workspace"]["channels"]
 
 
@@ -237,7 +237,7 @@ def test_negative_bins_are_left_out_and_negative_variations_noted(tmp_path):
     document = json.loads(found.json.read_text())
     assert [channel["name"] for channel in document["fragment"]["channels"]] == ["b"]
     notes = " ".join(found.notes)
-    assert "'a' is left out: 1 bins are negative" in notes
+    assert "'a' is not in the pyhf workspace: 1 bins are negative" in notes
     assert "'b': in 1 bins a variation is negative" in notes
     with uproot.open(found.root) as file:
         assert file["c/nominal"].values().tolist() == [1, 2, 3, 4]
