@@ -66,8 +66,8 @@ def workflow_config(folder: Path, work: Path) -> Path:
     names = ("splot", "fit", "reweight", "propagate", "report")
     content: dict[str, Any] = {name: str(folder / f"{name}.yaml") for name in names}
     content |= {name: str(folder / f"{name}.root") for name in ("calibration", "conditions")}
-    content |= {"work": str(work), "context": "c", "pass_through": "run,event,c", "copies": 1}
-    content |= {"fit_options": [], "reweight_options": "", "replicas": 2, "seeds": 0}
+    content |= {f"{name}_pass_through": "run,event,c" for name in ("calibration", "conditions")}
+    content |= {"work": str(work), "copies": 1, "fit_options": [], "reweight_options": [], "replicas": 2, "seeds": 0}
     path = folder / f"{work.name}.yaml"
     path.write_text(yaml.safe_dump(content))
     return path

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 
 from calorefine.data import EventDataModule
+from calorefine.data import digest as digest_of_events
 from calorefine.ensemble.members import CHECKPOINT, RECORD, Member
 from calorefine.ensemble.together import HISTORY, can_train_together, together, training_batches, validation_batches
 from calorefine.errors import ConfigError
@@ -66,7 +67,10 @@ def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
     if len(members) > 1 and can_train_together(models[0]):
         history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members), recipe.digest(made))
     else:
-        history = [_train_alone(recipe, member, seed) for member, seed in zip(members, seeds, strict=True)]
+        history = [
+            _train_alone(recipe, member, seed, runs)
+            for member, seed, runs in zip(members, seeds, _run_folders(recipe, made, members, data), strict=True)
+        ]
     identity = recipe.digest(made)
     for member, seed, own, losses in zip(members, seeds, data, history, strict=True):
         _record(recipe, member, seed, own, {"config_sha256": identity, "val_loss": losses})
@@ -131,14 +135,20 @@ def _train_together(
     return [[losses[k] for losses in history] for k in range(len(folders))]
 
 
-def _train_alone(recipe: Recipe, member: Member, seed: int) -> list[float]:
+def _run_folders(recipe: Recipe, made: Any, members: Sequence[Member], data: Sequence[EventDataModule]) -> list[Path]:
+    """Where each member's runs are: what another configuration or other data have left is not taken up."""
+    identities = [f"{recipe.digest(made)[:12]}-{digest_of_events(own.train)[:12]}" for own in data]
+    return [folder / "runs" / one for folder, one in zip(_folders(recipe, members), identities, strict=True)]
+
+
+def _train_alone(recipe: Recipe, member: Member, seed: int, runs: Path) -> list[float]:
     """Train by `lightning fit`, in runs inside the member's folder; return the validation losses."""
     from calorefine.cli import lightning
 
     folder = recipe.folder / member.name
-    started = sorted(folder.glob(f"runs/*/*/{LAST}"))
+    started = sorted(runs.glob(f"*/*/{LAST}"))
     if not (started and _is_finished(started[-1])):
-        options = ["--runs", str(folder / "runs"), "--seed_everything", str(seed)]
+        options = ["--runs", str(runs), "--seed_everything", str(seed)]
         options += ["--data.replica.index", str(member.index)] if member.kind == "replica" else []
         options += ["--ckpt_path", str(started[-1])] if started else []
         options += ["--trainer.enable_progress_bar", "false"]
@@ -146,8 +156,15 @@ def _train_alone(recipe: Recipe, member: Member, seed: int) -> list[float]:
         started.append(finished.run_dir / LAST)
     best = started[-1].with_name("best.ckpt")
     Simulator.load(best if best.is_file() else started[-1]).save(folder / CHECKPOINT)
-    logged = [csv.DictReader(path.read_text().splitlines()) for path in sorted(folder.glob("runs/*/*/csv/metrics.csv"))]
-    return [float(row["val_loss"]) for rows in logged for row in rows if row.get("val_loss")]
+    return _losses(runs)
+
+
+def _losses(runs: Path) -> list[float]:
+    """Validation losses in the order of steps; one that was found again after an interruption counts once."""
+    paths = sorted(runs.glob("*/*/csv/metrics.csv"))
+    rows = [row for path in paths for row in csv.DictReader(path.read_text().splitlines()) if row.get("val_loss")]
+    by_step = {int(row["step"]): float(row["val_loss"]) for row in rows}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _is_finished(last: Path) -> bool:
