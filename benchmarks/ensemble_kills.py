@@ -1,11 +1,10 @@
-"""Do ensembles and workflows survive being killed?  SIGKILL at random moments, then once more to the end.
+"""Do ensembles survive being killed?  SIGKILL at random moments, then once more to the end.
 
-On an analytic toy, an ensemble (nominal, three replicas, one seed; two processes) and the whole workflow (nominal and
-two replicas) run once undisturbed.  Then each is started in a new folder, killed with all its processes after a random
-time, five times in a row, and started a last time.  The results must be the same to the last bit: parameters of all
-members, and all arrays of `systematics.npz`.
+On an analytic toy, an ensemble (nominal, three replicas, one seed; two processes) runs once undisturbed.  Then it is
+started in a new folder, killed with all its processes after a random time, five times in a row, and started a last time.
+The parameters of all members must be the same to the last bit.  `workflow_kills.py` does this to the workflow.
 
-    python benchmarks/kills.py --json kills.json
+    python benchmarks/ensemble_kills.py --json kills.json
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import uproot
@@ -30,47 +27,23 @@ import yaml
 from calorefine import Simulator
 from calorefine.datasets import ImpureToy
 
-ROOT = Path(__file__).parent.parent
 N_KILLS = 5
 SHAPES = {"signal": {"class_path": "Gaussian"}, "background": {"class_path": "Exponential"}}
 SPLOT = {"spectator": "m", "range": [0, 1], "species": SHAPES}
 COLUMNS = {"features": {"x": None, "y": None}, "context": {"c": None}, "key": ["run", "event"]}
-TREES = {"n_trees": 10, "n_folds": 2, "n_repeats": 1}
-HISTOGRAM = {"expression": "x", "bins": {"n": 5, "low": 0.5, "high": 3.0}}
 
 
 def write_toy(folder: Path) -> None:
-    """Data and configurations of a small pipeline."""
-    for name, n, seed in (("calibration", 3000, 1), ("conditions", 2000, 2)):
-        table = ImpureToy(fraction=0.4, resolution=0.05).generate(n, seed=seed)
-        with uproot.recreate(folder / f"{name}.root") as file:
-            file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    """Data and configuration."""
+    table = ImpureToy(fraction=0.4, resolution=0.05).generate(3000, seed=1)
+    with uproot.recreate(folder / "calibration.root") as file:
+        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
     data = {"files": str(folder / "calibration.root"), "tree": "events", "columns": COLUMNS, "batch_size": 256}
     data["weights"] = {"class_path": "SPlot", "init_args": SPLOT}
     model = {"class_path": "WGAN", "init_args": {"generator_hidden": [32], "critic_hidden": [32]}}
     trainer = {"accelerator": "cpu", "max_epochs": 60, "check_val_every_n_epoch": 10, "log_every_n_steps": 50}
-    estimator = {"class_path": "BoostingRatio", "init_args": TREES}
-    files = {
-        "fit": {"seed_everything": 1, "data": data, "model": model, "trainer": trainer},
-        "splot": {"tree": "events", "columns": COLUMNS, "splot": SPLOT},
-        "reweight": {"columns": COLUMNS, "estimator": estimator},
-        "propagate": {"observables": {"x": {"class_path": "Histogram", "init_args": HISTOGRAM}}},
-        "report": {"title": "toy"},
-    }
-    for name, content in files.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
-
-
-def workflow_config(folder: Path, work: Path) -> Path:
-    """Options of the workflow on the toy."""
-    names = ("splot", "fit", "reweight", "propagate", "report")
-    content: dict[str, Any] = {name: str(folder / f"{name}.yaml") for name in names}
-    content |= {name: str(folder / f"{name}.root") for name in ("calibration", "conditions")}
-    content |= {f"{name}_pass_through": "run,event,c" for name in ("calibration", "conditions")}
-    content |= {"work": str(work), "copies": 1, "fit_options": [], "reweight_options": [], "replicas": 2, "seeds": 0}
-    path = folder / f"{work.name}.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    content = {"seed_everything": 1, "data": data, "model": model, "trainer": trainer}
+    (folder / "fit.yaml").write_text(yaml.safe_dump(content))
 
 
 def ensemble_command(folder: Path, output: Path) -> list[str]:
@@ -78,15 +51,6 @@ def ensemble_command(folder: Path, output: Path) -> list[str]:
     code = "from calorefine.cli import calorefine_main; calorefine_main()"
     options = ["--fit", str(folder / "fit.yaml"), "--output", str(output), "--replicas", "3", "--seeds", "1"]
     return [sys.executable, "-c", code, "ensemble", *options]
-
-
-def workflow_command(folder: Path, output: Path) -> list[str]:
-    """The workflow on the toy, with a lock that a killed one left removed."""
-    config = workflow_config(folder, output)
-    run = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "workflows" / "Snakefile")]
-    run += ["--directory", str(folder), "--configfile", str(config), "--cores", "2", "--rerun-incomplete"]
-    subprocess.run([*run, "--unlock"], check=True, capture_output=True)
-    return run
 
 
 def finish(command: list[str], environment: dict[str, str]) -> float:
@@ -118,23 +82,20 @@ def results(output: Path) -> dict[str, np.ndarray]:
         if "runs" not in checkpoint.parts[len(output.parts) :]:
             state = Simulator.load(checkpoint).model.state_dict()
             found |= {f"{checkpoint.parent.name}/{key}": value.numpy() for key, value in state.items()}
-    for path in output.glob("systematics.npz"):
-        with np.load(path) as file:
-            found |= {key: file[key] for key in file.files if file[key].dtype.kind == "f"}
     return found
 
 
-def trial(name: str, command: Callable[[Path, Path], list[str]], folder: Path, seed: int) -> dict[str, float]:
+def trial(name: str, folder: Path, seed: int) -> dict[str, float]:
     """Undisturbed, killed, compared."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     whole, disturbed = folder / f"{name}_whole", folder / f"{name}_killed"
-    seconds = finish(command(folder, whole), environment)
+    seconds = finish(ensemble_command(folder, whole), environment)
     print(f"{name}: undisturbed in {seconds:.0f} s", flush=True)
     rng, hits = np.random.default_rng(seed), 0
     for after in rng.uniform(2, max(seconds / 2, 3), N_KILLS):
-        hits += killed(command(folder, disturbed), environment, after)
+        hits += killed(ensemble_command(folder, disturbed), environment, after)
         print(f"{name}: killed after {after:.1f} s", flush=True)
-    finish(command(folder, disturbed), environment)
+    finish(ensemble_command(folder, disturbed), environment)
     expected, found = results(whole), results(disturbed)
     same = expected.keys() == found.keys() and all(np.array_equal(expected[key], found[key]) for key in expected)
     print(f"{name}: {hits} kills, {len(expected)} arrays, {'identical' if same else 'DIFFERENT'}", flush=True)
@@ -145,16 +106,11 @@ def main() -> None:
     """Run, kill, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--only", choices=["ensemble", "workflow"])
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     options = parser.parse_args()
-    figures: dict[str, float] = {}
-    commands = {"ensemble": ensemble_command, "workflow": workflow_command}
     folder = Path(tempfile.mkdtemp())
     write_toy(folder)
-    for name, command in commands.items():
-        if options.only in (None, name):
-            figures |= trial(name, command, folder, options.seed)
+    figures = trial("ensemble", folder, options.seed)
     shutil.rmtree(folder)
     for key, value in figures.items():
         print(f"{key:>20} {value:.0f}")
