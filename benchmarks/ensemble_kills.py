@@ -1,7 +1,7 @@
 """Do ensembles survive being killed?  SIGKILL at random moments, then once more to the end.
 
 On an analytic toy, an ensemble (nominal, three replicas, one seed; two processes) runs once undisturbed.  Then it is
-started in a new folder, killed with all its processes after a random time, five times in a row, and started a last time.
+started in a new folder, killed with all its processes after a random time, five times in a row, and started once more.
 The parameters of all members must be the same to the last bit.  `workflow_kills.py` does this to the workflow.
 
     python benchmarks/ensemble_kills.py --json kills.json
