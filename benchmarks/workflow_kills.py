@@ -122,6 +122,7 @@ def finish(config: Path, folder: Path, *options: str) -> None:
 
 def kill(process: subprocess.Popen[bytes]) -> list[str]:
     """SIGKILL to the workflow and all its jobs; return what they were doing."""
+    os.killpg(process.pid, signal.SIGSTOP)  # else they go on while they are listed
     jobs = [words for group, words in processes() if group == process.pid]
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -132,7 +133,7 @@ def kill(process: subprocess.Popen[bytes]) -> list[str]:
 
 def processes() -> Iterator[tuple[int, list[str]]]:
     """Process group and words of the command of every living process."""
-    shown = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["ps", "-ww", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     for line in shown.splitlines():
         group, state, *words = line.split()
         if not state.startswith("Z"):

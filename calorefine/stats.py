@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats as distributions
 
 from calorefine.errors import WeightError
 
@@ -152,6 +153,29 @@ def _isotonic(cumulative: FloatArray) -> FloatArray:
 
     nearest: FloatArray = isotonic_regression(cumulative).x
     return nearest
+
+
+def sidak(p_value: float, n_tests: int) -> float:
+    """Probability that the smallest of n independent p-values is as small.
+
+    >>> round(sidak(0.01, 10), 4)
+    0.0956
+    """
+    return float(-np.expm1(n_tests * np.log1p(-p_value))) if p_value < 1 else 1.0
+
+
+def chi2_p_value(chi2: float, ndf: int) -> float:
+    """Probability of a chi2 as large; 1 without degrees of freedom."""
+    return float(distributions.chi2.sf(chi2, ndf)) if ndf > 0 else 1.0
+
+
+def spread_of_mean(mean: ArrayLike, w2: ArrayLike, w2f: ArrayLike, w2f2: ArrayLike) -> FloatArray:
+    r"""Sum :math:`\sum w^2 (f - m)^2` from the sums of w^2, w^2 f and w^2 f^2; below 0 by rounding it is 0.
+
+    Over :math:`(\sum w)^2` it is the variance of the weighted mean m of independent events.
+    """
+    mean, w2, w2f, w2f2 = (np.asarray(values, np.float64) for values in (mean, w2, w2f, w2f2))
+    return np.maximum(w2f2 - 2 * mean * w2f + mean**2 * w2, 0.0)
 
 
 def batch_mean(values: torch.Tensor, weight: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:

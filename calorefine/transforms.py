@@ -188,8 +188,7 @@ class Preprocessing(nn.Module):
         They are infinite for what is impossible: beyond a bound, or no integer in an integer column.
         """
         columns = self._off_bounds(x).T.contiguous()
-        ends = [self._unit_ends(c, j) if self.integer[j] else self._ends(c, j) for j, c in enumerate(columns)]
-        return torch.stack(ends, dim=2)
+        return torch.stack([self._interval(column, j) for j, column in enumerate(columns)], dim=2)
 
     def dequantize(
         self,
@@ -200,7 +199,11 @@ class Preprocessing(nn.Module):
         """Spread network values (n, d) of atoms and integers uniformly over the z that belong to them."""
         if not self.is_discrete:
             return u
-        low, high = self.intervals(self.inverse(u))
+        x = self._off_bounds(self.inverse(u))
+        low, high = torch.zeros((2, *x.shape), dtype=x.dtype)
+        for j in range(self.n_columns):
+            if self.integer[j] or len(self.atoms[j]):
+                low[:, j], high[:, j] = self._interval(x[:, j].contiguous(), j)
         z = self.unwhiten(u)
         uniform = ranks.own(torch.rand(ranks.whole(low.shape), generator=noise, dtype=low.dtype))
         spread = low + (high - low) * uniform
@@ -292,6 +295,10 @@ class Preprocessing(nn.Module):
             index = torch.searchsorted(value, x).clamp(max=len(value) - 1)
             ends = torch.where(value[index] == x, torch.stack([low[index], high[index]]), ends)
         return ends
+
+    def _interval(self, x: torch.Tensor, j: int) -> torch.Tensor:
+        """Ends (2, n) of the z that are mapped to x (n,) of column j, which may be one of integers."""
+        return self._unit_ends(x, j) if self.integer[j] else self._ends(x, j)
 
     def _unit_ends(self, x: torch.Tensor, j: int) -> torch.Tensor:
         """Ends (2, n) of the z that are mapped to x (n,) of an integer column j."""

@@ -101,7 +101,7 @@ def test_options_that_make_no_sense(checkout, option, message):
 
 def test_killed_training_goes_on(tmp_path, kills):
     """SIGKILL to all processes once the first epochs are on disk."""
-    config = kills.write_toy(tmp_path, n=800, epochs=120, replicas=0, seeds=0)
+    config = kills.write_toy(tmp_path, n=800, epochs=400, replicas=0, seeds=0)
     folder, target = tmp_path / "run", "work/generated/nominal.root"
     process, deadline = kills.start(config, folder, target), time.monotonic() + 120
     while not list(folder.glob("work/ensemble/nominal/runs/**/last.ckpt")):

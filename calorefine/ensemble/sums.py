@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, spread_of_mean
 
 FEW_LEFT = 0.1
 MOST_PULL, MOST_OFF = 5.0, 0.02
@@ -54,8 +54,7 @@ class MemberSums:
     def error(self) -> FloatArray:
         """Standard error of the mean ratio (K,)."""
         _, _, w2, w2r, w2r2, _ = self.amounts
-        variance = w2r2 - 2 * self.mean * w2r + self.mean**2 * w2
-        return np.asarray(np.sqrt(np.maximum(variance, 0)) / np.abs(self.amounts[0]))
+        return np.asarray(np.sqrt(spread_of_mean(self.mean, w2, w2r, w2r2)) / np.abs(self.amounts[0]))
 
     @property
     def n_eff(self) -> FloatArray:

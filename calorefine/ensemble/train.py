@@ -59,19 +59,19 @@ class Recipe:
 def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
     """Train these members side by side, and leave a record of each that is not there yet."""
     made = recipe.make()
+    identity = recipe.digest(made)
     for member in members:
         (recipe.folder / member.name).mkdir(parents=True, exist_ok=True)
     data = _data(made.datamodule, members)
     seeds = [member.seed(made.config.seed_everything) for member in members]
     models = [_prepared(made.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
     if len(members) > 1 and can_train_together(models[0]):
-        history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members), recipe.digest(made))
+        history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members), identity)
     else:
         history = [
             _train_alone(recipe, member, seed, runs)
-            for member, seed, runs in zip(members, seeds, _run_folders(recipe, made, members, data), strict=True)
+            for member, seed, runs in zip(members, seeds, _run_folders(recipe, identity, members, data), strict=True)
         ]
-    identity = recipe.digest(made)
     for member, seed, own, losses in zip(members, seeds, data, history, strict=True):
         _record(recipe, member, seed, own, {"config_sha256": identity, "val_loss": losses})
 
@@ -135,9 +135,11 @@ def _train_together(
     return [[losses[k] for losses in history] for k in range(len(folders))]
 
 
-def _run_folders(recipe: Recipe, made: Any, members: Sequence[Member], data: Sequence[EventDataModule]) -> list[Path]:
+def _run_folders(
+    recipe: Recipe, identity: str, members: Sequence[Member], data: Sequence[EventDataModule]
+) -> list[Path]:
     """Where each member's runs are: what another configuration or other data have left is not taken up."""
-    identities = [f"{recipe.digest(made)[:12]}-{digest_of_events(own.train)[:12]}" for own in data]
+    identities = [f"{identity[:12]}-{digest_of_events(own.train)[:12]}" for own in data]
     return [folder / "runs" / one for folder, one in zip(_folders(recipe, members), identities, strict=True)]
 
 

@@ -56,7 +56,7 @@ _ALLOWED = (
     ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
 )  # fmt: skip
 _LARGEST_EXACT = 2**53
-_ENTRY, _MANGLED = re.compile(r"\b([A-Za-z_]\w*)\[\s*(\d+)\s*\]"), re.compile(r"^(\w+)__entry(\d+)$")
+ENTRY, _MANGLED = re.compile(r"\b([A-Za-z_]\w*)\[\s*(\d+)\s*\]"), re.compile(r"^(\w+)__entry(\d+)$")
 
 
 class _Logic(ast.NodeTransformer):
@@ -109,7 +109,7 @@ def as_python(text: str) -> str:
 def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the expression for numexpr and the branches that it needs."""
     try:
-        tree = ast.parse(_ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
+        tree = ast.parse(ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
         names = tuple(_MANGLED.sub(r"\1[\2]", name) for name in _names(tree, text))
         return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
     except SyntaxError as error:
@@ -174,7 +174,7 @@ def evaluate(text: str, table: Table) -> NDArray[Any]:
     array([False,  True])
     """
     expression, names = _parse(text)
-    arrays = {_ENTRY.sub(r"\1__entry\2", name): _widen(name, table, text) for name in names}
+    arrays = {ENTRY.sub(r"\1__entry\2", name): _widen(name, table, text) for name in names}
     if expression in arrays:
         return arrays[expression]
     try:

@@ -13,12 +13,12 @@ import uproot
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, FileError, nearest
+from calorefine.io.expressions import ENTRY
 
 TREES = ("TTree", "ROOT::RNTuple")
 _RNTUPLE_NUMBERS = frozenset(
     ["float", "double", "bool"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
 )
-_ENTRY = re.compile(r"(\w+)\[(\d+)\]")
 _RNTUPLE_ARRAY = re.compile(r"std::array<([\w:]+),\d+>")
 _RNTUPLE_LIST = re.compile(r"(?:std::vector|ROOT::(?:VecOps::)?RVec)<([\w:]+)>")
 
@@ -157,7 +157,7 @@ def batches(
     """
     with open_file(path) as file:
         tree = find_tree(file, path, name)
-        entries = {one: _entry(tree, one, f"{path}, tree '{name}'") for one in wanted if _ENTRY.fullmatch(one)}
+        entries = {one: _entry(tree, one, f"{path}, tree '{name}'") for one in wanted if ENTRY.fullmatch(one)}
         wanted = [one for one in wanted if one not in entries]
         check_branches(tree, wanted, f"{path}, tree '{name}'")
         carried = [*carried, *(branch for branch, _ in entries.values())]
@@ -185,7 +185,7 @@ def _entry(tree: Any, text: str, where: str) -> tuple[str, int]:
     Raises:
         BranchError: the branch is missing, is no fixed-size array, or has fewer entries.
     """
-    name, index = _ENTRY.fullmatch(text).groups()  # type: ignore[union-attr]
+    name, index = ENTRY.fullmatch(text).groups()  # type: ignore[union-attr]
     check_branches(tree, [name], where, arrays=True)
     if not is_array(tree, name):
         raise BranchError(f"{where}: '{text}' asks for an entry, but branch '{name}' is one number per event")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.observables.observable import Binning, Observable, Regular
+from calorefine.observables.observable import Observable, Regular
 from calorefine.stats import FloatArray, IntArray
 
 Normalize = Literal["none", "unit"]
@@ -47,8 +47,7 @@ class Histogram(Observable):
             title: name of the variable in plots; the expression if left out.
             unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
         """
-        options: dict[str, Any] = {"bins": bins, "edges": edges, "selection": selection, "title": title, "unit": unit}
-        super().__init__(Binning.of(expression, **options))
+        super().__init__(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
         self.normalize = normalize
 
     @property

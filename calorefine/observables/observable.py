@@ -130,9 +130,18 @@ class Observable(ABC):
     n_sub: int = 1
     n_amounts: int = 1
 
-    def __init__(self, binning: Binning) -> None:
-        """Keep the binning."""
-        self.binning = binning
+    def __init__(
+        self,
+        expression: str,
+        *,
+        bins: Regular | None,
+        edges: Sequence[float] | None,
+        selection: str | None,
+        title: str | None,
+        unit: str | None,
+    ) -> None:
+        """Make the binning; the arguments are those of `Binning.of`."""
+        self.binning = Binning.of(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
 
     @property
     def edges(self) -> FloatArray:

@@ -29,7 +29,7 @@ from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io import reductions
 from calorefine.observables.distribution import distribution, inverse, share_below, slope
 from calorefine.observables.grid import N_CELLS, Grid
-from calorefine.observables.observable import Binning, Observable, Regular
+from calorefine.observables.observable import Observable, Regular
 from calorefine.stats import FloatArray, IntArray
 
 CENTRAL = 0.6826894921370859  # of a Gaussian within one standard deviation
@@ -70,8 +70,7 @@ class Quantile(Observable):
         Raises:
             ConfigError: levels outside of 0 to 1, a reversed range, too few sub-cells, or as `Binning.of`.
         """
-        options: dict[str, Any] = {"bins": bins, "edges": edges, "selection": selection, "title": title, "unit": unit}
-        super().__init__(Binning.of(expression, **options))
+        super().__init__(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
         reductions.branches(of)
         self.of, self.levels, self.range, self.n_sub = of, np.asarray(levels, np.float64), range, n_cells + 2
         if not (len(levels) and np.all(np.diff([0.0, *levels, 1.0]) > 0)):

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.io import reductions
-from calorefine.observables.observable import Binning, Observable, Regular
-from calorefine.stats import FloatArray, IntArray
+from calorefine.observables.observable import Observable, Regular
+from calorefine.stats import FloatArray, IntArray, spread_of_mean
 
 
 class Efficiency(Observable):
@@ -49,8 +49,7 @@ class Efficiency(Observable):
             title: name of the variable in plots; the expression if left out.
             unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
         """
-        options: dict[str, Any] = {"bins": bins, "edges": edges, "selection": selection, "title": title, "unit": unit}
-        super().__init__(Binning.of(expression, **options))
+        super().__init__(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
         reductions.branches(passed)
         self.passed = passed
 
@@ -123,8 +122,7 @@ class Mean(Observable):
             title: name of the variable in plots; the expression if left out.
             unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
         """
-        options: dict[str, Any] = {"bins": bins, "edges": edges, "selection": selection, "title": title, "unit": unit}
-        super().__init__(Binning.of(expression, **options))
+        super().__init__(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
         reductions.branches(of)
         self.of = of
 
@@ -156,8 +154,8 @@ class Mean(Observable):
     def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
         """Covariance (n_bins, n_bins), diagonal; see `Observable.covariance`."""
         mean, squares = self.evaluate(sums), sums2[1:-1]
-        variance = squares[:, 1, 1] - 2 * mean * squares[:, 0, 1] + mean**2 * squares[:, 0, 0]
-        return np.diag(np.maximum(variance, 0) / self.totals(sums) ** 2)  # below 0 by rounding only
+        variance = spread_of_mean(mean, squares[:, 0, 0], squares[:, 0, 1], squares[:, 1, 1])
+        return np.diag(variance / self.totals(sums) ** 2)
 
     def _inside(self, sums: FloatArray) -> FloatArray:
         """Sums of w and w v (..., n_bins, 2)."""

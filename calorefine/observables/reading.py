@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.io import files, reductions
+from calorefine.io.expressions import ENTRY
 from calorefine.io.root import RootFiles
 from calorefine.observables.grid import GridFinder
 from calorefine.observables.observable import Observable
@@ -114,8 +115,10 @@ def tables(source: RootFiles, texts: Iterable[str], rows: int) -> Iterator[tuple
         BranchError: a branch is missing, or holds neither numbers nor lists of them.
     """
     needed = list(dict.fromkeys(name for text in texts for name in reductions.branches(text)))
+    entries = [name for name in needed if ENTRY.fullmatch(name)]
+    others = [name for name in needed if name not in entries]
     for path in source.paths:
-        for table, at in files.batches(path, source.tree, [], rows, jagged=needed):
+        for table, at in files.batches(path, source.tree, entries, rows, jagged=others):
             yield table, len(at)
 
 

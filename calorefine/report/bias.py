@@ -26,10 +26,9 @@ from calorefine.report.definitions import Propagated
 from calorefine.report.observables import OPTION, bin_text
 from calorefine.report.parts import Part, absent, collected
 from calorefine.report.truth import Truth
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, sidak
 from calorefine.systematics import Bias, Systematics, closure_bias, ensemble_bias
 from calorefine.systematics.bias import FLAG
-from calorefine.validation.efficiencies import sidak
 
 TITLE = "Bias"
 OF_MEAN = "mean of the replicas - nominal"
@@ -173,11 +172,8 @@ def _sentence(one: Compared, systematics: Systematics) -> str:
 
 def _where(systematics: Systematics, index: int) -> str:
     """Observable and bin of a value."""
-    for name in systematics.bins:
-        part = systematics.part(name)
-        if part.start <= index < part.stop:
-            return f"{name} in {bin_text(systematics, name, index - part.start)}"
-    raise IndexError(index)
+    name, own = systematics.locate(index)
+    return f"{name} in {bin_text(systematics, name, own)}"
 
 
 def _verdict(one: Compared) -> str:

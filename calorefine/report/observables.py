@@ -53,14 +53,6 @@ def _names(systematics: Systematics) -> list[str]:
     return ["total", *systematics.sources]
 
 
-def relative(systematics: Systematics, name: str, source: str) -> float:
-    """Root mean square of the errors of an observable over that of its values."""
-    part = systematics.part(name)
-    variance = np.diag(systematics.covariance(None if source == "total" else source))[part]
-    size = float(np.mean(systematics.nominal[part] ** 2))
-    return float(np.sqrt(np.mean(variance) / size)) if size else float("nan")
-
-
 def _budget_table(found: Propagated) -> Table:
     systematics, names = found.systematics, _names(found.systematics)
     rows = []
@@ -71,7 +63,7 @@ def _budget_table(found: Propagated) -> Table:
         rows.append(
             [
                 name,
-                *(percent(relative(systematics, name, source)) for source in names),
+                *(percent(systematics.relative_error(name, source)) for source in (None, *systematics.sources)),
                 percent(own),
                 _worth(power),
                 plateau,
@@ -168,4 +160,4 @@ def _missing(systematics: Systematics) -> list[str]:
 
 
 def _numbers(systematics: Systematics) -> list[tuple[str, str]]:
-    return [(f"relative error of {name}", percent(relative(systematics, name, "total"))) for name in systematics.bins]
+    return [(f"relative error of {name}", percent(systematics.relative_error(name))) for name in systematics.bins]

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from calorefine.events import Events
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, sidak
 from calorefine.validation.cells import CellTest, compare_cells, group_of, quantile_cells
-from calorefine.validation.efficiencies import sidak
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class MeanFactors:
         if v <= 0:
             return None
         mean = vf / v
-        variance = max(v2f2 - 2 * mean * v2f + mean**2 * v2, 0.0)
+        variance = stats.spread_of_mean(mean, v2, v2f, v2f2)
         return MeanFactor(mean, float(np.sqrt(variance)) / v, context, *limits)
 
 

@@ -28,11 +28,10 @@ from scipy import stats as distributions
 from scipy.optimize import brentq
 
 from calorefine.errors import ConfigError
-from calorefine.stats import FloatArray
-from calorefine.systematics.finite import Chi2
+from calorefine.stats import FloatArray, sidak
+from calorefine.systematics.finite import Chi2, welch_dof
 from calorefine.systematics.sources import from_deviation
 from calorefine.systematics.systematics import Systematics
-from calorefine.validation.efficiencies import sidak
 
 InflationRule = Literal["scale", "bias"]
 FLAG = 0.01  # corrected for the number of bins
@@ -98,12 +97,9 @@ def closure_bias(systematics: Systematics, truth: ArrayLike, *, truth_covariance
 def _bias(systematics: Systematics, difference: FloatArray, estimates: list[tuple[FloatArray, float]]) -> Bias:
     variances = np.array([np.diag(covariance) for covariance, _ in estimates])
     dofs = np.array([dof for _, dof in estimates])
-    variance = variances.sum(axis=0)
-    inverse = (variances**2 / dofs[:, None]).sum(axis=0)
-    dof = np.divide(variance**2, inverse, out=np.full(len(variance), np.inf), where=inverse > 0)
-    error = np.sqrt(variance)
+    error = np.sqrt(variances.sum(axis=0))
     pull = np.divide(np.abs(difference), error, out=np.zeros_like(error), where=error > 0)
-    p_value = 2 * distributions.t.sf(pull, dof)
+    p_value = 2 * distributions.t.sf(pull, welch_dof(variances, dofs))
     corrected = np.array([sidak(float(p), len(p_value)) for p in p_value])
     return Bias(difference, error, p_value, corrected < FLAG, systematics.compare(difference, estimates))
 

@@ -183,6 +183,19 @@ def hartlap_factor(dof: float, p: int) -> float:
     return (dof - p - 1) / dof
 
 
+def welch_dof(variances: FloatArray, dofs: FloatArray) -> FloatArray:
+    """Degrees of freedom (n,) of sums of estimated variances (Welch and Satterthwaite); infinite where known, or 0.
+
+    Args:
+        variances: (k, n) of each estimate.
+        dofs: (k,) their degrees of freedom.
+    """
+    total = variances.sum(axis=0)
+    inverse = (variances**2 / dofs[:, None]).sum(axis=0)
+    dof: FloatArray = np.divide(total**2, inverse, out=np.full(len(total), np.inf), where=inverse > 0)
+    return dof
+
+
 def error_of_error(dof: FloatArray) -> FloatArray:
     """Relative error of a standard error, 1 / sqrt(2 dof); 0 if it is known."""
     return 1 / np.sqrt(2 * np.asarray(dof, np.float64))

@@ -56,10 +56,8 @@ class PropagateSummary:
         names = ["total", *self.systematics.sources]
         lines = [f"{'relative error':<22}" + "".join(f"{name:>13}" for name in names) + f"{'worth':>12}"]
         for name, one in self.powers.items():
-            part = self.systematics.part(name)
-            size = float(np.sqrt(np.mean(self.systematics.nominal[part] ** 2)))
-            variances = [np.diag(self.systematics.covariance(None if k == "total" else k))[part] for k in names]
-            cells = "".join(f"{np.sqrt(np.mean(v)) / size:>12.2%} " for v in variances)
+            errors = [self.systematics.relative_error(name, source) for source in (None, *self.systematics.sources)]
+            cells = "".join(f"{error:>12.2%} " for error in errors)
             lines.append(f"{name:<22}{cells}{one.equivalent[one.n_generated <= one.n_eff][-1]:>12.0f}")
         parts = [f"{name} is a part of {one.part_of}" for name, one in self.systematics.sources.items() if one.part_of]
         plateaus = ", ".join(f"{name} {one.plateau:.0f}" for name, one in self.powers.items())
@@ -76,11 +74,8 @@ class PropagateSummary:
         return lines
 
     def _bin(self, k: int) -> str:
-        for name in self.systematics.bins:
-            part = self.systematics.part(name)
-            if part.start <= k < part.stop:
-                return f"{name}[{k - part.start}]"
-        raise IndexError(k)
+        name, index = self.systematics.locate(k)
+        return f"{name}[{index}]"
 
     def _written(self) -> str:
         s = self.saved

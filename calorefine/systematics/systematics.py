@@ -106,6 +106,14 @@ class Systematics:
         """Nominal values of one observable."""
         return self.nominal[self.part(name)]
 
+    def locate(self, index: int) -> tuple[str, int]:
+        """Observable of a value, and its place in it."""
+        for name in self.bins:
+            part = self.part(name)
+            if part.start <= index < part.stop:
+                return name, index - part.start
+        raise IndexError(index)
+
     def only(self, *names: str) -> Systematics:
         """Some observables, in the order of the arguments."""
         parts = [np.arange(len(self.nominal))[self.part(name)] for name in names]
@@ -152,6 +160,12 @@ class Systematics:
         errors: FloatArray = np.sqrt(np.diag(self.covariance(source)))
         return errors
 
+    def relative_error(self, name: str, source: str | None = None) -> float:
+        """Root mean square of the errors of an observable over that of its values; NaN where all values are 0."""
+        part = self.part(name)
+        size = float(np.mean(self.nominal[part] ** 2))
+        return float(np.sqrt(np.mean(np.diag(self.covariance(source))[part]) / size)) if size else float("nan")
+
     def data_part(self) -> FloatArray:
         """Covariance of the calibration sample's statistics alone: `calibration` minus `training`.
 
@@ -165,10 +179,9 @@ class Systematics:
     @property
     def dof(self) -> FloatArray:
         """Degrees of freedom (n,) of each bin's total variance; infinite where it is known, or 0."""
-        inverse = sum((np.diag(s.covariance) ** 2 / s.dof for s in self.added.values()), np.zeros(len(self.nominal)))
-        variance = np.diag(self.total)
-        dof: FloatArray = np.divide(variance**2, inverse, out=np.full(len(variance), np.inf), where=inverse > 0)
-        return dof
+        sources = list(self.added.values())
+        variances = np.array([np.diag(source.covariance) for source in sources]).reshape(-1, len(self.nominal))
+        return finite.welch_dof(variances, np.array([source.dof for source in sources]))
 
     @property
     def error_of_error(self) -> FloatArray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from calorefine.errors import ConfigError
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import digest
 from calorefine.observables import Measured, Observable, Weights, measure
-from calorefine.stats import FloatArray
-from calorefine.validation.efficiencies import sidak
+from calorefine.observables.reading import names_of
+from calorefine.stats import FloatArray, chi2_p_value, sidak
 
 CLOSES = 0.05
 
@@ -90,18 +92,14 @@ class Variables:
     ) -> None:
         """Measure the nominal file once, and each other file."""
         self.source, self.weight = source, weight
-        columns = {name: one.columns for name, one in sources.items()}
-        every = [Weights(weight), *(column for own in columns.values() for column in own)]
+        every = [Weights(weight), *(column for one in sources.values() for column in one.columns)]
         self.nominal = measure(source, observables, weights=every)
+        further = iter(self.nominal.values[1:])
         self.files: dict[str, list[str]] = {}
         self.rows: dict[str, FloatArray] = {}
         for name, one in sources.items():
-            self.rows[name] = self._from_files(name, one) if one.files else self._from_weights(columns, name)
-
-    def _from_weights(self, columns: Mapping[str, list[Weights]], name: str) -> FloatArray:
-        wanted = [column.text for column in columns[name]]
-        rows = [k for k, row in enumerate(self.nominal.rows) if k and row.partition("[")[0] in wanted]
-        return self.nominal.values[rows]
+            count = len(names_of(source, one.columns))  # an array branch gives several
+            self.rows[name] = self._from_files(name, one) if one.files else np.stack(list(islice(further, count)))
 
     def _from_files(self, name: str, one: Variations) -> FloatArray:
         """Values (K, n) in the same cells, file by file."""
@@ -119,12 +117,7 @@ class Variables:
     def provenance(self) -> dict[str, Any]:
         """Files and their digests."""
         own = {"nominal": [str(path) for path in self.source.paths], **self.files}
-        return {name: {path: digest_of(path) for path in paths} for name, paths in own.items()}
-
-
-def digest_of(path: str) -> str:
-    """SHA-256 of a file, by its path."""
-    return digest(RootFiles(path, "").paths[0])
+        return {name: {path: digest(Path(path)) for path in paths} for name, paths in own.items()}
 
 
 def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArray, list[str]]:
@@ -151,7 +144,7 @@ def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArra
         d, variance = _difference(made, reference, measured, name)
         chi2 = float(np.sum(np.divide(d**2, variance, out=np.zeros_like(d), where=variance > 0)))
         ndf = int(np.sum(variance > 0))
-        p = sidak(_upper_tail(chi2, ndf), len(measured.observables))
+        p = sidak(chi2_p_value(chi2, ndf), len(measured.observables))
         if p < CLOSES:
             out[part] = np.sign(d) * np.sqrt(np.maximum(d**2 - variance, 0))
         verdict = "closes" if p >= CLOSES else f"doesn't close: residual up to {np.abs(out[part]).max():.3g}"
@@ -174,9 +167,3 @@ def _difference(made: Measured, reference: Measured, nominal: Measured, name: st
 def is_sum(observable: Observable) -> bool:
     """Whether the values are sums of weights, which scale with the sample's size."""
     return getattr(observable, "normalize", None) == "none"
-
-
-def _upper_tail(chi2: float, ndf: int) -> float:
-    from scipy.stats import chi2 as distribution
-
-    return float(distribution.sf(chi2, ndf)) if ndf else 1.0

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.stats import chi2 as chi2_distribution
 
 from calorefine import keys, stats
 from calorefine.stats import FloatArray, IntArray
@@ -50,7 +49,7 @@ class CellTest:
     @property
     def p_value(self) -> float:
         """Probability of a chi2 as large; 1 without degrees of freedom."""
-        return float(chi2_distribution.sf(self.chi2, self.ndf)) if self.ndf > 0 else 1.0
+        return stats.chi2_p_value(self.chi2, self.ndf)
 
 
 def quantile_cells(

@@ -360,7 +360,7 @@ def deviation(comparisons: list[Comparison]) -> Deviation:
 
 def corrected_p_value(pull: float, n_pulls: int) -> float:
     """Probability that the largest of so many independent pulls is as large as this one."""
-    return sidak(float(erfc(abs(pull) / np.sqrt(2))), n_pulls)
+    return stats.sidak(float(erfc(abs(pull) / np.sqrt(2))), n_pulls)
 
 
 def corrected_smallest(p_values: Sequence[float]) -> float:
@@ -369,13 +369,4 @@ def corrected_smallest(p_values: Sequence[float]) -> float:
     >>> round(corrected_smallest([0.01, 0.5]), 6)
     0.0199
     """
-    return sidak(min(p_values), len(p_values))
-
-
-def sidak(p_value: float, n_tests: int) -> float:
-    """Probability that the smallest of n independent p-values is as small.
-
-    >>> round(sidak(0.01, 10), 4)
-    0.0956
-    """
-    return float(-np.expm1(n_tests * np.log1p(-p_value))) if p_value < 1 else 1.0
+    return stats.sidak(min(p_values), len(p_values))

@@ -39,10 +39,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as distributions
 
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, chi2_p_value
 from calorefine.weights.profile import Profile, information, profiled_yields
 from calorefine.weights.splot import SPlot, SPlotResult
 
@@ -178,7 +177,7 @@ def _complaint(result: FactorizationResult, n_columns: int) -> str:
 def _added(parts: list[FactorizationResult]) -> FactorizationResult:
     """One test out of those in bins of context, with the deviations of the bin that deviates most."""
     chi2, ndf = sum(part.chi2 for part in parts), sum(part.ndf for part in parts)
-    p_value = float(distributions.chi2.sf(chi2, ndf)) if ndf else 1.0
+    p_value = chi2_p_value(chi2, ndf)
     worst = max(parts, key=lambda part: abs(part.largest[1]))
     return replace(worst, chi2=chi2, ndf=ndf, p_value=p_value, p_corrected=p_value)
 
@@ -194,7 +193,7 @@ def _test(name: str, values: FloatArray, m: FloatArray, profile: Profile, n_bins
     compared = [_compare(profile, shared, row[None], allowed) for row, allowed in zip(counts, free, strict=True)]
     chi2 = sum(gain for gain, _ in compared)
     ndf = _degrees(free) + len(profile.further) * len(counts)
-    p_value = float(distributions.chi2.sf(chi2, ndf)) if ndf else 1.0
+    p_value = chi2_p_value(chi2, ndf)
     deviations = zip(*(pulls for _, pulls in compared), strict=True)
     names = [name for name, probe in zip(profile.names, profile.probes, strict=True) if probe]
     named = dict(zip([*names, *_further_names(profile)], deviations, strict=True))

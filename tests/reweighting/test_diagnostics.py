@@ -20,7 +20,6 @@ from calorefine.reweighting.diagnostics_numbers import mean_weights, weight_numb
 from calorefine.reweighting.diagnostics_page import write_diagnostics
 from calorefine.reweighting.residuals import residuals
 from calorefine.validation.cells import compare_cells
-from calorefine.validation.efficiencies import sidak
 
 N = 5000
 COLUMNS = Columns({"x": None, "y": None}, {"c": None})
@@ -266,8 +265,8 @@ def test_residuals_of_twins_have_no_difference():
 
 
 def test_correction_for_many_tests():
-    assert sidak(1e-9, 100) == pytest.approx(1e-7)
-    assert sidak(1.0, 3) == 1.0
+    assert stats.sidak(1e-9, 100) == pytest.approx(1e-7)
+    assert stats.sidak(1.0, 3) == 1.0
 
 
 def test_negative_generated_weights_are_refused(smooth):

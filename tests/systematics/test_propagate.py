@@ -83,6 +83,14 @@ def test_weights_and_files_give_the_covariance_of_the_replicas(files):
     assert provenance["definitions"]["x"]["class_path"].endswith("Histogram")
 
 
+def test_entries_of_an_array_are_weights_as_the_array_is(files):
+    entries = [f"weight_replica[{k}]" for k in range(K)]
+    by_entry = propagated(files, calibration=Variations(weights=entries), training=Variations(weights="weight_replica"))
+    found = by_entry.systematics
+    assert len(found.replicas["calibration"]) == K
+    np.testing.assert_array_equal(found.replicas["calibration"], found.replicas["training"])
+
+
 def test_from_the_command_line(files):
     config = {
         "nominal": str(files / "nominal.root"),
