@@ -2,11 +2,13 @@
 
 An ensemble of flows (or of another configuration) generates at the conditions of `electron_reference.root`, whose
 features no training has seen.  Three observables in ten bins each: the shape of `e_over_p`, the efficiency of a
-selection against momentum, and the resolution (68 % half-width of `e_over_p`) against momentum.  Counted are the bins
-where the reference lies inside the 95 % band, with and without the reference's own statistical error in the band.  The
-band's width is compared with the statistical error that the sWeighted calibration sample itself has in these bins.  The
-same again at a shifted spectrum: conditions are a subset drawn with a probability that falls with momentum, and the
-reference is weighted by that probability.
+selection against momentum, and the resolution (68 % half-width of `e_over_p`) against momentum.  Sources are those of
+the workflow: replicas, seeds, the generated sample, and what is left of the closure on the calibration sample, where
+the nominal generates at each event's conditions with its sWeight.  Counted are the bins where the reference lies inside
+the 95 % band, with and without the reference's own statistical error in the band.  The band's width is compared with
+the statistical error that the sWeighted calibration sample itself has in these bins.  The same again at a shifted
+spectrum: conditions are a subset drawn with a probability that falls with momentum, and the reference is weighted by
+that probability.
 
     python benchmarks/propagation.py --json propagation.json
 """
@@ -30,7 +32,7 @@ from calorefine.io.root import RootFiles
 from calorefine.observables import Efficiency, Histogram, Observable, Weights, Width, measure
 from calorefine.systematics import Systematics, closure_bias
 from calorefine.systematics.propagate import propagate_files
-from calorefine.systematics.variations import Variations
+from calorefine.systematics.variations import Closure, Sample, Variations
 
 ROOT = Path(__file__).parent.parent
 DATA, CONFIGS = ROOT / "examples" / "data", ROOT / "configs"
@@ -68,7 +70,17 @@ def generate(ensemble: Path, conditions: Path, folder: Path) -> None:
         calorefine(["sample", "--checkpoint", str(checkpoint), "--output", str(output), *options])
 
 
-def propagated(folder: Path) -> Systematics:
+def closure(ensemble: Path, weighted: Path, folder: Path, weight: str) -> Closure:
+    """The calibration sample, and the nominal's events at its conditions."""
+    output = folder / "closure.root"
+    if not output.is_file():
+        options = ["--pass-through", "p_gev,sw_signal", "--n-per-event", str(N_COPIES), "--conditions", str(weighted)]
+        checkpoint = Ensemble.load(ensemble).checkpoint("nominal")
+        calorefine(["sample", "--checkpoint", str(checkpoint), "--output", str(output), *options])
+    return Closure(Sample(str(output), weight=weight), Sample(str(weighted), weight=weight))
+
+
+def propagated(folder: Path, compared: Closure) -> Systematics:
     """Systematics from the members' events."""
     training = Variations(files=str(folder / "seed_*.root")) if list(folder.glob("seed_*.root")) else None
     summary = propagate_files(
@@ -77,6 +89,7 @@ def propagated(folder: Path) -> Systematics:
         output=str(folder / "systematics"),
         calibration=Variations(files=str(folder / "replica_*.root")),
         training=training,
+        closure=compared,
     )
     print(summary, flush=True)
     return summary.systematics
@@ -102,12 +115,16 @@ def compare(systematics: Systematics, weight: str, calibration: np.ndarray) -> d
     return figures
 
 
-def calibration_errors(folder: Path, weight: str) -> np.ndarray:
-    """Errors that the sWeighted calibration sample itself has in these bins."""
+def weighted_calibration(folder: Path) -> Path:
+    """The calibration sample with sWeights."""
     path = folder / "weighted.root"
-    if not path.is_file():
-        calorefine(["splot", "-c", str(CONFIGS / "splot.yaml"), "--files", str(CALIBRATION), "--output", str(path)])
-    measured = measure(RootFiles(str(path), "events"), OBSERVABLES, weights=[Weights(weight)])
+    calorefine(["splot", "-c", str(CONFIGS / "splot.yaml"), "--files", str(CALIBRATION), "--output", str(path)])
+    return path
+
+
+def calibration_errors(weighted: Path, weight: str) -> np.ndarray:
+    """Errors that the sWeighted calibration sample itself has in these bins."""
+    measured = measure(RootFiles(str(weighted), "events"), OBSERVABLES, weights=[Weights(weight)])
     return np.asarray(np.sqrt(np.diag(measured.statistics)))
 
 
@@ -131,12 +148,13 @@ def main() -> None:
             print(
                 calorefine(["ensemble", "--fit", options.fit, "--output", str(ensemble), f"--options={data}", *sizes])
             )
+        weighted = weighted_calibration(folder)
         spectra = {"": (REFERENCE, "none", "sw_signal")}
         spectra["shifted_"] = (shifted_conditions(folder), SHIFT, f"sw_signal * {SHIFT}")
         for prefix, (conditions, weight, signal) in spectra.items():
             generate(ensemble, conditions, folder / f"{prefix}generated")
-            systematics = propagated(folder / f"{prefix}generated")
-            found = compare(systematics, weight, calibration_errors(folder, signal))
+            systematics = propagated(folder / f"{prefix}generated", closure(ensemble, weighted, folder, signal))
+            found = compare(systematics, weight, calibration_errors(weighted, signal))
             figures |= {f"{prefix}{key}": value for key, value in found.items()}
     for key, value in figures.items():
         print(f"{key:>45} {value:.4f}")

@@ -131,7 +131,9 @@ def calorefine(args: Sequence[str] | None = None) -> Any:
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0] in LIGHTNING_VERBS:
         return lightning(given if args is not None else None)
-    parser = ArgumentParser(prog="calorefine", description="Generators trained on weighted calibration data.")
+    parser = ArgumentParser(
+        prog="calorefine", allow_abbrev=False, description="Generators trained on weighted calibration data."
+    )
     subcommands = parser.add_subcommands(dest="verb", required=True)
     for name in LIGHTNING_VERBS:
         subcommands.add_subcommand(name, ArgumentParser(), help=f"The same as 'lightning {name}'.")

@@ -169,6 +169,15 @@ def chi2_p_value(chi2: float, ndf: int) -> float:
     return float(distributions.chi2.sf(chi2, ndf)) if ndf > 0 else 1.0
 
 
+def error_of_error(dof: ArrayLike) -> FloatArray:
+    """Relative error of a standard error with these degrees of freedom, 1 / sqrt(2 dof); 0 if it is known.
+
+    >>> error_of_error(50 - 1).round(2)
+    np.float64(0.1)
+    """
+    return np.asarray(np.divide(1.0, np.sqrt(2 * np.asarray(dof, np.float64))))[()]
+
+
 def spread_of_mean(mean: ArrayLike, w2: ArrayLike, w2f: ArrayLike, w2f2: ArrayLike) -> FloatArray:
     r"""Sum :math:`\sum w^2 (f - m)^2` from the sums of w^2, w^2 f and w^2 f^2; below 0 by rounding it is 0.
 

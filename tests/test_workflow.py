@@ -92,7 +92,10 @@ def test_commands_are_understood(checkout, monkeypatch, capsys):
         assert end.value.code in (0, None), capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("option", "message"), [("replicas=1", "replicas: 1 found"), ("replicas_of=both_", "both_")])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("replicas=1", "replicas: 1 found"), ("replicas_of=both_", "both_"), ("replica=3", "replica found")],
+)
 def test_options_that_make_no_sense(checkout, option, message):
     code, text = dry_run(checkout, option)
     assert code != 0

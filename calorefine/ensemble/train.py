@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,6 +29,24 @@ from calorefine.runs import LastCheckpoint, failure, held_out_distance
 from calorefine.simulator import Simulator
 
 LAST = "checkpoints/last.ckpt"
+
+
+class Progress(pl.Callback):
+    """Says how far a training is, at each of its validations."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the time, and where the training goes on."""
+        del pl_module
+        self.start, self.first = time.perf_counter(), trainer.current_epoch
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write a line to the standard error."""
+        del pl_module
+        if trainer.sanity_checking:
+            return
+        done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
+        left = (time.perf_counter() - self.start) / (done - self.first) * (total - done)
+        sys.stderr.write(f"epoch {done} of {total}, about {left:.0f} s left\n")
 
 
 @dataclass(frozen=True)
@@ -120,7 +140,7 @@ def _train_together(
     """
     unfinished = folders[0].parent / f".{folders[0].name}-{len(folders)}-{identity[:12]}"
     keep = LastCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    trainer.callbacks.append(keep)  # type: ignore[attr-defined]  # set by Lightning
+    trainer.callbacks += [keep, Progress()]  # type: ignore[attr-defined]  # set by Lightning
     joined = together(models, [folder / CHECKPOINT for folder in folders])
     last = unfinished / "last.ckpt"
     if not _is_finished(last):

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from calorefine.ensemble.members import RECORD, Ensemble, Member, planned
 from calorefine.ensemble.train import Recipe, train_members
 from calorefine.errors import ConfigError, TrainingError
+from calorefine.stats import error_of_error
 
 RUN = "from calorefine.cli import calorefine_main; calorefine_main()"
 MOST_TOGETHER = 16
@@ -51,8 +55,10 @@ class EnsembleSummary:
         ]
         if failed:
             lines.append(f"WARNING: {', '.join(failed)}: events differ from held-out ones: not trained well")
-        if 0 < replicas < 10:
-            lines.append(f"WARNING: an error from {replicas} replicas is known to {1 / (2 * replicas) ** 0.5:.0%}")
+        if replicas == 1:
+            lines.append("WARNING: a single replica has no spread, from which to take an error")
+        elif 1 < replicas < 10:
+            lines.append(f"WARNING: an error from {replicas} replicas is known to {error_of_error(replicas - 1):.0%}")
         return "\n".join(lines)
 
 
@@ -135,23 +141,44 @@ def _run(recipe: Recipe, groups: Sequence[list[Member]], processes: int) -> None
         TrainingError: one of them failed; the others are finished.
     """
     waiting, failed = list(groups), []
-    running: dict[subprocess.Popen[bytes], list[Member]] = {}
-    while waiting or running:
-        while waiting and len(running) < processes:
-            group = waiting.pop(0)
-            running[_start(recipe, group)] = group
-        for process in [one for one in running if one.poll() is not None]:
-            group = running.pop(process)
-            names = ", ".join(member.name for member in group)
-            sys.stderr.write(f"{names}: {'failed' if process.returncode else 'trained'}\n")
-            if process.returncode:
-                failed.append(group)
-        time.sleep(0.1)
+    with _ended_with_this() as running:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                group = waiting.pop(0)
+                running[_start(recipe, group)] = group
+                sys.stderr.write(f"{_names(group)}: training side by side, progress in {_log(recipe, group)}\n")
+            for process in [one for one in running if one.poll() is not None]:
+                group = running.pop(process)
+                sys.stderr.write(f"{_names(group)}: {'failed' if process.returncode else 'trained'}\n")
+                if process.returncode:
+                    failed.append(group)
+            time.sleep(0.1)
     if failed:
         log = _log(recipe, failed[0])
         last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
-        names = ", ".join(member.name for group in failed for member in group)
+        names = _names([member for group in failed for member in group])
         raise TrainingError(f"{names}: training failed: {' '.join(last)}; all of it in {log}")
+
+
+@contextmanager
+def _ended_with_this() -> Iterator[dict[subprocess.Popen[bytes], list[Member]]]:
+    """Trainings that end when this process is interrupted or asked to terminate; what they have saved is taken up."""
+    running: dict[subprocess.Popen[bytes], list[Member]] = {}
+    handles = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)) if handles else None
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        if handles:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _names(group: Sequence[Member]) -> str:
+    return ", ".join(member.name for member in group)
 
 
 def _start(recipe: Recipe, group: Sequence[Member]) -> subprocess.Popen[bytes]:

@@ -27,7 +27,15 @@ from calorefine.ensemble.sums import MemberSums
 from calorefine.errors import CalorefineWarning, ConfigError, EmptySelectionError
 from calorefine.events import Column
 from calorefine.io.root import Chunk, Request, RootFiles, warn_of_row_keys
-from calorefine.io.writer import TreeFormat, digest, not_an_input, read_provenance, versions, write_tree
+from calorefine.io.writer import (
+    TreeFormat,
+    digest,
+    not_an_input,
+    read_provenance,
+    require_writable,
+    versions,
+    write_tree,
+)
 from calorefine.models.base import Likelihood
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.ratio import RatioEstimator
@@ -116,6 +124,7 @@ def replica_weights(
     everyone = [name for own in names.values() for name in own]
     simulators = {name: Simulator.load(members.checkpoint(name)) for name in ["nominal", *everyone]}
     check_origin(source, members)
+    require_writable(Path(output), overwrite=overwrite)
     not_an_input(Path(output), [*source.paths, *map(members.checkpoint, simulators)])
     request = sample_request(source, simulators["nominal"].columns, columns or {}, weight, names)
     ratios = _ratios(simulators, source, request, estimator, n_train, seed)

@@ -27,6 +27,21 @@ TreeFormat = Literal["ttree", "rntuple"]
 PROVENANCE = "calorefine_provenance"
 
 
+def require_writable(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output before the work for it is done.
+
+    Raises:
+        ConfigError: the file exists and may not be replaced.
+        FileError: its folder doesn't exist, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder, expected the name of a file")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path}: exists already; choose another output, or replace it with --overwrite true")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder '{path.parent}'; create it first")
+
+
 @contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a path beside `path`; move it over `path` at the end, or remove it if anything was raised.
@@ -42,12 +57,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         ConfigError: the file exists and may not be replaced.
         FileError: its folder doesn't exist, or it is a folder itself.
     """
-    if path.is_dir():
-        raise FileError(f"{path}: is a folder, expected the name of a file")
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: exists already; choose another output, or replace it with --overwrite true")
-    if not path.parent.is_dir():
-        raise FileError(f"{path}: there is no folder '{path.parent}'; create it first")
+    require_writable(path, overwrite=overwrite)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside

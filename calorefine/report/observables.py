@@ -11,13 +11,13 @@ from calorefine.io.page import Picture, Section, Table, number, with_error
 from calorefine.report.definitions import Propagated
 from calorefine.report.observable_plots import Shown, budget_figure, joint_figure, matrices_figure, value_figure
 from calorefine.report.parts import Part, absent, labelled, percent
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, error_of_error
 from calorefine.systematics import Systematics
+from calorefine.systematics.propagate import MOST_ERROR_OF_ERROR
 
 TITLE = "Observables"
 OPTION = ("systematics", "the .npz file of 'calorefine propagate'")
 LEVEL_95 = 0.9545
-MOST_ERROR_OF_ERROR = 0.2
 
 
 def observables_part(found: Propagated | None, truth: Mapping[str, tuple[FloatArray, FloatArray]]) -> Part:
@@ -146,10 +146,9 @@ def _figures(found: Propagated, name: str, truth: tuple[FloatArray, FloatArray] 
 def _warnings(systematics: Systematics) -> list[str]:
     out = []
     for name, rows in systematics.replicas.items():
-        if len(rows) - 1 < 1 / (2 * MOST_ERROR_OF_ERROR**2):
-            out.append(
-                f"{len(rows)} replicas of '{name}': its errors are known to {1 / (2 * (len(rows) - 1)) ** 0.5:.0%} only"
-            )
+        own = error_of_error(len(rows) - 1)
+        if own > MOST_ERROR_OF_ERROR:
+            out.append(f"{len(rows)} replicas of '{name}': its errors are known to {own:.0%} only")
     return out
 
 

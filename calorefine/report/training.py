@@ -11,6 +11,7 @@ from calorefine.io.page import Picture, Section, Table, number, with_error
 from calorefine.report.parts import SIGN, Part, absent
 from calorefine.report.training_plots import distance_figure, history_figure
 from calorefine.simulator import Simulator
+from calorefine.stats import error_of_error
 
 TITLE = "Training"
 OPTION = ("ensemble", "the folder of 'calorefine ensemble'")
@@ -59,7 +60,7 @@ def _data_text(spec: Mapping[str, Any]) -> str:
 def _replica_text(replicas: int, seeds: int) -> str:
     text = f"{replicas} bootstrap replicas and {seeds} trainings on the same data with other seeds."
     if replicas > 1:
-        return f"{text} An error from {replicas} replicas is known to {1 / (2 * (replicas - 1)) ** 0.5:.0%}."
+        return f"{text} An error from {replicas} replicas is known to {error_of_error(replicas - 1):.0%}."
     return text
 
 

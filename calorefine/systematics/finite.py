@@ -194,8 +194,3 @@ def welch_dof(variances: FloatArray, dofs: FloatArray) -> FloatArray:
     inverse = (variances**2 / dofs[:, None]).sum(axis=0)
     dof: FloatArray = np.divide(total**2, inverse, out=np.full(len(total), np.inf), where=inverse > 0)
     return dof
-
-
-def error_of_error(dof: FloatArray) -> FloatArray:
-    """Relative error of a standard error, 1 / sqrt(2 dof); 0 if it is known."""
-    return 1 / np.sqrt(2 * np.asarray(dof, np.float64))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io.root import RootFiles
 from calorefine.observables import Measured, Observable
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, error_of_error
 from calorefine.systematics.assemble import assemble
 from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias, inflate
 from calorefine.systematics.histfactory import Fit
@@ -25,6 +26,7 @@ from calorefine.systematics.variations import Closure, Sample, Variables, Variat
 Outside = Literal["uncertainty", "refuse", "ignore"]
 Inflate = Literal["no", "scale", "bias"]
 MOST_BINS_SHOWN = 5
+MOST_ERROR_OF_ERROR = 0.2
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,18 @@ def propagate_files(
         generated=measured.statistics,
         outside=measured.outside if outside == "uncertainty" and measured.outside_counts.any() else None,
     )
-    systematics, biases = _compared(systematics, measured, truth, tree, inflated)
+    systematics, biases, untested = _compared(systematics, measured, truth, tree, inflated)
+    lines = [*lines, *closes, *untested, *_warnings(systematics)]
     powers = {name: power(systematics, name, one.n_eff) for name, one in measured.entries.items()}
-    provenance = _provenance(variables, powers, biases, [*lines, *closes])
+    provenance = _provenance(variables, powers, biases, lines)
     saved = save(systematics, Path(output), fit=fit, overwrite=overwrite, provenance=provenance)
-    return PropagateSummary(systematics, measured, powers, biases, saved, [*lines, *closes])
+    return PropagateSummary(systematics, measured, powers, biases, saved, lines)
 
 
 def _bins(observable: Observable) -> Bins:
     per_bin = observable.n_values // observable.n_bins
     edges = np.asarray(observable.edges, np.float64)
-    return Bins(edges, observable.axis_label, observable.unit or "", is_sum(observable), per_bin)
+    return Bins(edges, observable.title, observable.unit or "", is_sum(observable), per_bin)
 
 
 def _domain(measured: Measured, outside: Outside) -> list[str]:
@@ -180,18 +183,43 @@ def _domain(measured: Measured, outside: Outside) -> list[str]:
 
 def _compared(
     systematics: Systematics, measured: Measured, truth: Sample | None, tree: str, inflated: Inflate
-) -> tuple[Systematics, dict[str, Bias]]:
-    """Systematics, inflated if asked, and what should agree."""
-    biases = {}
+) -> tuple[Systematics, dict[str, Bias], list[str]]:
+    """Systematics, inflated if asked; what should agree; and what can't be tested with so few replicas."""
+    tests: dict[str, Callable[[], Bias]] = {}
     if "calibration" in systematics.replicas:
-        biases["mean of the replicas - nominal"] = ensemble_bias(systematics)
-    if truth is None:
-        return systematics, biases
-    true = truth.measured(measured.observables, tree)
-    biases["nominal - truth"] = closure_bias(systematics, true.values[0], truth_covariance=true.statistics)
-    if inflated != "no":
+        tests["mean of the replicas - nominal"] = partial(ensemble_bias, systematics)
+    if truth is not None:
+        true = truth.measured(measured.observables, tree)
+        own = partial(closure_bias, systematics, true.values[0], truth_covariance=true.statistics)
+        tests["nominal - truth"] = own
+    biases, untested = {}, []
+    for name, test in tests.items():
+        try:
+            biases[name] = test()
+        except ConfigError as error:
+            untested.append(f"WARNING: {name}: not tested: {error}")
+    if truth is not None and inflated != "no":
         systematics = inflate(systematics, true.values[0], truth_covariance=true.statistics, rule=inflated)
-    return systematics, biases
+    return systematics, biases, untested
+
+
+def _warnings(systematics: Systematics) -> list[str]:
+    """What so few replicas or seeds can't tell."""
+    counts = {name: len(rows) for name, rows in systematics.replicas.items()}
+    lines = [
+        f"WARNING: an error from {count} replicas of '{name}' is known to {error_of_error(count - 1):.0%}"
+        for name, count in counts.items()
+        if error_of_error(count - 1) > MOST_ERROR_OF_ERROR and systematics.sources[name].part_of is None
+    ]
+    if "training" in counts and "calibration" in counts:
+        spread = systematics.relative_error
+        above = [one for one in systematics.bins if spread(one, "training") > spread(one, "calibration")]
+        if above:
+            msg = (
+                f"WARNING: {', '.join(above)}: {counts['training']} seeds spread by more than {counts['calibration']} "
+            )
+            lines.append(f"{msg}replicas, whose spread holds that of the training: too few of either")
+    return lines
 
 
 def _provenance(

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from scipy import stats as distributions
 
 from calorefine.errors import ConfigError, ValueRangeError, nearest
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, error_of_error
 from calorefine.systematics import finite
 from calorefine.systematics.components import FRACTION, Decomposition, decompose
 from calorefine.systematics.directions import grouped_directions, most_directions
@@ -186,7 +186,7 @@ class Systematics:
     @property
     def error_of_error(self) -> FloatArray:
         """Relative error (n,) of `errors()`: 1 / sqrt(2 (K - 1)) from K replicas, less with known parts."""
-        return finite.error_of_error(self.dof)
+        return error_of_error(self.dof)
 
     def interval(self, level: float = 0.6827) -> tuple[FloatArray, FloatArray]:
         """Central interval of each bin.

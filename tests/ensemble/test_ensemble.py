@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,6 +153,23 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path, toy_file, together):
         assert whole.records[name]["val_loss"] == killed.records[name]["val_loss"]
 
 
+def test_terminated_runs_end_their_trainings(tmp_path, toy_file):
+    """Two processes train; SIGTERM to the command ends both."""
+    config = write(tmp_path / "c.yaml", toy_file, {"class_path": "WGAN", "init_args": SMALL}, max_epochs=2000)
+    process = start(config, tmp_path / "e", "--processes", "2")
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "e").glob("**/last.ckpt"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert any("epoch " in log.read_text() for log in (tmp_path / "e").glob("*.log"))
+
+
 def test_names_and_seeds():
     members = planned(2, 1)
     assert [member.name for member in members] == ["nominal", "replica_001", "replica_002", "seed_001"]
@@ -168,6 +186,8 @@ def test_errors(tmp_path, toy_file):
     calorefine(given)
     with pytest.raises(ConfigError, match="another configuration"):
         calorefine([*given, '--options=["--trainer.max_epochs","3"]'])
+    with pytest.raises(SystemExit):
+        calorefine([*given[:-2], "--replica", "0"])  # not taken for an abbreviation
     with pytest.raises(FileError, match="no such folder"):
         Ensemble.load(tmp_path / "f")
     with pytest.raises(ConfigError, match="no member 'replica_001'"):

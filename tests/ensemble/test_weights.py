@@ -221,7 +221,7 @@ def test_copies_of_a_condition_are_drawn_at_once(ensembles):
         sample_conditions(source, request, columns, 0)
 
 
-def test_errors(ensembles, tmp_path):
+def test_errors(ensembles, tmp_path, monkeypatch):
     folder = ensembles("Flow")
     nominal, other = (folder / "e" / name / "best.ckpt" for name in ("nominal", "replica_001"))
     path = sampled(other, folder, "other.root")
@@ -234,6 +234,10 @@ def test_errors(ensembles, tmp_path):
     run(folder)
     with pytest.raises(ConfigError, match="has a branch 'weight_replica' already"):
         run(folder, generated=str(folder / "weighted.root"), output=str(tmp_path / "again.root"))
+    with monkeypatch.context() as patched:
+        patched.setattr("calorefine.ensemble.weights._ratios", lambda *_: pytest.fail("the output is checked first"))
+        with pytest.raises(ConfigError, match="exists already"):
+            run(folder, overwrite=False)
     with pytest.raises(ConfigError, match=r"max_ratio: 0\.5 found"):
         run(folder, max_ratio=0.5)
     arrays = read(folder / "nominal.root")

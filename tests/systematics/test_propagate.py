@@ -91,6 +91,25 @@ def test_entries_of_an_array_are_weights_as_the_array_is(files):
     np.testing.assert_array_equal(found.replicas["calibration"], found.replicas["training"])
 
 
+def test_two_replicas_are_enough_for_files_but_not_for_the_test_of_their_mean(files):
+    """Shares: their sum doesn't vary, so that there is no direction for one degree of freedom."""
+    both = [f"weight_replica[{k}]" for k in range(2)]
+    shares = {"x": Histogram("x", edges=EDGES, normalize="unit", unit="mm")}
+    found = propagated(files, observables=shares, calibration=Variations(weights=both))
+    text = str(found)
+    assert "an error from 2 replicas of 'calibration' is known to 71%" in text
+    assert "mean of the replicas - nominal: not tested" in text
+    assert not found.biases
+    with uproot.open(files / "s.root") as file:
+        assert file["x/nominal"].axis().member("fTitle") == "x [mm]"
+
+
+def test_seeds_that_spread_by_more_than_replicas_are_told(files):
+    wide = ["weight * exp(x / 4)", "weight * exp(-x / 4)"]
+    found = propagated(files, calibration=Variations(weights="weight_replica"), training=Variations(weights=wide))
+    assert "x, mean: 2 seeds spread by more than 12 replicas" in str(found)
+
+
 def test_from_the_command_line(files):
     config = {
         "nominal": str(files / "nominal.root"),
