@@ -4,8 +4,8 @@ Three comparisons, all by `calorefine.systematics.bias`:
 
 - mean of the bootstrap replicas - nominal, where the error is that of the mean and the nominal training's own;
 - nominal - truth, with the total covariance and the truth's own;
-- mean of the replicas - truth, with the same: the mean of K replicas fluctuates with the data as the nominal does, with
-  less of the training's stochasticity, so that this error is rather too large.
+- mean of the replicas - truth, with the same, and that of a mean of K replicas: it fluctuates with the data as the
+  nominal does, and by a K-th of their spread.
 
 A comparison is red if a bin, corrected for their number, or the chi2 of all bins has a p-value below 0.01.  Without
 trainings with other seeds the first one can't tell a bias from an unlucky nominal training: it is then a warning.
@@ -132,7 +132,10 @@ def _compared(found: Propagated, truth: Truth | None) -> list[Compared]:
     given = {"truth": truth.values, "truth_covariance": truth.covariance}
     out.append(Compared.of(OF_NOMINAL, closure_bias(systematics, **given)))
     if rows is not None:
-        mean = replace(systematics, nominal=rows.mean(axis=0))
+        spread = systematics.sources["calibration"]
+        wider = replace(spread, covariance=spread.covariance * (1 + 1 / len(rows)))
+        own = systematics.sources | {"calibration": wider}
+        mean = replace(systematics, nominal=rows.mean(axis=0), sources=own)
         out.append(Compared.of(MEAN_OF_TRUTH, closure_bias(mean, **given)))
     return out
 

@@ -35,6 +35,7 @@ from calorefine.systematics.systematics import Systematics
 
 InflationRule = Literal["scale", "bias"]
 FLAG = 0.01  # corrected for the number of bins
+MATTERS = 0.01
 MOST = 1e4  # largest scale factor looked for
 
 
@@ -76,8 +77,8 @@ def ensemble_bias(systematics: Systematics, source: str = "calibration") -> Bias
     if training is not None and source == "calibration":
         estimates.append((training.covariance / training.scale**2, training.dof))
     elif source == "training":
-        estimates.append((spread.covariance / spread.scale**2, spread.dof))
-    return _bias(systematics, rows.mean(axis=0) - systematics.nominal, estimates)
+        estimates = [(spread.covariance / spread.scale**2 * (1 + 1 / len(rows)), spread.dof)]
+    return _bias(systematics, rows.mean(axis=0) - systematics.nominal, estimates, cautious=True)
 
 
 def closure_bias(systematics: Systematics, truth: ArrayLike, *, truth_covariance: ArrayLike | None = None) -> Bias:
@@ -94,12 +95,27 @@ def closure_bias(systematics: Systematics, truth: ArrayLike, *, truth_covariance
     return _bias(systematics, systematics.nominal - np.asarray(truth, np.float64), estimates)
 
 
-def _bias(systematics: Systematics, difference: FloatArray, estimates: list[tuple[FloatArray, float]]) -> Bias:
+def _bias(
+    systematics: Systematics,
+    difference: FloatArray,
+    estimates: list[tuple[FloatArray, float]],
+    *,
+    cautious: bool = False,
+) -> Bias:
+    """Difference with its errors.
+
+    Two estimated variances with very different degrees of freedom: Welch's number is too large just where the one from
+    few seeds came out too small.  Cautious takes the lowest number of any variance that matters.
+    """
     variances = np.array([np.diag(covariance) for covariance, _ in estimates])
     dofs = np.array([dof for _, dof in estimates])
     error = np.sqrt(variances.sum(axis=0))
     pull = np.divide(np.abs(difference), error, out=np.zeros_like(error), where=error > 0)
-    p_value = 2 * distributions.t.sf(pull, welch_dof(variances, dofs))
+    dof = welch_dof(variances, dofs)
+    if cautious:
+        matters = variances > MATTERS * variances.sum(axis=0)
+        dof = np.minimum(dof, np.where(matters, dofs[:, None], np.inf).min(axis=0))
+    p_value = 2 * distributions.t.sf(pull, dof)
     corrected = np.array([sidak(float(p), len(p_value)) for p in p_value])
     return Bias(difference, error, p_value, corrected < FLAG, systematics.compare(difference, estimates))
 

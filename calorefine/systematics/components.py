@@ -3,8 +3,10 @@ r"""Principal components of each source: the up and down shapes of statistics to
 Bins of several observables have different units, so that each is first divided by its total error: with D the total
 errors and :math:`D^{-1} V_s D^{-1} = \sum_k \lambda_k e_k e_k^T`, the shapes are :math:`\sqrt{\lambda_k} D e_k`, and
 the sum of their outer products is V_s.  A covariance from K replicas has K - 1 of them at most.  Shapes are kept until
-they make up a fraction of the source's trace; what is left over is not lost: its diagonal becomes an uncorrelated
-error of each bin, so that shapes and remainder reproduce every variance exactly.  A bin that is correlated with no
+they make up a fraction of the source's trace, and so is any other shape s that is a noticeable part of the variance of
+some combination of bins, as their sum: with the total covariance V, its largest part is :math:`s^T V^{-1} s`.  What is
+left over is not lost: its diagonal becomes an uncorrelated error of each bin, so that shapes and remainder reproduce
+the variance of every bin exactly.  A bin that is correlated with no
 other one (the statistics of a histogram) has no shape: its variance is all remainder.
 """
 
@@ -18,11 +20,12 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray
-from calorefine.systematics.finite import DEPENDENT
+from calorefine.systematics.finite import DEPENDENT, whiten
 from calorefine.systematics.sources import Source
 
 UNCORRELATED = 1e-12
 FRACTION = 0.99
+LEAST_PART = 0.01
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def decompose(sources: Mapping[str, Source], *, fraction: float = FRACTION) -> D
 
     Args:
         sources: those that are part of another one are left out.
-        fraction: of each source's variance that shapes have to make up; 1 keeps all.
+        fraction: of each source's variance that shapes have to make up at least; 1 keeps all.
 
     Raises:
         ConfigError: the fraction is not in (0, 1].
@@ -68,8 +71,10 @@ def decompose(sources: Mapping[str, Source], *, fraction: float = FRACTION) -> D
     if not 0 < fraction <= 1:
         raise ConfigError(f"fraction {fraction}: expected more than 0, at most 1")
     added = [source for source in sources.values() if source.part_of is None]
-    total = np.sqrt(sum(np.diag(source.covariance) for source in added))
-    found = [_components(source, np.asarray(total), fraction) for source in added]
+    total = (
+        sum((source.covariance for source in added), np.zeros_like(added[0].covariance)) if added else np.zeros((0, 0))
+    )
+    found = [_components(source, total, fraction) for source in added]
     remainder = {source.name: _remainder(source.covariance, parts) for source, parts in zip(added, found, strict=True)}
     return Decomposition(tuple(part for parts in found for part in parts), remainder)
 
@@ -79,19 +84,20 @@ def _components(source: Source, total: FloatArray, fraction: float) -> list[Comp
     coupled = _coupled(source.covariance)
     if not coupled.any():
         return []
-    values, vectors = np.linalg.eigh(
-        source.covariance[np.ix_(coupled, coupled)] / np.outer(total[coupled], total[coupled])
-    )
+    sigma = np.sqrt(np.diag(total))[coupled]
+    values, vectors = np.linalg.eigh(source.covariance[np.ix_(coupled, coupled)] / np.outer(sigma, sigma))
     values, vectors = values[::-1], vectors[:, ::-1]
     significant = int(np.sum(values > DEPENDENT * values[0]))
     shares = values / values[:significant].sum()
     needed = int(np.searchsorted(np.cumsum(shares[:significant]), fraction * (1 - 1e-12))) + 1
-    components = []
-    for k in range(min(significant, needed)):
+    whitening = whiten(total).matrix
+    components: list[Component] = []
+    for k in range(significant):
         shape = np.zeros(len(total))
         sign = 1.0 if vectors[:, k].sum() >= 0 else -1.0
-        shape[coupled] = sign * np.sqrt(values[k]) * vectors[:, k] * total[coupled]
-        components.append(Component(f"{source.name}_{k + 1}", source.name, shape, float(shares[k])))
+        shape[coupled] = sign * np.sqrt(values[k]) * vectors[:, k] * sigma
+        if k < needed or np.sum((whitening @ shape) ** 2) > LEAST_PART:
+            components.append(Component(f"{source.name}_{len(components) + 1}", source.name, shape, float(shares[k])))
     return components
 
 

@@ -21,7 +21,7 @@ from calorefine.systematics.output import Saved, save
 from calorefine.systematics.power import Power, power
 from calorefine.systematics.sources import AlternativesRule
 from calorefine.systematics.systematics import Bins, Systematics
-from calorefine.systematics.variations import Closure, Sample, Variables, Variations, is_sum, residual
+from calorefine.systematics.variations import Closure, Sample, Variables, Variations, at_equal_totals, is_sum, residual
 
 Outside = Literal["uncertainty", "refuse", "ignore"]
 Inflate = Literal["no", "scale", "bias"]
@@ -120,7 +120,7 @@ def propagate_files(
         closure: generated and reference events at the same conditions: what the reweighting has left.
         outside: what to do about events outside the training domain (`in_domain` false): the shift without them is an
             uncertainty, they are refused, or they count as all others.
-        truth: what should come out, for validation only: shows the bias.
+        truth: what should come out, for validation only: shows the bias; sums of weights at equal totals.
         inflated: enlarge the uncertainty to cover the truth: by a factor on the calibration's errors, or by the
             deviation itself.
         fit: names and signal for the pyhf workspace.
@@ -146,7 +146,7 @@ def propagate_files(
         rule=rule,
         residual=deviation,
         generated=measured.statistics,
-        outside=measured.outside if outside == "uncertainty" and measured.outside_counts.any() else None,
+        outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
     systematics, biases, untested = _compared(systematics, measured, truth, tree, inflated)
     lines = [*lines, *closes, *untested, *_warnings(systematics)]
@@ -175,6 +175,8 @@ def _domain(measured: Measured, outside: Outside) -> list[str]:
             lines.append(
                 f"'{name}': {int(counts.sum())} events outside the training domain, in {np.sum(counts > 0)} bins"
             )
+        elif measured.outside[measured.part(name)].any():
+            lines.append(f"'{name}': events outside the training domain lie beyond its bins, but count in its norm")
     if lines and outside == "refuse":
         msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
         raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
@@ -190,8 +192,8 @@ def _compared(
         tests["mean of the replicas - nominal"] = partial(ensemble_bias, systematics)
     if truth is not None:
         true = truth.measured(measured.observables, tree)
-        own = partial(closure_bias, systematics, true.values[0], truth_covariance=true.statistics)
-        tests["nominal - truth"] = own
+        values, covariance = at_equal_totals(true, measured)
+        tests["nominal - truth"] = partial(closure_bias, systematics, values, truth_covariance=covariance)
     biases, untested = {}, []
     for name, test in tests.items():
         try:
@@ -199,7 +201,7 @@ def _compared(
         except ConfigError as error:
             untested.append(f"WARNING: {name}: not tested: {error}")
     if truth is not None and inflated != "no":
-        systematics = inflate(systematics, true.values[0], truth_covariance=true.statistics, rule=inflated)
+        systematics = inflate(systematics, values, truth_covariance=covariance, rule=inflated)
     return systematics, biases, untested
 
 

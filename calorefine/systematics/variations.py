@@ -15,7 +15,8 @@ from calorefine.io.root import RootFiles
 from calorefine.io.writer import digest
 from calorefine.observables import Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
-from calorefine.stats import FloatArray, chi2_p_value, sidak
+from calorefine.stats import FloatArray, sidak
+from calorefine.systematics.finite import hotelling
 
 CLOSES = 0.05
 
@@ -138,30 +139,27 @@ def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArra
     """
     made = closure.generated.measured(measured.observables, tree)
     reference = closure.reference.measured(measured.observables, tree)
+    values, covariances = zip(*(at_equal_totals(one, measured) for one in (made, reference)), strict=True)
     out, lines = np.zeros(measured.values.shape[1]), []
     for name in measured.observables:
         part = measured.part(name)
-        d, variance = _difference(made, reference, measured, name)
-        chi2 = float(np.sum(np.divide(d**2, variance, out=np.zeros_like(d), where=variance > 0)))
-        ndf = int(np.sum(variance > 0))
-        p = sidak(chi2_p_value(chi2, ndf), len(measured.observables))
+        d, covariance = values[0][part] - values[1][part], covariances[0][part, part] + covariances[1][part, part]
+        chi2 = hotelling(d, [(covariance, np.inf)])
+        p = sidak(chi2.p_value, len(measured.observables))
         if p < CLOSES:
-            out[part] = np.sign(d) * np.sqrt(np.maximum(d**2 - variance, 0))
+            out[part] = np.sign(d) * np.sqrt(np.maximum(d**2 - np.diag(covariance), 0))
         verdict = "closes" if p >= CLOSES else f"doesn't close: residual up to {np.abs(out[part]).max():.3g}"
-        lines.append(f"closure of '{name}': chi2 {chi2:.1f} / {ndf}, corrected p {p:.2g}: {verdict}")
+        lines.append(f"closure of '{name}': chi2 {chi2.value:.1f} / {chi2.ndf}, corrected p {p:.2g}: {verdict}")
     return out, lines
 
 
-def _difference(made: Measured, reference: Measured, nominal: Measured, name: str) -> tuple[FloatArray, FloatArray]:
-    """Generated minus reference, and its variance, in the scale of the nominal sample."""
-    part = nominal.part(name)
-    scales = [1.0, 1.0]
-    if is_sum(nominal.observables[name]):
-        wanted = nominal.entries[name].sum_w
-        scales = [wanted / one.entries[name].sum_w for one in (made, reference)]
-    values = [scale * one.values[0][part] for scale, one in zip(scales, (made, reference), strict=True)]
-    variances = [scale**2 * np.diag(one.statistics)[part] for scale, one in zip(scales, (made, reference), strict=True)]
-    return values[0] - values[1], variances[0] + variances[1]
+def at_equal_totals(other: Measured, nominal: Measured) -> tuple[FloatArray, FloatArray]:
+    """Values (n,) and their covariance (n, n) in other events; sums of weights are scaled to the nominal's total."""
+    scale = np.ones(other.values.shape[1])
+    for name in nominal.observables:
+        if is_sum(nominal.observables[name]):
+            scale[nominal.part(name)] = nominal.entries[name].sum_w / other.entries[name].sum_w
+    return other.values[0] * scale, other.statistics * np.outer(scale, scale)
 
 
 def is_sum(observable: Observable) -> bool:

@@ -28,6 +28,13 @@ def saved(systematics, tmp_path):
     return save(systematics, tmp_path / "systematics", fit=Fit(signal=SIGNAL), provenance={"command": "propagate"})
 
 
+@pytest.fixture
+def with_remainder(systematics, tmp_path, monkeypatch):
+    """The same with fewer shapes, by their share of the trace alone."""
+    monkeypatch.setattr("calorefine.systematics.components.LEAST_PART", 1.0)
+    return save(systematics, tmp_path / "fewer", fit=Fit(signal=SIGNAL))
+
+
 def test_root_file(systematics, saved):
     parts = systematics.components()
     with uproot.open(saved.root) as file:
@@ -54,9 +61,9 @@ def test_root_file(systematics, saved):
             np.testing.assert_allclose(file[f"covariance_{source}"].values(), systematics.covariance(source))
 
 
-def test_root_shapes_and_errors_make_up_the_total(systematics, saved):
+def test_root_shapes_and_errors_make_up_the_total(systematics, with_remainder):
     """Only from what is in the file."""
-    with uproot.open(saved.root) as file:
+    with uproot.open(with_remainder.root) as file:
         for name in systematics.bins:
             ups = [key for key in file[name].keys(cycle=False) if key.endswith("Up")]
             nominal = file[f"{name}/nominal_with_remainder"]
@@ -176,8 +183,8 @@ def test_expected_values_have_the_covariance(systematics, tmp_path):
     np.testing.assert_allclose(np.transpose(slopes) @ slopes, systematics.total[:12, :12], rtol=2e-3, atol=1.0)
 
 
-def test_pure_scale_is_normsys(saved):
-    channels = json.loads(saved.json.read_text())["fragment"]["channels"]
+def test_pure_scale_is_normsys(with_remainder):
+    channels = json.loads(with_remainder.json.read_text())["fragment"]["channels"]
     for channel in channels:
         types = {m["name"]: m["type"] for m in channel["samples"][0]["modifiers"]}
         assert types["residual_1"] == "normsys"

@@ -104,6 +104,27 @@ def test_two_replicas_are_enough_for_files_but_not_for_the_test_of_their_mean(fi
         assert file["x/nominal"].axis().member("fTitle") == "x [mm]"
 
 
+def test_events_outside_the_domain_beyond_the_bins_count(files):
+    """They are part of the norm of a shape: leaving them out shifts every bin."""
+    write(files / "part.root", **{**(table := events(2)), "in_domain": table["x"] < 1}, weight=np.ones(N))
+    shapes = {"x": Histogram("x", edges=[-3.0, 0.0, 1.0], normalize="unit")}
+    found = propagated(files, nominal=str(files / "part.root"), observables=shapes)
+    share = np.mean(table["x"] >= 1)
+    shift = found.systematics.nominal * (1 / (1 - share) - 1)
+    np.testing.assert_allclose(found.systematics.errors("outside"), shift, rtol=1e-6)
+    assert "beyond its bins" in str(found)
+    with pytest.raises(ValueRangeError, match="beyond its bins"):
+        propagated(files, nominal=str(files / "part.root"), observables=shapes, outside="refuse")
+
+
+def test_truth_of_another_size_is_no_bias(files):
+    """Seed 8, twice the events; p below 0.01 once in a hundred seeds or less."""
+    truth = write(files / "truth.root", **events(8, n=2 * N))
+    counts = {"x": Histogram("x", edges=EDGES)}
+    found = propagated(files, observables=counts, calibration=Variations(weights="weight_replica"), truth=Sample(truth))
+    assert found.biases["nominal - truth"].chi2.p_value > 0.01
+
+
 def test_seeds_that_spread_by_more_than_replicas_are_told(files):
     wide = ["weight * exp(x / 4)", "weight * exp(-x / 4)"]
     found = propagated(files, calibration=Variations(weights="weight_replica"), training=Variations(weights=wide))
