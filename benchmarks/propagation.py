@@ -4,7 +4,8 @@ An ensemble of flows (or of another configuration) generates at the conditions o
 features no training has seen.  Three observables in ten bins each: the shape of `e_over_p`, the efficiency of a
 selection against momentum, and the resolution (68 % half-width of `e_over_p`) against momentum.  Sources are those of
 the workflow: replicas, seeds, the generated sample, and what is left of the closure on the calibration sample, where
-the nominal generates at each event's conditions with its sWeight.  Counted are the bins where the reference lies inside
+the nominal generates once at each event's conditions with its sWeight (several times would have the same weight, which
+the variance takes for independent ones).  Counted are the bins where the reference lies inside
 the 95 % band, with and without the reference's own statistical error in the band.  The band's width is compared with
 the statistical error that the sWeighted calibration sample itself has in these bins.  The same again at a shifted
 spectrum: conditions are a subset drawn with a probability that falls with momentum, and the reference is weighted by
@@ -74,7 +75,7 @@ def closure(ensemble: Path, weighted: Path, folder: Path, weight: str) -> Closur
     """The calibration sample, and the nominal's events at its conditions."""
     output = folder / "closure.root"
     if not output.is_file():
-        options = ["--pass-through", "p_gev,sw_signal", "--n-per-event", str(N_COPIES), "--conditions", str(weighted)]
+        options = ["--pass-through", "p_gev,sw_signal", "--conditions", str(weighted)]
         checkpoint = Ensemble.load(ensemble).checkpoint("nominal")
         calorefine(["sample", "--checkpoint", str(checkpoint), "--output", str(output), *options])
     return Closure(Sample(str(output), weight=weight), Sample(str(weighted), weight=weight))

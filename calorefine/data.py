@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from calorefine.weights.bootstrap import check_blocks
 
 logger = logging.getLogger(__name__)
 VALIDATION_EVENTS = 8192
+COUNTED = 1 - math.exp(-1)
+"""Expected fraction of the events that a bootstrap replica counts at least once."""
 
 
 class Batch(NamedTuple):
@@ -41,6 +44,33 @@ class Batch(NamedTuple):
     x: torch.Tensor
     context: torch.Tensor
     weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How a pass over the training events is divided.
+
+    Args:
+        size: events in a batch.
+        n_batches: number of batches, hence of updates.
+    """
+
+    size: int
+    n_batches: int
+
+    @property
+    def n_events(self) -> int:
+        """Events that it takes."""
+        return self.size * self.n_batches
+
+    def of_replica(self) -> Epoch:
+        """Return as many batches of the events that a bootstrap replica counts, as divisible as before (up to 16).
+
+        Events that count 0 times don't contribute to a weighted sum, so that an update sees what it would see of a
+        batch with them, in `COUNTED` of the time.
+        """
+        step = math.gcd(self.size, 16)
+        return Epoch(step * max(1, round(COUNTED * self.size / step)), self.n_batches)
 
 
 @dataclass(frozen=True)
@@ -76,7 +106,8 @@ class EventDataModule(pl.LightningDataModule):
         positive: how to turn signed weights into positive ones, E[w | x, context], for models that need them.
         replica: which bootstrap copy of the sample; replica 0, the nominal one, if left out.
         batch_size: events in a batch; the rest of an epoch that fills no batch is left out.  Processes that train
-            together share each batch.
+            together share each batch.  A bootstrap copy trains on the events that it counts, in as many batches as
+            the nominal sample; they are smaller by as much.
         validation_fraction: fraction of the events that is held out, by hash of their key.
         split_seed: seed of that split.
         nonfinite: "error", or "drop" to leave out rows with NaN or infinite values.
@@ -129,7 +160,9 @@ class EventDataModule(pl.LightningDataModule):
             return
         events, signed = self._read()
         held_out = self._held_out(events)
-        self.train, self.validation = events.take(~held_out), events.take(held_out)
+        train, self.validation = events.take(~held_out), events.take(held_out)
+        self.epoch = self._epoch(len(train))
+        self.train = train.take(counted(train.weight, self.epoch.n_events)) if self.replica.index else train
         self.n_eff_signed = stats.n_eff(signed[~held_out])
         self.prepared = self._prepare()
         self._train_set = self._to_network(self.train, self.prepared)
@@ -204,9 +237,8 @@ class EventDataModule(pl.LightningDataModule):
         Raises:
             ConfigError: processes can't share a batch evenly.
         """
-        size = min(self.batch_size, len(self.train))
         ranks = Ranks.of(self.trainer) if self.trainer else Ranks()
-        sampler = ShuffledBatches(len(self.train), size, seed=torch.initial_seed() % 2**31, ranks=ranks)
+        sampler = ShuffledBatches(len(self.train), self.epoch, seed=torch.initial_seed() % 2**31, ranks=ranks)
         return DataLoader(self._train_set, sampler=sampler, batch_size=None)
 
     def identity(self) -> dict[str, str]:
@@ -235,6 +267,12 @@ class EventDataModule(pl.LightningDataModule):
         arrays = (held_out.x, held_out.context, held_out.weight.astype(np.float32))
         dataset = BatchDataset(Batch(*(torch.from_numpy(array) for array in arrays)))
         return DataLoader(dataset, sampler=[torch.from_numpy(order)], batch_size=None)
+
+    def _epoch(self, n: int) -> Epoch:
+        """Batches of an epoch, if the split has left `n` events for training."""
+        size = min(self.batch_size, n)
+        epoch = Epoch(size, n // size)
+        return epoch.of_replica() if self.replica.index else epoch
 
     def _weight_name(self) -> str:
         return self.weights if isinstance(self.weights, str) else type(self.weights).__name__
@@ -337,25 +375,32 @@ class ShuffledBatches(DistributedSampler[torch.Tensor]):
     `DistributedSampler` alone.
     """
 
-    def __init__(self, n: int, size: int, *, seed: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008 (immutable)
-        """Prepare for `n` events in batches of `size`."""
+    def __init__(self, n: int, plan: Epoch, *, seed: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008 (immutable)
+        """Prepare for `n` events, of which each epoch takes as many as planned."""
         super().__init__(range(n), num_replicas=ranks.n, rank=ranks.rank, seed=seed)  # type: ignore[arg-type]
-        self.n, self.size, self.ranks = n, size, ranks
+        self.n, self.plan, self.ranks = n, plan, ranks
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of full batches."""
-        return self.n // self.size
+        """Return the number of batches."""
+        return self.plan.n_batches
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Yield the indices (B / n,) of each batch's own part."""
         noise = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         order = torch.randperm(self.n, generator=noise)
-        for batch in torch.split(order[: len(self) * self.size], self.size):
+        for batch in torch.split(order[: self.plan.n_events], self.plan.size):
             yield self.ranks.own(batch)
+
+
+def counted(weight: NDArray[np.float64], least: int) -> NDArray[np.bool_]:
+    """Events to train on (n,): those whose weight is not 0, and the first others if they are fewer than `least`."""
+    chosen = weight != 0
+    chosen[np.flatnonzero(~chosen)[: max(0, least - int(chosen.sum()))]] = True
+    return chosen
 
 
 def digest(events: Events) -> str:

@@ -21,7 +21,7 @@ import yaml
 
 from calorefine import losses, runs
 from calorefine.cli import lightning
-from calorefine.data import ShuffledBatches
+from calorefine.data import Epoch, ShuffledBatches
 from calorefine.datasets import ImpureToy
 from calorefine.errors import ConfigError
 from calorefine.models import MODELS
@@ -231,8 +231,8 @@ def test_every_process_tells_the_same(folder):
 
 def test_parts_in_the_order_of_ranks_are_the_whole():
     ranks = [Ranks(rank, 3) for rank in range(3)]
-    batches = list(ShuffledBatches(100, 12, seed=5))
-    parts = [list(ShuffledBatches(100, 12, seed=5, ranks=own)) for own in ranks]
+    batches = list(ShuffledBatches(100, Epoch(12, 8), seed=5))
+    parts = [list(ShuffledBatches(100, Epoch(12, 8), seed=5, ranks=own)) for own in ranks]
     assert len(batches) == 8
     for batch, *own in zip(batches, *parts, strict=True):
         assert torch.equal(torch.cat(own), batch)

@@ -66,6 +66,12 @@ class Member:
         return Replica(self.index if self.kind == "replica" else 0, nominal.seed, nominal.refit)
 
 
+def alike(members: Sequence[Member]) -> list[list[Member]]:
+    """Members with batches of the same size, which can train side by side: those on all events, and replicas."""
+    parts = [[member for member in members if (member.kind == "replica") is which] for which in (False, True)]
+    return [part for part in parts if part]
+
+
 def planned(replicas: int, seeds: int) -> list[Member]:
     """All members of an ensemble, the nominal one first.
 

@@ -169,8 +169,7 @@ class _Orders(Sampler[torch.Tensor]):
 
 def training_batches(data: Sequence[EventDataModule], seeds: Sequence[int]) -> DataLoader[Batch]:
     """Batches (k, B, ...) of the replicas, each in the order that its seed gives it."""
-    size = min(data[0].batch_size, len(data[0].train))
-    orders = [ShuffledBatches(len(own.train), size, seed=seed) for own, seed in zip(data, seeds, strict=True)]
+    orders = [ShuffledBatches(len(own.train), own.epoch, seed=seed) for own, seed in zip(data, seeds, strict=True)]
     return DataLoader(_Stacked([own.network_events for own in data]), sampler=_Orders(orders), batch_size=None)
 
 

@@ -20,7 +20,7 @@ import torch
 
 from calorefine.data import EventDataModule
 from calorefine.data import digest as digest_of_events
-from calorefine.ensemble.members import CHECKPOINT, RECORD, Member
+from calorefine.ensemble.members import CHECKPOINT, RECORD, Member, alike
 from calorefine.ensemble.together import HISTORY, can_train_together, together, training_batches, validation_batches
 from calorefine.errors import ConfigError
 from calorefine.io.writer import digest, replacing
@@ -77,7 +77,12 @@ class Recipe:
 
 
 def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
-    """Train these members side by side, and leave a record of each that is not there yet."""
+    """Train these members, those with equal batches side by side, and leave a record of each that is not there yet."""
+    for group in alike(members):
+        _train_group(recipe, group)
+
+
+def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
     made = recipe.make()
     identity = recipe.digest(made)
     for member in members:

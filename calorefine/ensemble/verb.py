@@ -1,8 +1,8 @@
 """`calorefine ensemble`: bootstrap replicas of a generator, and repetitions with other seeds.
 
-Members are divided into groups, which are trained each in one process; a group's members train side by side.  The
-groups follow from the options alone, so that a run that was killed at any time, started again, does what is missing and
-ends with the same files.
+Members are divided into groups, which are trained each in one process; a group's members train side by side: replicas,
+or the nominal and other seeds, since a replica's batches are smaller.  The groups follow from the options alone, so
+that a run that was killed at any time, started again, does what is missing and ends with the same files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from calorefine.ensemble.members import RECORD, Ensemble, Member, planned
+from calorefine.data import COUNTED
+from calorefine.ensemble.members import RECORD, Ensemble, Member, alike, planned
 from calorefine.ensemble.train import Recipe, train_members
 from calorefine.errors import ConfigError, TrainingError
 from calorefine.stats import error_of_error
@@ -86,9 +87,10 @@ def ensemble_models(
         replicas: number of bootstrap replicas.
         seeds: number of trainings on the nominal data with another seed.
         processes: how many processes train at the same time.
-        together: how many members train side by side in one process; as many as give each process one group, at most
-            16, if left out.  Members are the same to rounding, whatever it is.
-        only: names of the members to train in this process, as one group; all that are missing, if left out.
+        together: how many members train side by side in one process; as many as keep all processes busy, at most 16,
+            if left out.  Replicas and members on all events are never in one group.  Members are the same to rounding,
+            whatever it is.
+        only: names of the members to train in this process; all that are missing, if left out.
 
     Returns:
         The finished members.
@@ -126,11 +128,24 @@ def _check_configuration(recipe: Recipe) -> None:
 
 
 def _groups(members: Sequence[Member], processes: int, together: int | None) -> list[list[Member]]:
-    """Members that train side by side."""
+    """Members that train side by side, in the order in which processes take them up; loads are even."""
     if processes < 1 or (together is not None and together < 1):
         raise ConfigError(f"processes {processes} and together {together} found, expected at least 1")
-    size = together or min(-(-len(members) // processes), MOST_TOGETHER)
-    count = -(-len(members) // size)
+    if together is not None:
+        return [part for group in alike(members) for part in _divided(group, together)]
+    groups: list[list[Member]] = [[] for _ in range(2 * processes)]  # of each process: on all events, then replicas
+    loads = [0.0] * processes
+    for member in (one for group in alike(members) for one in group):
+        freest = loads.index(min(loads))
+        loads[freest] += COUNTED if member.kind == "replica" else 1.0
+        groups[2 * freest + (member.kind == "replica")].append(member)
+    ordered = groups[::2] + sorted(groups[1::2], key=len, reverse=True)
+    return [part for group in ordered if group for part in _divided(group, MOST_TOGETHER)]
+
+
+def _divided(members: Sequence[Member], most: int) -> list[list[Member]]:
+    """Parts of at most so many, as equal as can be."""
+    count = -(-len(members) // most)
     return [list(members[k::count]) for k in range(count)]
 
 
