@@ -5,11 +5,11 @@ features no training has seen.  Three observables in ten bins each: the shape of
 selection against momentum, and the resolution (68 % half-width of `e_over_p`) against momentum.  Sources are those of
 the workflow: replicas, seeds, the generated sample, and what is left of the closure on the calibration sample, where
 the nominal generates once at each event's conditions with its sWeight (several times would have the same weight, which
-the variance takes for independent ones).  Counted are the bins where the reference lies inside
-the 95 % band, with and without the reference's own statistical error in the band.  The band's width is compared with
-the statistical error that the sWeighted calibration sample itself has in these bins.  The same again at a shifted
-spectrum: conditions are a subset drawn with a probability that falls with momentum, and the reference is weighted by
-that probability.
+the variance takes for independent ones).  Counted are the bins where the reference lies inside the 95 % band, with and
+without the reference's own statistical error in the band, and with and without the closure as a source.  The band's
+width is compared with the statistical error that the sWeighted calibration sample itself has in these bins.  The same
+again at a shifted spectrum: conditions are a subset drawn with a probability that falls with momentum, and the
+reference is weighted by that probability.
 
     python benchmarks/propagation.py --json propagation.json
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,11 @@ def propagated(folder: Path, compared: Closure) -> Systematics:
     return summary.systematics
 
 
+def without_closure(systematics: Systematics) -> Systematics:
+    """The same without what is left of the closure."""
+    return replace(systematics, sources={k: source for k, source in systematics.sources.items() if k != "residual"})
+
+
 def compare(systematics: Systematics, weight: str, calibration: np.ndarray) -> dict[str, float]:
     """Figures of one spectrum."""
     true = measure(RootFiles(str(REFERENCE), "events"), OBSERVABLES, weights=[Weights(weight)])
@@ -155,10 +161,12 @@ def main() -> None:
         for prefix, (conditions, weight, signal) in spectra.items():
             generate(ensemble, conditions, folder / f"{prefix}generated")
             systematics = propagated(folder / f"{prefix}generated", closure(ensemble, weighted, folder, signal))
-            found = compare(systematics, weight, calibration_errors(weighted, signal))
-            figures |= {f"{prefix}{key}": value for key, value in found.items()}
+            errors = calibration_errors(weighted, signal)
+            for suffix, one in {"": systematics, "_without_closure": without_closure(systematics)}.items():
+                found = compare(one, weight, errors)
+                figures |= {f"{prefix}{key}{suffix}": value for key, value in found.items()}
     for key, value in figures.items():
-        print(f"{key:>45} {value:.4f}")
+        print(f"{key:>60} {value:.4f}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -160,9 +160,11 @@ class EventDataModule(pl.LightningDataModule):
             return
         events, signed = self._read()
         held_out = self._held_out(events)
-        train, self.validation = events.take(~held_out), events.take(held_out)
-        self.epoch = self._epoch(len(train))
-        self.train = train.take(counted(train.weight, self.epoch.n_events)) if self.replica.index else train
+        self.epoch = self._epoch(int(np.sum(~held_out)))
+        self.train, self.validation = events.take(~held_out), events.take(held_out)
+        if self.replica.index:
+            self.train = self.train.take(counted(self.train.weight, self.epoch.n_events))
+            self.validation = self.validation.take(counted(self.validation.weight, 2))
         self.n_eff_signed = stats.n_eff(signed[~held_out])
         self.prepared = self._prepare()
         self._train_set = self._to_network(self.train, self.prepared)

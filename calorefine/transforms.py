@@ -40,6 +40,7 @@ Z_MAX = 3.0
 Z_CLIP = 8.0
 MIN_VARIANCE = 0.01
 LEAST_ATOM = 0.005
+LEAST_REPEATED = 2.5  # a single event that is in the sample twice is no atom
 BEYOND = 1.0
 CHUNK = 100_000
 HALF_ULP = 2.0**-25  # relative; float32 can't tell values that near to a bound from it
@@ -371,10 +372,24 @@ def _check_column(values: NDArray[np.float64], kind: Kind, limits: NDArray[np.fl
         raise ValueRangeError(f"column '{name}': {broken} of {len(values)} values are no integers")
 
 
-def _spread(knots: NDArray[np.float64], values: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:
+def _repeated(
+    values: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """The different values (m,), whether each is that of several events, and its share of the weights.
+
+    An event with a large weight, or a few times in the sample, is not: the effective number of events decides.
+    """
+    unique, group = np.unique(values, return_inverse=True)
+    total, squares = np.bincount(group, weight), np.bincount(group, weight**2)
+    return unique, (total > 0) & (total**2 > LEAST_REPEATED * squares), total / stats.sum_w(weight)
+
+
+def _spread(
+    knots: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64], z: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Set equal knots apart, around the one event that they are at, unless its value repeats: then it is an atom."""
-    unique, counts = np.unique(values, return_counts=True)
-    repeated = counts[np.searchsorted(unique, knots)] > 1
+    unique, several, _ = _repeated(values, weight)
+    repeated = several[np.searchsorted(unique, knots)]
     first = np.searchsorted(knots, knots, side="left")
     last = np.searchsorted(knots, knots, side="right") - 1
     single = ~repeated & (last > first)
@@ -391,9 +406,8 @@ def _with_atoms(
     knots: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Give each value of probability above `LEAST_ATOM` that no two knots are equal to the two that enclose it."""
-    unique, group = np.unique(values, return_inverse=True)
-    share = np.bincount(group, weight) / stats.sum_w(weight)
-    for value in unique[(share > LEAST_ATOM) & (np.bincount(group) > 1)]:
+    unique, several, share = _repeated(values, weight)
+    for value in unique[(share > LEAST_ATOM) & several]:
         if np.sum(knots == value) < 2:
             last = min(int(np.searchsorted(knots, value, side="right")), len(knots) - 1)
             knots[max(last - 1, 0) : max(last - 1, 0) + 2] = value
@@ -416,7 +430,7 @@ def _fit_column(
     if kind == "integer":
         values = values + (np.random.default_rng(0).permutation(len(values)) + 0.5) / len(values) - 0.5
     knots = stats.quantile(values, weight, ndtr(z))
-    knots = _with_atoms(_spread(knots, values, z) if np.all(weight >= 0) else knots, values, weight)
+    knots = _with_atoms(_spread(knots, values, weight, z), values, weight)
     outer = N_KNOTS // 6
     slopes = np.array([knots[outer] - knots[0], knots[-1] - knots[-1 - outer]]) / (z[outer] - z[0])
     return knots, np.maximum(slopes, 1e-3 * (knots[-1] - knots[0]) or np.ptp(values))

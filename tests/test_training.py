@@ -14,6 +14,7 @@ import yaml
 
 from calorefine import WGAN, Columns, EventDataModule, Simulator, data, runs
 from calorefine.cli import calorefine, lightning
+from calorefine.data import ShuffledBatches
 from calorefine.datasets import ImpureToy
 from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, TrainingError, WeightError
 from calorefine.models import MODELS
@@ -251,6 +252,36 @@ def test_replica_of_a_weight_branch_needs_consent(toy_file):
     np.testing.assert_array_equal(found.weight, nominal.weight * Replica(2).counts(nominal.event_key))
     unit = data_module(toy_file, replica=Replica(2)).read()
     np.testing.assert_array_equal(unit.weight, Replica(2).counts(nominal.event_key))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(512, 320), (256, 160), (100, 64), (30, 18), (16, 16)])
+def test_a_replica_trains_on_what_it_counts(toy_file, size, expected):
+    """As many updates as the nominal; an event counts in the batches as often as in the sample, on average."""
+    nominal, replica = (data_module(toy_file, batch_size=size, replica=Replica(index)) for index in (0, 2))
+    for module in (nominal, replica):
+        module.setup()
+    n = len(nominal.train)
+    assert (nominal.epoch.size, nominal.epoch.n_batches) == (min(size, n), n // min(size, n))
+    assert (replica.epoch.size, replica.epoch.n_batches) == (expected, nominal.epoch.n_batches)
+    counts = Replica(2).counts(nominal.train.event_key)
+    filled = max(0, replica.epoch.n_events - int(np.sum(counts > 0)))
+    assert filled == 0 or expected == 16  # batches of 16 can't be smaller, and hold events of weight 0
+    assert int(np.sum(replica.train.weight == 0)) == filled
+    kept = replica.train.weight > 0
+    np.testing.assert_array_equal(replica.train.key[kept], nominal.train.key[counts > 0])
+    np.testing.assert_array_equal(replica.train.weight[kept], counts[counts > 0])
+    batches = list(replica.train_dataloader())
+    assert [len(batch.weight) for batch in batches] == [expected] * nominal.epoch.n_batches
+    mean = replica.prepared.mean_weight
+    assert mean == pytest.approx(replica.train.weight.mean())
+    orders = ShuffledBatches(len(replica.train), replica.epoch, seed=1)
+    seen = np.zeros(len(replica.train))
+    for number in range(300):
+        orders.set_epoch(number)
+        seen[torch.cat(list(orders)).numpy()] += 1 / 300
+    share = replica.epoch.n_events / len(replica.train)
+    error = np.sqrt(share * (1 - share) / 300)
+    assert np.all(np.abs(seen - share) <= 5 * error + 1e-9)  # fails by accident once in 2000 (seed 1)
 
 
 def test_replicas_go_by_block(toy_file):

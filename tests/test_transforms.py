@@ -210,3 +210,18 @@ def test_slope_above_an_atom_is_that_of_its_cell():
         slope = fitted.log_slope(x, fitted.intervals(x))
         assert (slope.abs() < 15).all()
         torch.testing.assert_close(slope, slope[:1].expand(3, 1))
+
+
+@pytest.mark.parametrize("weight", [1.0, 40.0])
+def test_one_event_of_large_weight_is_no_atom(weight):
+    """As the highest event of a bootstrap copy: nothing is capped there, neither alone nor twice in the sample."""
+    values = np.append(np.random.default_rng(3).normal(size=(4000, 1)), [[4.5]], axis=0)
+    signed = np.append(np.random.default_rng(4).normal(0.7, 1.0, 4000), weight)
+    for copies in (1, 2):
+        parts = np.append(signed[:-1], np.full(copies, weight / copies))
+        transform = fit(np.append(values[:-1], np.full((copies, 1), 4.5), axis=0), parts, "quantile")
+        assert not transform.is_discrete
+        assert transform.inverse(torch.tensor([[6.0]])).item() > 4.5
+    several = fit(np.append(values, np.full((9, 1), 4.5), axis=0), np.append(signed, np.full(9, 5.0)), "quantile")
+    assert several.is_discrete
+    assert several.inverse(torch.tensor([[4.0]])).item() == 4.5

@@ -17,9 +17,9 @@ import yaml
 from calorefine import Simulator
 from calorefine.cli import calorefine, lightning
 from calorefine.datasets import ImpureToy
-from calorefine.ensemble.members import Ensemble, Member, planned
+from calorefine.ensemble.members import Ensemble, Member, alike, planned
 from calorefine.ensemble.together import can_train_together
-from calorefine.ensemble.verb import RUN
+from calorefine.ensemble.verb import RUN, _groups
 from calorefine.errors import ConfigError, FileError
 
 SMALL = {"generator_hidden": [16], "critic_hidden": [16]}
@@ -121,6 +121,26 @@ def test_what_can_train_together():
 
     assert all(can_train_together(prepared(name)) for name in ("WGAN", "CramerGAN", "Flow"))
     assert not can_train_together(prepared("Flow", kind="autoregressive"))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "seeds", "processes", "expected"),
+    [
+        (10, 0, 2, [1, -6, -4]),
+        (20, 5, 2, [3, 3, -10, -10]),
+        (2, 1, 1, [2, -2]),
+        (0, 0, 2, [1]),
+        (20, 0, 8, [1, *[-3] * 5, -2, -2, -1]),
+        (40, 0, 2, [1, -11, -10, -10, -9]),
+    ],
+)
+def test_groups(replicas, seeds, processes, expected):
+    """Sizes, negative for replicas, in the order of training; each member once."""
+    groups = _groups(planned(replicas, seeds), processes, None)
+    assert [len(group) * (-1 if group[0].kind == "replica" else 1) for group in groups] == expected
+    assert all(len(alike(group)) == 1 for group in groups)
+    names = [member.name for group in groups for member in group]
+    assert sorted(names) == sorted(member.name for member in planned(replicas, seeds))
 
 
 def start(config, output, *options):
