@@ -113,8 +113,6 @@ RECIPE: dict[str, Any] = {
         "max_epochs": 16,
         "check_val_every_n_epoch": 16,
         "log_every_n_steps": 1000,
-        "logger": False,
-        "enable_checkpointing": False,
     },
 }
 
