@@ -40,7 +40,7 @@ Z_MAX = 3.0
 Z_CLIP = 8.0
 MIN_VARIANCE = 0.01
 LEAST_ATOM = 0.005
-LEAST_REPEATED = 2.5  # a single event that is in the sample twice is no atom
+LEAST_REPEATED = 2.5  # effective events: one that is in the sample twice is no atom
 BEYOND = 1.0
 CHUNK = 100_000
 HALF_ULP = 2.0**-25  # relative; float32 can't tell values that near to a bound from it
@@ -117,11 +117,10 @@ class Preprocessing(nn.Module):
         for j, (kind, name) in enumerate(zip(kinds, names, strict=True)):
             column = np.asarray(values[:, j], np.float64)
             _check_column(column, kind, limits[j], name)
-            knots[j], slopes[j] = _fit_column(column, weight, kind, name)
+            limits[j] += (-0.5, 0.5) if kind == "integer" else (0.0, 0.0)
+            knots[j], slopes[j] = _fit_column(column, weight, kind, limits[j], name)
             if kind == "quantile":
                 limits[j] = _with_ends(limits[j], knots[j], column)
-            elif kind == "integer":
-                limits[j] += (-0.5, 0.5)
         integer = torch.tensor([kind == "integer" for kind in kinds], dtype=torch.bool)
         columns = (torch.from_numpy(knots), torch.from_numpy(slopes))
         mapped = cls(*columns, torch.eye(len(kinds) + 1, len(kinds)), torch.from_numpy(limits), integer)
@@ -377,37 +376,40 @@ def _repeated(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     """The different values (m,), whether each is that of several events, and its share of the weights.
 
-    An event with a large weight, or a few times in the sample, is not: the effective number of events decides.
+    An event with a large weight, or twice in the sample, is not: the effective number of events decides, from absolute
+    weights, so that signal and background that cancel count.
     """
     unique, group = np.unique(values, return_inverse=True)
-    total, squares = np.bincount(group, weight), np.bincount(group, weight**2)
-    return unique, (total > 0) & (total**2 > LEAST_REPEATED * squares), total / stats.sum_w(weight)
+    total, absolute, squares = (np.bincount(group, w) for w in (weight, np.abs(weight), weight**2))
+    return unique, (total > 0) & (absolute**2 > LEAST_REPEATED * squares), total / stats.sum_w(weight)
 
 
 def _spread(
-    knots: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64], z: NDArray[np.float64]
+    knots: NDArray[np.float64], unique: NDArray[np.float64], several: NDArray[np.bool_], limits: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Set equal knots apart, around the one event that they are at, unless its value repeats: then it is an atom."""
-    unique, several, _ = _repeated(values, weight)
+    """Set equal knots apart, around the one event that they are at, unless its value repeats: then it is an atom.
+
+    Beyond the outermost events they go on at the mean slope, at most half of the way to a bound.
+    """
+    z = np.linspace(-Z_MAX, Z_MAX, N_KNOTS)
     repeated = several[np.searchsorted(unique, knots)]
     first = np.searchsorted(knots, knots, side="left")
     last = np.searchsorted(knots, knots, side="right") - 1
     single = ~repeated & (last > first)
     known = ~single | (np.arange(len(knots)) == np.where(first == 0, last, np.where(last == len(z) - 1, first, -1)))
     inner = np.interp(z, z[known], knots[known])
+    (low, *_, high), (least, *_, most) = z[known], knots[known]
     slope = (knots[-1] - knots[0]) / (z[-1] - z[0])
-    low, high = z[known][0], z[known][-1]
-    outer = np.where(z < low, knots[known][0] + slope * (z - low), knots[known][-1] + slope * (z - high))
+    below = min(slope, (least - limits[0]) / (2 * (low - z[0]))) if low > z[0] else slope
+    above = min(slope, (limits[1] - most) / (2 * (z[-1] - high))) if high < z[-1] else slope
+    outer = np.where(z < low, least + below * (z - low), most + above * (z - high))
     spread: NDArray[np.float64] = np.where((z < low) | (z > high), outer, inner)
     return spread
 
 
-def _with_atoms(
-    knots: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Give each value of probability above `LEAST_ATOM` that no two knots are equal to the two that enclose it."""
-    unique, several, share = _repeated(values, weight)
-    for value in unique[(share > LEAST_ATOM) & several]:
+def _with_atoms(knots: NDArray[np.float64], atoms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give each of these values that no two knots are equal to the two that enclose it."""
+    for value in atoms:
         if np.sum(knots == value) < 2:
             last = min(int(np.searchsorted(knots, value, side="right")), len(knots) - 1)
             knots[max(last - 1, 0) : max(last - 1, 0) + 2] = value
@@ -415,9 +417,9 @@ def _with_atoms(
 
 
 def _fit_column(
-    values: NDArray[np.float64], weight: NDArray[np.float64], kind: Kind, name: str
+    values: NDArray[np.float64], weight: NDArray[np.float64], kind: Kind, limits: NDArray[np.float64], name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Knots (K,) and slopes (2,) of one column."""
+    """Knots (K,) and slopes (2,) of one column, whose values lie within `limits`."""
     z = np.linspace(-Z_MAX, Z_MAX, N_KNOTS)
     if kind == "identity":
         return z, np.ones(2)
@@ -430,7 +432,8 @@ def _fit_column(
     if kind == "integer":
         values = values + (np.random.default_rng(0).permutation(len(values)) + 0.5) / len(values) - 0.5
     knots = stats.quantile(values, weight, ndtr(z))
-    knots = _with_atoms(_spread(knots, values, weight, z), values, weight)
+    unique, several, share = _repeated(values, weight)
+    knots = _with_atoms(_spread(knots, unique, several, limits), unique[several & (share > LEAST_ATOM)])
     outer = N_KNOTS // 6
     slopes = np.array([knots[outer] - knots[0], knots[-1] - knots[-1 - outer]]) / (z[outer] - z[0])
     return knots, np.maximum(slopes, 1e-3 * (knots[-1] - knots[0]) or np.ptp(values))

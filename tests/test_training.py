@@ -16,7 +16,7 @@ from calorefine import WGAN, Columns, EventDataModule, Simulator, data, runs
 from calorefine.cli import calorefine, lightning
 from calorefine.data import ShuffledBatches
 from calorefine.datasets import ImpureToy
-from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, TrainingError, WeightError
+from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, TrainingError, ValueRangeError, WeightError
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
 from calorefine.weights import Exponential, Gaussian, PositiveWeights, Replica, SPlot
@@ -254,7 +254,9 @@ def test_replica_of_a_weight_branch_needs_consent(toy_file):
     np.testing.assert_array_equal(unit.weight, Replica(2).counts(nominal.event_key))
 
 
-@pytest.mark.parametrize(("size", "expected"), [(512, 320), (256, 160), (100, 64), (30, 18), (16, 16)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [(512, 320), (256, 160), (100, 64), (96, 60), (64, 40), (30, 19), (16, 10), (2, 2)]
+)
 def test_a_replica_trains_on_what_it_counts(toy_file, size, expected):
     """As many updates as the nominal; an event counts in the batches as often as in the sample, on average."""
     nominal, replica = (data_module(toy_file, batch_size=size, replica=Replica(index)) for index in (0, 2))
@@ -265,11 +267,13 @@ def test_a_replica_trains_on_what_it_counts(toy_file, size, expected):
     assert (replica.epoch.size, replica.epoch.n_batches) == (expected, nominal.epoch.n_batches)
     counts = Replica(2).counts(nominal.train.event_key)
     filled = max(0, replica.epoch.n_events - int(np.sum(counts > 0)))
-    assert filled == 0 or expected == 16  # batches of 16 can't be smaller, and hold events of weight 0
+    assert (filled > 0) == (size == 2)  # batches of 2 can't be smaller, and hold events of weight 0
     assert int(np.sum(replica.train.weight == 0)) == filled
     kept = replica.train.weight > 0
     np.testing.assert_array_equal(replica.train.key[kept], nominal.train.key[counts > 0])
     np.testing.assert_array_equal(replica.train.weight[kept], counts[counts > 0])
+    held_out = Replica(2).counts(nominal.validation.event_key)
+    np.testing.assert_array_equal(replica.validation.key, nominal.validation.key[held_out > 0])
     batches = list(replica.train_dataloader())
     assert [len(batch.weight) for batch in batches] == [expected] * nominal.epoch.n_batches
     mean = replica.prepared.mean_weight
@@ -297,6 +301,23 @@ def test_replicas_go_by_block(toy_file):
     bad = Columns({"x": None}, {"c": None}, **KEY, block=["m"])
     with pytest.raises(KeyColumnError, match="block 'm': has values that are no integers"):
         EventDataModule(files=str(toy_file), tree="events", columns=bad).read()
+
+
+def test_a_column_that_is_constant_in_a_replica_is_told(toy_file, tmp_path):
+    """One event of another value, which replica 1 doesn't count."""
+    data = data_module(toy_file)
+    data.setup()
+    left_out = data.train.event_key[Replica(1).counts(data.train.event_key) == 0][0]
+    with uproot.open(toy_file) as file:
+        table = file["events"].arrays(library="np")
+    table["x"] = (data.read().event_key == left_out).astype(float)
+    with uproot.recreate(tmp_path / "one.root") as file:
+        file.mktree("events", {name: values.dtype for name, values in table.items()}).extend(table)
+    data_module(tmp_path / "one.root").setup()
+    with pytest.raises(
+        ValueRangeError, match=r"replica 1, of the events that it counts: column 'x': all \d+ values are 0"
+    ):
+        data_module(tmp_path / "one.root", replica=Replica(1)).setup()
 
 
 def test_positive_weights_at_set_up(toy_file, splot):

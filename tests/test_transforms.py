@@ -225,3 +225,22 @@ def test_one_event_of_large_weight_is_no_atom(weight):
     several = fit(np.append(values, np.full((9, 1), 4.5), axis=0), np.append(signed, np.full(9, 5.0)), "quantile")
     assert several.is_discrete
     assert several.inverse(torch.tensor([[4.0]])).item() == 4.5
+
+
+@pytest.mark.parametrize("n", [300, 900, 6000])
+@pytest.mark.parametrize("kind", ["quantile", "integer"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bounds_hold_where_one_event_has_several_knots(n, kind, signed):
+    """Few events in a tail at a bound; seed of the sample."""
+    rng = np.random.default_rng(n)
+    values = rng.beta(1, 2, (n, 1)) if kind == "quantile" else rng.poisson(2.0, (n, 1)).clip(0, 9).astype(float)
+    high = 1.0 if kind == "quantile" else 9.0
+    weight = rng.normal(0.7, 1.0, n) if signed else rng.poisson(1.0, n).astype(float)
+    transform = Preprocessing.fit(values, weight, [kind], ["c"], bounds=[(0.0, high)])
+    step = 0.5 if kind == "integer" else 0.0
+    assert transform.knots.min() >= -step
+    assert transform.knots.max() <= high + step
+    generated = transform.inverse(torch.linspace(-8, 8, 2001)[:, None])
+    assert generated.min() >= 0
+    assert generated.max() <= high
+    assert torch.all(generated.diff(dim=0) >= 0)

@@ -79,7 +79,8 @@ class Recipe:
 def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
     """Train these members, those with equal batches side by side, and leave a record of each that is not there yet."""
     for group in alike(members):
-        _train_group(recipe, group)
+        if not all((recipe.folder / member.name / RECORD).is_file() for member in group):
+            _train_group(recipe, group)
 
 
 def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:

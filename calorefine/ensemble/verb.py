@@ -161,7 +161,8 @@ def _run(recipe: Recipe, groups: Sequence[list[Member]], processes: int) -> None
             while waiting and len(running) < processes:
                 group = waiting.pop(0)
                 running[_start(recipe, group)] = group
-                sys.stderr.write(f"{_names(group)}: training side by side, progress in {_log(recipe, group)}\n")
+                how = "training side by side" if len(group) > 1 else "training"
+                sys.stderr.write(f"{_names(group)}: {how}, progress in {_log(recipe, group)}\n")
             for process in [one for one in running if one.poll() is not None]:
                 group = running.pop(process)
                 sys.stderr.write(f"{_names(group)}: {'failed' if process.returncode else 'trained'}\n")

@@ -152,11 +152,14 @@ def start(config, output, *options):
 
 @pytest.mark.parametrize("together", ["1", "3"])
 def test_killed_runs_end_as_undisturbed_ones(tmp_path, toy_file, together):
-    """SIGKILL once the first epochs are on disk; then again as soon as the first member is finished."""
+    """SIGKILL once the first epochs are on disk; then again as soon as the first member is finished.
+
+    The replicas are killed while they train side by side: the nominal, on larger batches, is not one of them.
+    """
     model = {"class_path": "WGAN", "init_args": SMALL}
     config = write(tmp_path / "c.yaml", toy_file, model, max_epochs=25, check_val_every_n_epoch=4)
     assert start(config, tmp_path / "whole", "--together", together).wait() == 0
-    for pattern in ("**/last.ckpt", "*/member.json"):
+    for pattern in ("**/last.ckpt", "*/member.json") if together == "1" else (".replica*/last.ckpt", "replica*/*.json"):
         process = start(config, tmp_path / "killed", "--together", together)
         deadline = time.monotonic() + 120
         while not list((tmp_path / "killed").glob(pattern)) and process.poll() is None:
@@ -164,6 +167,7 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path, toy_file, together):
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        assert len(list((tmp_path / "killed").glob("replica*/member.json"))) < 2
     assert start(config, tmp_path / "killed", "--together", together).wait() == 0
     whole, killed = (Ensemble.load(tmp_path / name) for name in ("whole", "killed"))
     assert list(whole.records) == list(killed.records)
