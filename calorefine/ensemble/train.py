@@ -179,7 +179,7 @@ def _train_alone(recipe: Recipe, member: Member, seed: int, runs: Path) -> list[
         options = ["--runs", str(runs), "--seed_everything", str(seed)]
         options += ["--data.replica.index", str(member.index)] if member.kind == "replica" else []
         options += ["--ckpt_path", str(started[-1])] if started else []
-        options += ["--trainer.enable_progress_bar", "false"]
+        options += ["--trainer.enable_progress_bar", "false", f"--trainer.callbacks+={__name__}.Progress"]
         finished: Any = lightning(["fit", "-c", recipe.fit, *recipe.options, *options])
         started.append(finished.run_dir / LAST)
     best = started[-1].with_name("best.ckpt")
