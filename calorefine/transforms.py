@@ -117,7 +117,8 @@ class Preprocessing(nn.Module):
         for j, (kind, name) in enumerate(zip(kinds, names, strict=True)):
             column = np.asarray(values[:, j], np.float64)
             _check_column(column, kind, limits[j], name)
-            limits[j] += (-0.5, 0.5) if kind == "integer" else (0.0, 0.0)
+            if kind == "integer":
+                limits[j] += (-0.5, 0.5)
             knots[j], slopes[j] = _fit_column(column, weight, kind, limits[j], name)
             if kind == "quantile":
                 limits[j] = _with_ends(limits[j], knots[j], column)

@@ -71,31 +71,31 @@ def decompose(sources: Mapping[str, Source], *, fraction: float = FRACTION) -> D
     if not 0 < fraction <= 1:
         raise ConfigError(f"fraction {fraction}: expected more than 0, at most 1")
     added = [source for source in sources.values() if source.part_of is None]
-    total = (
-        sum((source.covariance for source in added), np.zeros_like(added[0].covariance)) if added else np.zeros((0, 0))
-    )
-    found = [_components(source, total, fraction) for source in added]
+    if not added:
+        return Decomposition((), {})
+    total = np.sum([source.covariance for source in added], axis=0)
+    sigma, whitening = np.sqrt(np.diag(total)), whiten(total).matrix
+    found = [_components(source, sigma, whitening, fraction) for source in added]
     remainder = {source.name: _remainder(source.covariance, parts) for source, parts in zip(added, found, strict=True)}
     return Decomposition(tuple(part for parts in found for part in parts), remainder)
 
 
-def _components(source: Source, total: FloatArray, fraction: float) -> list[Component]:
+def _components(source: Source, sigma: FloatArray, whitening: FloatArray, fraction: float) -> list[Component]:
     """Shapes of one source, largest first."""
     coupled = _coupled(source.covariance)
     if not coupled.any():
         return []
-    sigma = np.sqrt(np.diag(total))[coupled]
-    values, vectors = np.linalg.eigh(source.covariance[np.ix_(coupled, coupled)] / np.outer(sigma, sigma))
+    own = sigma[coupled]
+    values, vectors = np.linalg.eigh(source.covariance[np.ix_(coupled, coupled)] / np.outer(own, own))
     values, vectors = values[::-1], vectors[:, ::-1]
     significant = int(np.sum(values > DEPENDENT * values[0]))
     shares = values / values[:significant].sum()
     needed = int(np.searchsorted(np.cumsum(shares[:significant]), fraction * (1 - 1e-12))) + 1
-    whitening = whiten(total).matrix
     components: list[Component] = []
     for k in range(significant):
-        shape = np.zeros(len(total))
+        shape = np.zeros(len(sigma))
         sign = 1.0 if vectors[:, k].sum() >= 0 else -1.0
-        shape[coupled] = sign * np.sqrt(values[k]) * vectors[:, k] * sigma
+        shape[coupled] = sign * np.sqrt(values[k]) * vectors[:, k] * own
         if k < needed or np.sum((whitening @ shape) ** 2) > LEAST_PART:
             components.append(Component(f"{source.name}_{len(components) + 1}", source.name, shape, float(shares[k])))
     return components
