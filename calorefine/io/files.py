@@ -6,9 +6,8 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-import numpy as np
 import uproot
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ TREES = ("TTree", "ROOT::RNTuple")
 _RNTUPLE_NUMBERS = frozenset(
     ["float", "double", "bool"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
 )
-_RNTUPLE_ARRAY = re.compile(r"std::array<([\w:]+),\d+>")
+_RNTUPLE_ARRAY = re.compile(r"std::array<(.+),(\d+)>")
 _RNTUPLE_LIST = re.compile(r"(?:std::vector|ROOT::(?:VecOps::)?RVec)<([\w:]+)>")
 
 
@@ -102,34 +101,43 @@ def check_branches(tree: Any, names: Sequence[str], where: str, *, arrays: bool 
             raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
 
 
-def is_number(tree: Any, name: str) -> bool:
-    """Whether a branch of the tree holds one number per event."""
+def shape_of(tree: Any, name: str) -> tuple[int, ...] | Literal["list"] | None:
+    """What a branch holds for each event: () one number, (k, ...) a fixed-size array, a list of any length, or None."""
     branch = tree[name]
     if not hasattr(branch, "interpretation"):  # a field of an RNTuple
-        return branch.typename in _RNTUPLE_NUMBERS and name in tree.keys(recursive=False)
+        return _field_shape(branch.typename) if name in tree.keys(recursive=False) else None
     kind = branch.interpretation
-    return isinstance(kind, uproot.AsDtype) and kind.inner_shape == () and kind.to_dtype.kind in "biuf"
+    if isinstance(kind, uproot.AsDtype):
+        return kind.inner_shape if kind.to_dtype.base.kind in "biuf" else None
+    content = kind.content if isinstance(kind, uproot.AsJagged) else None
+    is_list = isinstance(content, uproot.AsDtype) and content.inner_shape == () and content.to_dtype.kind in "biuf"
+    return "list" if is_list else None
+
+
+def _field_shape(typename: str) -> tuple[int, ...] | Literal["list"] | None:
+    """Shape of a field of an RNTuple, from the name of its type."""
+    if typename in _RNTUPLE_NUMBERS:
+        return ()
+    if array := _RNTUPLE_ARRAY.fullmatch(typename):
+        inner = _field_shape(array[1])
+        return (int(array[2]), *inner) if isinstance(inner, tuple) else None
+    vector = _RNTUPLE_LIST.fullmatch(typename)
+    return "list" if vector and vector[1] in _RNTUPLE_NUMBERS else None
+
+
+def is_number(tree: Any, name: str) -> bool:
+    """Whether a branch of the tree holds one number per event."""
+    return shape_of(tree, name) == ()
 
 
 def is_array(tree: Any, name: str) -> bool:
     """Whether a branch of the tree holds a fixed-size array of numbers per event."""
-    branch = tree[name]
-    if not hasattr(branch, "interpretation"):  # a field of an RNTuple
-        found = _RNTUPLE_ARRAY.fullmatch(branch.typename)
-        return found is not None and found[1] in _RNTUPLE_NUMBERS and name in tree.keys(recursive=False)
-    kind = branch.interpretation
-    return isinstance(kind, uproot.AsDtype) and len(kind.inner_shape) == 1 and kind.to_dtype.base.kind in "biuf"
+    return shape_of(tree, name) not in ((), "list", None)
 
 
 def is_list(tree: Any, name: str) -> bool:
     """Whether a branch of the tree holds a list of numbers per event, of any length."""
-    branch = tree[name]
-    if not hasattr(branch, "interpretation"):  # a field of an RNTuple
-        found = _RNTUPLE_LIST.fullmatch(branch.typename)
-        return found is not None and found[1] in _RNTUPLE_NUMBERS and name in tree.keys(recursive=False)
-    kind = branch.interpretation
-    content = kind.content if isinstance(kind, uproot.AsJagged) else None
-    return isinstance(content, uproot.AsDtype) and content.inner_shape == () and content.to_dtype.kind in "biuf"
+    return shape_of(tree, name) == "list"
 
 
 def batches(
@@ -148,7 +156,7 @@ def batches(
         name: of the tree.
         wanted: branches of one number per event, or entries of arrays as `branch[3]`; arrays (n,).
         rows: at a time.
-        carried: likewise, or fixed-size arrays of k numbers; arrays (n,) or (n, k).
+        carried: likewise, or fixed-size arrays of k numbers; arrays (n,) or (n, k, ...).
         jagged: likewise, or lists of any number of them, which come as awkward arrays (n, var).
 
     Raises:
@@ -189,7 +197,9 @@ def _entry(tree: Any, text: str, where: str) -> tuple[str, int]:
     check_branches(tree, [name], where, arrays=True)
     if not is_array(tree, name):
         raise BranchError(f"{where}: '{text}' asks for an entry, but branch '{name}' is one number per event")
-    size = np.asarray(tree.arrays([name], library="np", entry_stop=1)[name]).shape[1]
+    size, *further = cast("tuple[int, ...]", shape_of(tree, name))
+    if further:
+        raise BranchError(f"{where}: '{text}' asks for an entry, but branch '{name}' has {1 + len(further)} dimensions")
     if int(index) >= size:
         raise BranchError(f"{where}: '{text}' asks for entry {index}, branch '{name}' has {size}, from 0 to {size - 1}")
     return name, int(index)

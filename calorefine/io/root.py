@@ -6,6 +6,7 @@ keys, and `read_table` collects them, in memory or in memory-mapped files when t
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from calorefine.errors import (
 from calorefine.io import expressions, files
 
 NonFinite = Literal["error", "drop"]
-CHUNK_ROWS = 200_000
+CHUNK_ROWS, CHUNK_CELLS = 200_000, 2**24
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ROW = "\0row"
 
@@ -39,8 +40,8 @@ class Chunk:
     """Consecutive selected rows of one file.
 
     Args:
-        branches: raw arrays (n,), or (n, k) of a fixed-size array, in the file's own types.
-        values: evaluated expressions, (n,) float64 (bool for conditions).
+        branches: raw arrays (n,), or (n, k, ...) of a fixed-size array, in the file's own types.
+        values: evaluated expressions, (n,) float64 (bool for conditions), or (n, *shape) float32 of an array.
         key: (n,) uint64, one for each candidate.
         event_key: (n,) uint64, one for each event.
     """
@@ -66,6 +67,7 @@ class Request:
         cut: condition; rows that fail it are left out.
         branches: further raw branches, to pass through; fixed-size arrays as well.
         nonfinite: what to do about NaN and infinite values of the expressions: raise, or leave the row out.
+        shapes: names of the expressions whose value is an array for each row, and its shape.
     """
 
     expressions: Mapping[str, str]
@@ -74,12 +76,24 @@ class Request:
     cut: str | None = None
     branches: Sequence[str] = ()
     nonfinite: NonFinite = "error"
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def needed(self) -> list[str]:
-        """The branches to read from the file, besides those to pass through."""
-        texts = [*self.expressions.values(), *([self.cut] if self.cut else [])]
-        wanted = [name for text in texts for name in expressions.branches(text)]
+        """The branches of one number per row to read from the file, besides those to pass through."""
+        texts = [text for name, text in self.expressions.items() if name not in self.shapes]
+        wanted = [name for text in [*texts, *filter(None, [self.cut])] for name in expressions.branches(text)]
         return list(dict.fromkeys([*wanted, *self.key_branches]))
+
+    def needed_arrays(self) -> list[str]:
+        """Further branches, which may be fixed-size arrays: those of array expressions, and those to pass through."""
+        return [
+            *self.branches,
+            *(name for column in self.shapes for name in expressions.branches(self.expressions[column])),
+        ]
+
+    def most_rows(self, rows: int) -> int:
+        """Rows to read at a time: at most these, fewer of large arrays."""
+        return min(rows, max(1, CHUNK_CELLS // max(1, sum(map(math.prod, self.shapes.values())))))
 
     @property
     def key_branches(self) -> list[str]:
@@ -179,7 +193,9 @@ class RootFiles:
         dropped = 0
         types: dict[str, np.dtype[Any]] = {}
         for path in self.paths:
-            for branches, at in files.batches(path, self.tree, request.needed(), rows, carried=request.branches):
+            for branches, at in files.batches(
+                path, self.tree, request.needed(), request.most_rows(rows), carried=request.needed_arrays()
+            ):
                 self._check_types(types, {name: _row_type(branches[name]) for name in request.branches}, path)
                 chunk, counts, n_bad = _select(branches, at, path, request)
                 for name, count in counts.items():
@@ -222,7 +238,7 @@ def read_table(
         cache_dir: where those go; the system's folder for temporary files if left out.
 
     Returns:
-        Arrays (n,) float64 by name of expression, keys (n,) and event keys (n,).
+        Arrays (n,) float64 by name of expression, (n, *shape) float32 of an array; keys (n,) and event keys (n,).
 
     Raises:
         EmptySelectionError: no row is left.
@@ -231,7 +247,7 @@ def read_table(
     if not request.key:
         warn_of_row_keys(source)
     n = source.n_entries()
-    store = _Store(n, [*request.expressions], max_memory_gb, cache_dir)
+    store = _Store(n, request, max_memory_gb, cache_dir)
     for chunk in source.chunks(request):
         store.append({**chunk.values, "\0key": chunk.key, "\0event": chunk.event_key}, len(chunk))
     if store.filled == 0:
@@ -292,13 +308,15 @@ def _row_type(array: NDArray[Any]) -> np.dtype[Any]:
 class _Store:
     """Growing columns in memory, or in memory-mapped files."""
 
-    def __init__(self, n: int, names: list[str], max_memory_gb: float, cache_dir: Path | None) -> None:
-        types = dict.fromkeys(names, np.float64) | {"\0key": np.uint64, "\0event": np.uint64}
-        self.filled = 0
-        if 8 * n * len(types) <= max_memory_gb * 1e9:
-            self._arrays: dict[str, NDArray[Any]] = {name: np.empty(n, dtype) for name, dtype in types.items()}
-        else:
-            self._arrays = {name: memory_map((n,), dtype, cache_dir) for name, dtype in types.items()}
+    def __init__(self, n: int, request: Request, max_memory_gb: float, cache_dir: Path | None) -> None:
+        types: dict[str, Any] = {name: np.dtype(np.float64) for name in request.expressions}
+        types |= {name: np.dtype((np.float32, shape)) for name, shape in request.shapes.items()}
+        types |= dict.fromkeys(("\0key", "\0event"), np.dtype(np.uint64))
+        self.filled, fits = 0, n * sum(dtype.itemsize for dtype in types.values()) <= max_memory_gb * 1e9
+        shapes = {name: ((n, *dtype.shape), dtype.base) for name, dtype in types.items()}
+        self._arrays: dict[str, NDArray[Any]] = {
+            name: np.empty(*shape) if fits else memory_map(*shape, cache_dir) for name, shape in shapes.items()
+        }
 
     def append(self, values: Mapping[str, NDArray[Any]], n: int) -> None:
         for name, array in self._arrays.items():
@@ -323,8 +341,15 @@ def _select(
     if request.cut:
         mask = expressions.evaluate(request.cut, table).astype(bool)
         table = {name: array[mask] for name, array in table.items()}
-    values = {name: expressions.evaluate(text, table) for name, text in request.expressions.items()}
-    finite = {name: np.abs(array) <= FLOAT32_MAX for name, array in values.items()}
+    values = {
+        name: expressions.evaluate_arrays(text, table, request.shapes[name])
+        if name in request.shapes
+        else expressions.evaluate(text, table)
+        for name, text in request.expressions.items()
+    }
+    finite = {
+        name: np.all(np.abs(array) <= FLOAT32_MAX, axis=tuple(range(1, array.ndim))) for name, array in values.items()
+    }
     counts = {name: int(np.sum(~mask)) for name, mask in finite.items() if not mask.all()}
     keep = np.logical_and.reduce([*finite.values(), np.ones(len(table[_ROW]), bool)])
     if counts:
