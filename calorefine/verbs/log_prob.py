@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Column, adapted_columns, unknown_columns
-from calorefine.io.root import Request, RootFiles
+from calorefine.io.chunks import Request
+from calorefine.io.formats import open_source
 from calorefine.io.writer import TreeFormat, not_an_input, write_tree
 from calorefine.simulator import Simulator, outside_domain, provenance
 
@@ -88,12 +89,12 @@ def log_prob_file(
     """
     simulator = Simulator.load(checkpoint)
     simulator.require_likelihood()
-    source = RootFiles(files, tree)
+    source = open_source(files, tree)
     known = simulator.columns
     unknown_columns(columns or {}, [*known.features, *known.context], option="--columns")
     adapted = adapted_columns(known, columns or {}, option="--columns")
     not_an_input(Path(output), [*source.paths, Path(checkpoint)])
-    carried = source.numeric_branch_names()
+    carried = source.branch_names("number")
     for name in (branch, branch + FLAG):
         if name in carried:
             raise ConfigError(f"{source}: has a branch {name} already; choose another one with --branch")

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
-from calorefine.io.root import Chunk, Request, RootFiles, check_unique, warn_of_row_keys
+from calorefine.io.chunks import Chunk, Request
+from calorefine.io.formats import open_source
+from calorefine.io.sources import Source
+from calorefine.io.table import check_unique, warn_of_row_keys
 from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, write_tree
 from calorefine.keys import KeyArray
 from calorefine.reweighting.latent_resampling import RefinedSimulator
@@ -98,7 +101,7 @@ def sample_file(
     simulator = Simulator.load(checkpoint)
     columns = _columns(simulator.columns, context, key)
     carried = _carried(pass_through, columns)
-    source = RootFiles(conditions, tree)
+    source = open_source(conditions, tree)
     if not columns.key:
         warn_of_row_keys(source)
     corrections = [Path(reweighter)] if reweighter else []
@@ -168,7 +171,7 @@ def _generate(
 
 
 def _provenance(
-    simulator: Simulator, checkpoint: Path, source: RootFiles, seed: int, n_per_event: int, summary: SampleSummary
+    simulator: Simulator, checkpoint: Path, source: Source, seed: int, n_per_event: int, summary: SampleSummary
 ) -> dict[str, Any]:
     return provenance(simulator, checkpoint) | {
         "conditions": [path.name for path in source.paths],

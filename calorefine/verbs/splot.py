@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, FactorizationError, nearest
 from calorefine.events import Columns
-from calorefine.io.root import NonFinite, RootFiles
+from calorefine.io.chunks import NonFinite
+from calorefine.io.formats import open_source
+from calorefine.io.sources import Source
 from calorefine.io.writer import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
 from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
@@ -85,7 +87,7 @@ def splot_file(
     Warns:
         FactorizationWarning: the spectator's shape depends on a column.
     """
-    source = WeightedInput([RootFiles(files, tree)], columns, splot, nonfinite)
+    source = WeightedInput([open_source(files, tree)], columns, splot, nonfinite)
     table, key = source.read()
     bootstrap = Replicas(splot, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
     fit = bootstrap.nominal
@@ -157,12 +159,12 @@ def fractions_file(
 
 def _samples(
     files: str | list[str] | dict[str, str | list[str]], tree: str | dict[str, str], weights: WeightSource
-) -> list[RootFiles]:
+) -> list[Source]:
     """Files in the order in which the fractions name the samples."""
     if not isinstance(files, dict):
         if isinstance(tree, dict):
             raise ConfigError("tree: one for each sample given, expected `files` of each sample as well")
-        source = RootFiles(files, tree)
+        source = open_source(files, tree)
         if isinstance(weights, LabelFractions) and "sample" == weights.sample not in source.branch_names():
             wanted = ", ".join(f"{name}: ..." for name in weights.fractions)
             msg = (
@@ -183,7 +185,7 @@ def _samples(
                 raise ConfigError(msg + nearest(name, names))
         if isinstance(given, dict) and (missing := [name for name in names if name not in given]):
             raise ConfigError(f"{option}: none for sample '{missing[0]}', expected some for each of `fractions`")
-    return [RootFiles(files[name], tree[name] if isinstance(tree, dict) else tree) for name in names]
+    return [open_source(files[name], tree[name] if isinstance(tree, dict) else tree) for name in names]
 
 
 def _tested(

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from calorefine.errors import CalorefineWarning, ConfigError, KeyColumnError
 from calorefine.events import Columns
-from calorefine.io.root import Chunk, NonFinite, Request, RootFiles, read_table
+from calorefine.io.chunks import Chunk, NonFinite, Request
+from calorefine.io.sources import Source
+from calorefine.io.table import read_table
 from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, replacing, write_tree
 from calorefine.keys import KeyArray
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
@@ -37,7 +39,7 @@ class WeightedInput:
 
     def __init__(
         self,
-        sources: list[RootFiles],
+        sources: list[Source],
         columns: Columns,
         weights: WeightSource,
         nonfinite: NonFinite,
@@ -185,9 +187,9 @@ class WeightedOutput:
                 figure.savefig(beside, format="png", dpi=120)
 
 
-def _numeric(sources: list[RootFiles]) -> tuple[list[str], list[str]]:
+def _numeric(sources: list[Source]) -> tuple[list[str], list[str]]:
     """Branches that are one number per event in all samples, and the others."""
-    numeric = [source.numeric_branch_names() for source in sources]
+    numeric = [source.branch_names("number") for source in sources]
     every = dict.fromkeys(name for source in sources for name in source.branch_names())
     kept = [name for name in every if all(name in names for names in numeric)]
     return kept, [name for name in every if name not in kept]

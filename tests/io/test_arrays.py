@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from calorefine.errors import BranchError, ValueRangeError
-from calorefine.io.root import Request, RootFiles, read_table
+from calorefine.io.chunks import Request
+from calorefine.io.root import RootFiles
+from calorefine.io.table import read_table
 from calorefine.io.writer import write_tree
 
 SHAPE = (2, 3)
