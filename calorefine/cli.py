@@ -18,6 +18,7 @@ from calorefine.errors import CalorefineError
 from calorefine.fit.command import CLI, _quiet, lightning
 from calorefine.verbs.compare import compare_models
 from calorefine.verbs.ensemble import ensemble_models
+from calorefine.verbs.fractions import fractions_file
 from calorefine.verbs.log_prob import log_prob_file
 from calorefine.verbs.plot import plot_files
 from calorefine.verbs.propagate import propagate_files
@@ -25,7 +26,7 @@ from calorefine.verbs.replica_weights import replica_weights
 from calorefine.verbs.report import report_files
 from calorefine.verbs.reweight import reweight_files
 from calorefine.verbs.sample import sample_file
-from calorefine.verbs.splot import fractions_file, splot_file
+from calorefine.verbs.splot import splot_file
 from calorefine.verbs.validate import validate_files
 from calorefine.verbs.weights_report import weights_report
 

@@ -39,6 +39,7 @@ class Chunk:
         key: (n,) uint64, one for each candidate.
         event_key: (n,) uint64, one for each event.
         counts: (m,) with a collection: the rows of each of its m events, none of which is left out.
+        collection: its name.
     """
 
     branches: dict[str, Any]
@@ -46,6 +47,7 @@ class Chunk:
     key: keys.KeyArray
     event_key: keys.KeyArray
     counts: NDArray[np.int64] | None = None
+    collection: str | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -55,6 +57,22 @@ class Chunk:
     def n_events(self) -> int:
         """Number of rows to write: of events, where the rows are entries of a collection."""
         return len(self) if self.counts is None else len(self.counts)
+
+    def take(self, keep: NDArray[np.bool_]) -> Chunk:
+        """Rows where this mask (n,) is true; an event stays in a collection, with fewer entries."""
+        if keep.all():
+            return self
+        values = {name: array[keep] for name, array in self.values.items()}
+        rows = self.key[keep], self.event_key[keep]
+        if self.counts is None:
+            return Chunk({name: array[keep] for name, array in self.branches.items()}, values, *rows)
+        event = np.repeat(np.arange(len(self.counts)), self.counts)
+        counts = np.bincount(event[keep], minlength=len(self.counts))
+        branches = {
+            name: ak.unflatten(ak.flatten(array)[keep], counts) if name.startswith(f"{self.collection}_") else array
+            for name, array in self.branches.items()
+        }
+        return Chunk(branches, values, *rows, counts, self.collection)
 
 
 @dataclass(frozen=True)
@@ -162,16 +180,9 @@ def select(
     }
     bad = {name: count for name, mask in finite.items() if (count := int(np.sum(passed & ~mask)))}
     keep = np.logical_and.reduce([passed, *finite.values()])
-    chosen = slice(None) if keep.all() else keep
-    branches = {name: table[name] if counts is not None else table[name][chosen] for name in request.branches}
-    if counts is not None:
-        left = np.bincount(index[chosen], minlength=len(rows))
-        for name in request.branches:
-            if isinstance(table[name], ak.Array) and name.startswith(f"{request.collection}_"):
-                branches[name] = ak.unflatten(ak.flatten(table[name])[chosen], left)
-        counts = left
-    taken = {name: array[chosen] for name, array in values.items()}
-    return Chunk(branches, taken, key[chosen], event_key[chosen], counts), bad, int(np.sum(passed & ~keep))
+    branches = {name: table[name] for name in request.branches}
+    chunk = Chunk(branches, values, key, event_key, counts, request.collection)
+    return chunk.take(keep), bad, int(np.sum(passed & ~keep))
 
 
 def _keys(

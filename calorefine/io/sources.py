@@ -25,6 +25,8 @@ from calorefine.io.expressions import ENTRY
 TreeFormat = Literal["ttree", "rntuple"]
 Shape = tuple[int, ...] | Literal["list"] | None
 """What a branch holds for each event: () one number, (k, ...) a fixed-size array, a list of any length, or else."""
+Kind = Literal["number", "array", "list"]
+KINDS: tuple[Kind, ...] = ("number", "array", "list")
 
 
 class Tree(Protocol):
@@ -94,10 +96,10 @@ class Source(ABC):
         """Names of what the first file holds beside the table and the folders that it is in."""
         return []
 
-    def branch_names(self, *shapes: Literal["number", "array", "list"]) -> list[str]:
+    def branch_names(self, *kinds: Kind) -> list[str]:
         """Names of the branches in the first file: all, or those that are one of these for each event."""
         with self.open(self.paths[0]) as tree:
-            return [name for name in tree.names() if not shapes or kind(tree.shape(name)) in shapes]
+            return [name for name in tree.names() if not kinds or kind(tree.shape(name)) in kinds]
 
     def tables(
         self, numbers: Sequence[str], rows: int, *, arrays: Sequence[str] = (), lists: Sequence[str] = ()
@@ -119,7 +121,7 @@ class Source(ABC):
                 where = self._where(path)
                 texts = [name for name in [*numbers, *arrays, *lists] if ENTRY.fullmatch(name)]
                 entries = {text: _entry(tree, text, where) for text in texts}
-                for names, known in ((numbers, "number"), (arrays, "array"), (lists, "list")):
+                for names, known in zip((numbers, arrays, lists), KINDS, strict=True):
                     check_branches(tree, [name for name in names if name not in entries], where, known)
                 wanted = [name for name in [*numbers, *arrays, *lists] if name not in entries]
                 wanted = list(dict.fromkeys([*wanted, *(name for name, _ in entries.values())]))
@@ -242,12 +244,12 @@ def kind(shape: Shape) -> str | None:
     return "array" if isinstance(shape, tuple) and shape else {(): "number", "list": "list"}.get(shape)  # type: ignore[arg-type]
 
 
-def check_branches(tree: Tree, names: Sequence[str], where: str, most: str = "number") -> None:
+def check_branches(tree: Tree, names: Sequence[str], where: str, most: Kind = "number") -> None:
     """Raise `BranchError` for the first branch that is missing, or isn't one number per event.
 
     If `most` is "array", as many for each are fine, too; if it is "list" also a list of them.
     """
-    allowed = ("number", "array", "list")[: 1 + ("number", "array", "list").index(most)]
+    allowed = KINDS[: 1 + KINDS.index(most)]
     for name in names:
         try:
             shape = tree.shape(name)

@@ -25,8 +25,8 @@ from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.io.expressions import branches
 from calorefine.io.formats import open_source
-from calorefine.io.sources import Source
-from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.io.sources import Source, TreeFormat
+from calorefine.io.writer import not_an_input, write_tree
 from calorefine.reweighting.replicas import SUFFIX
 from calorefine.reweighting.reweighted_files import GeneratedFiles, provenance
 from calorefine.reweighting.reweighter import Reweighter

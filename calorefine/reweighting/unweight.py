@@ -18,7 +18,8 @@ import numpy as np
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError, WeightError
 from calorefine.io.formats import open_source
-from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.io.sources import TreeFormat
+from calorefine.io.writer import not_an_input, write_tree
 from calorefine.reweighting.latent_resampling import accepted
 from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed, provenance
 from calorefine.reweighting.reweighter import Reweighter

@@ -29,9 +29,9 @@ from calorefine.events import Column
 from calorefine.io.chunks import Chunk, Request
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest, read_provenance, versions
-from calorefine.io.sources import Source
+from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import warn_of_row_keys
-from calorefine.io.writer import TreeFormat, not_an_input, require_writable, write_tree
+from calorefine.io.writer import not_an_input, require_writable, write_tree
 from calorefine.models.base import Likelihood
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.ratio import RatioEstimator
