@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
 import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
@@ -87,6 +88,13 @@ class Source(ABC):
     @abstractmethod
     def n_entries(self) -> int:
         """Number of rows in all files, before any cut."""
+
+    def n_rows(self, request: Request) -> int:
+        """Number of rows in all files, before any cut: those of the lists, with a collection."""
+        if not request.collection:
+            return self.n_entries()
+        counting = self._counting(request)
+        return sum(int(ak.count(table[counting])) for _, table, _ in self.tables([], CHUNK_ROWS, lists=[counting]))
 
     def tree_format(self) -> TreeFormat:
         """What a copy of the first file should be."""

@@ -18,7 +18,12 @@ from calorefine.io.sources import Source
 
 
 def read_table(
-    source: Source, request: Request, *, max_memory_gb: float = 4.0, cache_dir: Path | None = None
+    source: Source,
+    request: Request,
+    *,
+    max_memory_gb: float = 4.0,
+    cache_dir: Path | None = None,
+    distinct: bool = True,
 ) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
     """Collect all selected rows.
 
@@ -27,6 +32,7 @@ def read_table(
         request: what to read.
         max_memory_gb: above this size the arrays are memory-mapped files, removed with the last reference to them.
         cache_dir: where those go; the system's folder for temporary files if left out.
+        distinct: whether each row needs a key of its own.
 
     Returns:
         Arrays (n,) float64 by name of expression, (n, *shape) float32 of an array; keys (n,) and event keys (n,).
@@ -35,9 +41,9 @@ def read_table(
         EmptySelectionError: no row is left.
         KeyColumnError: two rows have the same key.
     """
-    if not request.key:
+    if distinct and not request.key:
         warn_of_row_keys(source)
-    n = source.n_entries()
+    n = source.n_rows(request)
     store = _Store(n, request, max_memory_gb, cache_dir)
     for chunk in source.chunks(request):
         store.append({**chunk.values, "\0key": chunk.key, "\0event": chunk.event_key}, len(chunk))
@@ -45,7 +51,8 @@ def read_table(
         raise EmptySelectionError(f"{source}: {why_empty(n, request)}, expected some events")
     table = store.arrays()
     key, event_key = table.pop("\0key"), table.pop("\0event")
-    check_unique(key, str(source), request.key_branches)
+    if distinct:
+        check_unique(key, str(source), request.key_branches)
     return table, key, event_key
 
 

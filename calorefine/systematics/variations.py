@@ -13,6 +13,7 @@ import numpy as np
 from calorefine.errors import ConfigError
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
 from calorefine.observables import Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
@@ -48,25 +49,6 @@ class Variations:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Events to compare with.
-
-    Args:
-        files: paths or globs.
-        tree: name of the tree; that of the nominal sample, if left out.
-        weight: branch or expression, or "none".
-    """
-
-    files: str | list[str]
-    tree: str | None = None
-    weight: str = "none"
-
-    def measured(self, observables: Mapping[str, Observable], tree: str) -> Measured:
-        """Observables of these events."""
-        return measure(open_source(self.files, self.tree or tree), observables, weights=[Weights(self.weight)])
-
-
-@dataclass(frozen=True)
 class Closure:
     """Generated and reference events at the same conditions, which shows what the reweighting has left.
 
@@ -75,8 +57,13 @@ class Closure:
         reference: for instance the sWeighted calibration sample.
     """
 
-    generated: Sample
-    reference: Sample
+    generated: WeightedFiles
+    reference: WeightedFiles
+
+
+def measured_in(sample: WeightedFiles, observables: Mapping[str, Observable], tree: str) -> Measured:
+    """Observables of these events, in this tree if they don't name theirs."""
+    return measure(sample.within(tree).source, observables, weights=[Weights(sample.weight)])
 
 
 class Variables:
@@ -138,8 +125,8 @@ def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArra
     Returns:
         Deviations (n,), and one line for each observable.
     """
-    made = closure.generated.measured(measured.observables, tree)
-    reference = closure.reference.measured(measured.observables, tree)
+    made = measured_in(closure.generated, measured.observables, tree)
+    reference = measured_in(closure.reference, measured.observables, tree)
     values, covariances = zip(*(at_equal_totals(one, measured) for one in (made, reference)), strict=True)
     out, lines = np.zeros(measured.values.shape[1]), []
     for name in measured.observables:

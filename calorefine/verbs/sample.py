@@ -146,7 +146,7 @@ def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
         carried = [name.strip() for name in pass_through.split(",") if name.strip()]
     else:
         carried = list(pass_through)
-    if clash := {*map(columns.branch, [*columns.feature_names, "in_domain"]), "copy"} & set(carried):
+    if clash := {*map(columns.branch, [*columns.features, "in_domain"]), "copy"} & set(carried):
         raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
     return carried
 
