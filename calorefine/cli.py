@@ -124,7 +124,7 @@ def _report(run: Callable[[], Any]) -> None:
             sys.stderr.write(f"error: {known}\n")
             sys.exit(1)
         raise
-    if result is not None and type(result).__str__ is not object.__str__:
+    if result is not None and type(result).__str__ != object.__str__:
         sys.stdout.write(f"{result}\n")
 
 
