@@ -124,7 +124,8 @@ def _report(run: Callable[[], Any]) -> None:
             sys.stderr.write(f"error: {known}\n")
             sys.exit(1)
         raise
-    if result is not None and type(result).__str__ != object.__str__:
+    reports: Any = type(result).__str__
+    if result is not None and reports != object.__str__:
         sys.stdout.write(f"{result}\n")
 
 
