@@ -28,8 +28,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from calorefine import keys, reweighting, stats
-from calorefine.cli import calorefine, lightning
+from calorefine.cli import calorefine
 from calorefine.events import Columns, Events
+from calorefine.fit.command import lightning
 from calorefine.io.root import Request, RootFiles
 from calorefine.simulator import Simulator
 

@@ -33,8 +33,8 @@ from calorefine.ensemble.members import Ensemble
 from calorefine.io.root import RootFiles
 from calorefine.observables import Efficiency, Histogram, Observable, Weights, Width, measure
 from calorefine.systematics import Systematics, closure_bias
-from calorefine.systematics.propagate import propagate_files
 from calorefine.systematics.variations import Closure, Sample, Variations
+from calorefine.verbs.propagate import propagate_files
 
 ROOT = Path(__file__).parent.parent
 DATA, CONFIGS = ROOT / "examples" / "data", ROOT / "configs"

@@ -50,7 +50,7 @@ from calorefine import keys, stats
 from calorefine.datasets import RatioToy
 from calorefine.events import Events
 from calorefine.reweighting import BoostingRatio, NetworkRatio, RatioEstimator, Table, fit_ratio, network
-from calorefine.validation.classifier import separation
+from calorefine.twosample.classifier import separation
 
 SIZES = {"20k": 20_000, "200k": 200_000, "1m": 1_000_000}
 SEEDS = {"20k": 3, "200k": 2, "1m": 1}

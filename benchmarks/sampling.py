@@ -22,9 +22,9 @@ import numpy as np
 import torch
 import uproot
 
-from calorefine.cli import lightning
-from calorefine.sampling import sample_file
+from calorefine.fit.command import lightning
 from calorefine.simulator import Simulator
+from calorefine.verbs.sample import sample_file
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, CALIBRATION = ROOT / "configs", ROOT / "examples" / "data" / "electron_calibration.root"

@@ -23,8 +23,8 @@ from scipy import stats as scipy_stats
 from calorefine import keys
 from calorefine.datasets import CorrelatedToy
 from calorefine.events import Events
-from calorefine.validation.classifier import separation
-from calorefine.validation.distances import Points, compare_columns, sliced_wasserstein, standardized
+from calorefine.twosample.classifier import separation
+from calorefine.twosample.distances import Points, compare_columns, sliced_wasserstein, standardized
 from calorefine.weights import Exponential, Gaussian, SPlot
 
 N = 3000

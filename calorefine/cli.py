@@ -3,155 +3,97 @@
 `calorefine fit|test|predict` are those of `lightning`; `calorefine validate` compares files.
 
 All verbs take their options from YAML (`-c file.yaml`), from the command line, or both; `--print_config` shows all.
+Only the module of the verb that was asked for is imported.
 """
 
 from __future__ import annotations
 
-import logging
+import argparse
+import ast
 import sys
-import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import ArgumentParser
-from pytorch_lightning import Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from calorefine.errors import CalorefineError, nearest, without_hints
 
-from calorefine import runs
-from calorefine.compare import compare_models
-from calorefine.data import EventDataModule
-from calorefine.ensemble.verb import ensemble_models
-from calorefine.ensemble.weights import replica_weights
-from calorefine.errors import CalorefineError, CheckpointError, ConfigError, nearest
-from calorefine.likelihood import log_prob_file
-from calorefine.models import GenerativeModel
-from calorefine.report.verb import report_files
-from calorefine.reweighting.verb import reweight_files
-from calorefine.sampling import sample_file
-from calorefine.systematics.propagate import propagate_files
-from calorefine.validation.comparison import plot_files
-from calorefine.validation.validate import validate_files
-from calorefine.weights.report import weights_report
-from calorefine.weights.verb import fractions_file, splot_file
-
-CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
 LIGHTNING_VERBS = ("fit", "test", "predict")  # forwarded; `lightning validate` is only there
-VERBS: dict[str, Callable[..., Any]] = {
-    "splot": splot_file,
-    "fractions": fractions_file,
-    "weights-report": weights_report,
-    "ensemble": ensemble_models,
-    "sample": sample_file,
-    "replica-weights": replica_weights,
-    "log-prob": log_prob_file,
-    "reweight": reweight_files,
-    "propagate": propagate_files,
-    "report": report_files,
-    "plot": plot_files,
-    "compare": compare_models,
-    "validate": validate_files,
+VERBS: dict[str, tuple[str, str]] = {
+    "splot": ("splot", "splot_file"),
+    "fractions": ("splot", "fractions_file"),
+    "weights-report": ("weights_report", "weights_report"),
+    "ensemble": ("ensemble", "ensemble_models"),
+    "sample": ("sample", "sample_file"),
+    "replica-weights": ("replica_weights", "replica_weights"),
+    "log-prob": ("log_prob", "log_prob_file"),
+    "reweight": ("reweight", "reweight_files"),
+    "propagate": ("propagate", "propagate_files"),
+    "report": ("report", "report_files"),
+    "plot": ("plot", "plot_files"),
+    "compare": ("compare", "compare_models"),
+    "validate": ("validate", "validate_files"),
 }
+"""Module in `calorefine.verbs` and function of each verb."""
 
 
-class CLI(LightningCLI):
-    """LightningCLI with a folder for each run, and calorefine's defaults."""
+def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> Any:
+    """Run `lightning fit|validate|test|predict`; arguments and result as `calorefine.fit.command.lightning`."""
+    from calorefine.fit.command import lightning as command
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what concerns the run, not the trainer."""
-        parser.add_argument("--runs", type=str, default="runs", help="Folder that gets a new folder for every run.")
-        parser.add_argument("--threads", type=int, default=1, help="Threads of torch; small networks want one.")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments given, or the command line's."""
-        self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
-        """Make the run's folder."""
-        torch.set_num_threads(self._get(self.config, "threads"))
-        self.run_dir: Path | None = None
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint and checkpoint not in CHECKPOINT_WORDS and not Path(checkpoint).is_file():
-            siblings = [str(path) for path in Path(checkpoint).parent.glob("*.ckpt")]
-            raise CheckpointError(f"--ckpt_path {checkpoint}: no such checkpoint{nearest(checkpoint, siblings)}")
-        if self.subcommand == "fit":
-            files = self._get(self.config, "config") or []
-            name = Path(str(files[0])).stem if files else "run"
-            self.first = not _several(self._get(self.config, "trainer")) or runs.is_first_process()
-            parent = Path(self._get(self.config, "runs"))
-            self.run_dir = runs.new_run_dir(parent, name) if self.first else parent / name  # others are told in `fit`
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give the trainer the run's loggers and callbacks."""
-        if self.run_dir is None:
-            self.save_config_callback = None
-            return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
-        trainer = self._get(self.config_init, "trainer")
-        progress_bar = trainer.get("enable_progress_bar") is not False
-        self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir, progress_bar=progress_bar)
-        own = trainer.get("logger")
-        logger = runs.loggers(self.run_dir) if own is None else own
-        made = super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
-        if made.is_global_zero != self.first:
-            msg = f"trainer: process {made.global_rank} of {made.world_size}, but the environment tells another rank"
-            raise ConfigError(f"{msg}; give --trainer.strategy ddp, --trainer.devices and --trainer.num_nodes")
-        return made
-
-    def after_fit(self) -> None:
-        """Learn the run's folder, where another process made it."""
-        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
-        self.run_dir = next(own.run_dir for own in callbacks if isinstance(own, runs.RunSummary))
-
-
-def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
-    """Run `lightning fit|validate|test|predict`; return the finished command with its trainer and model.
-
-    Args:
-        args: arguments of the command line; the process's own, if left out.
-        run: whether to run; if not, the arguments are those of a verb without its name, and all that it would use is
-            made.
-    """
-    _quiet()
-    return CLI(
-        GenerativeModel,
-        EventDataModule,
-        subclass_mode_model=True,
-        save_config_callback=runs.SaveConfig,
-        seed_everything_default=1,
-        auto_configure_optimizers=False,
-        run=run,
-        args=list(args) if args is not None else None,
-    )
+    return command(args, run=run)
 
 
 def calorefine(args: Sequence[str] | None = None) -> Any:
     """Run a verb of `calorefine`."""
-    _quiet()
     given = list(sys.argv[1:] if args is None else args)
-    if given and given[0] in LIGHTNING_VERBS:
-        return lightning(given if args is not None else None)
-    parser = ArgumentParser(
-        prog="calorefine", allow_abbrev=False, description="Generators trained on weighted calibration data."
-    )
-    subcommands = parser.add_subcommands(dest="verb", required=True)
-    for name in LIGHTNING_VERBS:
-        subcommands.add_subcommand(name, ArgumentParser(), help=f"The same as 'lightning {name}'.")
-    for name, function in VERBS.items():
-        verb = ArgumentParser(description=(function.__doc__ or "").partition("\n")[0])
-        verb.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
-        verb.add_function_arguments(function, as_positional=False)
-        subcommands.add_subcommand(name, verb, help=verb.description)
-    options = parser.parse_args([_underscores(arg) for arg in given])
+    verb = given[0] if given else "--help"
+    if verb in LIGHTNING_VERBS:
+        return lightning(given)
+    if verb not in VERBS:
+        return _verb_parser(verb).parse_args([verb])
+    without_hints()
+    module, name = VERBS[verb]
+    return _run(verb, getattr(import_module(f"calorefine.verbs.{module}"), name), given[1:])
+
+
+def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
+    """Call the function of a verb with the options of its command line."""
+    import torch
+    from jsonargparse import ArgumentParser
+
+    description = (function.__doc__ or "").partition("\n")[0]
+    parser = ArgumentParser(prog=f"calorefine {verb}", allow_abbrev=False, description=description)
+    parser.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
+    parser.add_function_arguments(function, as_positional=False)
+    options = parser.instantiate(parser.parse_args([_underscores(arg) for arg in args]))
     torch.set_num_threads(1)
-    instantiated = parser.instantiate(options)[options.verb]
-    return VERBS[options.verb](**{key: value for key, value in instantiated.items() if key != "config"})
+    return function(**{key: value for key, value in options.items() if key != "config"})
 
 
-def _several(trainer: Any) -> bool:
-    """Tell whether these options of a trainer ask for several processes."""
-    alone = {"strategy": "auto", "devices": "auto", "num_nodes": 1}
-    return any(str(trainer.get(name, value)) not in (str(value), "1") for name, value in alone.items())
+def _verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Parser for what is no verb: help, the version, or an error with the nearest verb."""
+    description = "Generators trained on weighted calibration data."
+    parser = argparse.ArgumentParser(prog="calorefine", description=description)
+    parser.add_argument("--version", action="version", version=f"calorefine {version('calorefine')}")
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", help="one of these; VERB --help explains it")
+    if verb in ("-h", "--help"):
+        for name in VERBS:
+            subparsers.add_parser(name, help=_summary(*VERBS[name]).replace("%", "%%"))
+        for name in LIGHTNING_VERBS:
+            subparsers.add_parser(name, help=f"The same as 'lightning {name}'.")
+    elif verb != "--version":
+        known = [*VERBS, *LIGHTNING_VERBS]
+        parser.error(f"'{verb}' is no verb{nearest(verb, known)}; expected one of {', '.join(known)}")
+    return parser
+
+
+def _summary(module: str, function: str) -> str:
+    """First line of a verb's docstring, without an import."""
+    source = (Path(__file__).parent / "verbs" / f"{module}.py").read_text()
+    definition = next(node for node in ast.parse(source).body if getattr(node, "name", "") == function)
+    return (ast.get_docstring(definition) or "").partition("\n")[0]  # type: ignore[arg-type]  # a function
 
 
 def _underscores(arg: str) -> str:
@@ -160,15 +102,6 @@ def _underscores(arg: str) -> str:
         return arg
     name, equals, value = arg.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value
-
-
-def _quiet() -> None:
-    """Leave out what Lightning says about hardware that isn't used, workers not needed, and torch's internals."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    hints = ("does not have many workers", "smaller than the logging interval", "LeafSpec", "callbacks used to create")
-    for hint in hints:
-        warnings.filterwarnings("ignore", message=f".*{hint}.*")
 
 
 def _on_purpose(error: BaseException | None) -> CalorefineError | None:
@@ -183,15 +116,16 @@ def _on_purpose(error: BaseException | None) -> CalorefineError | None:
 
 
 def _report(run: Callable[[], Any]) -> None:
-    """Run a command; print its result, or its error without a traceback."""
+    """Run a command; print its result if it has a text of its own, or its error without a traceback."""
     try:
         result = run()
     except Exception as error:
-        if found := _on_purpose(error):
-            sys.stderr.write(f"error: {found}\n")
+        if known := _on_purpose(error):
+            sys.stderr.write(f"error: {known}\n")
             sys.exit(1)
         raise
-    if result is not None and not isinstance(result, CLI):
+    reports: Any = type(result).__str__
+    if result is not None and reports != object.__str__:
         sys.stdout.write(f"{result}\n")
 
 

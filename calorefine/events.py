@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -300,3 +300,23 @@ def unknown_columns(wanted: Iterable[str], known: Iterable[str], *, option: str)
     for name in wanted:
         if name not in names:
             raise ConfigError(f"{option}: '{name}' is no column{nearest(name, names)}; there are {', '.join(names)}")
+
+
+def adapted_columns(columns: Columns, changed: Mapping[str, Column], *, option: str) -> Columns:
+    """Columns of a checkpoint with the expressions and file units of another file, and without cut and block.
+
+    Raises:
+        ConfigError: a column is given another unit than in training.
+    """
+    groups: dict[str, dict[str, Column | None]] = {
+        "features": {**columns.feature_columns},
+        "context": {**columns.context_columns},
+    }
+    for group in groups.values():
+        for name in changed.keys() & group.keys():
+            column, known = changed[name], group[name] or Column()
+            if column.unit not in (None, unit_of(name, known)):
+                msg = f"{option} {name}: unit {column.unit} found, expected {unit_of(name, known)} as in training; "
+                raise ConfigError(msg + "give the unit in the file as branch_unit")
+            group[name] = replace(known, expression=column.expression, branch_unit=column.branch_unit)
+    return Columns(groups["features"], groups["context"], columns.key, columns.candidate)

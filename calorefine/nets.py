@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from calorefine.ranks import Ranks
+from calorefine.ddp import Ranks
 
 Activation = Literal["leaky_relu", "silu", "gelu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"leaky_relu": nn.LeakyReLU, "silu": nn.SiLU, "gelu": nn.GELU}

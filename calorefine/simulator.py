@@ -11,13 +11,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys
-from calorefine.data import Prepared
+from calorefine.data.module import Prepared
+from calorefine.data.preprocessing import Conditions, Preprocessing
 from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
+from calorefine.io.provenance import digest, versions
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood
-from calorefine.transforms import Conditions, Preprocessing
 
 BLOCK = 8192
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
@@ -210,3 +211,26 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of calorefine, expected one written by 'lightning fit'")
     return checkpoint
+
+
+def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, int]) -> str:
+    """Report of how many of n conditions are outside the training domain, for the terminal."""
+    columns = ", ".join(f"{name} {count}" for name, count in by_column.items() if count)
+    found = f"outside the training domain ({flag} = false): {n_outside} conditions, {n_outside / max(n, 1):.2%}"
+    return found + (f" ({columns})" if columns else "")
+
+
+def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:
+    """Versions, model, checkpoint and training data, as JSON types."""
+    return {
+        **versions(),
+        "model": simulator.spec["model"],
+        **{f"checkpoint{end}": value for end, value in identity(checkpoint).items()},
+        "training": simulator.spec["provenance"],
+        "columns": simulator.spec["columns"],
+    }
+
+
+def identity(path: Path) -> dict[str, str]:
+    """Name and digest of a file, by the end of their names in a provenance."""
+    return {"": path.name, "_sha256": digest(path)}

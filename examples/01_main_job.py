@@ -16,7 +16,8 @@ import argparse
 import os
 from pathlib import Path
 
-from calorefine.cli import calorefine, lightning
+from calorefine.cli import calorefine
+from calorefine.fit.command import lightning
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data"

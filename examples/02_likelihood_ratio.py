@@ -27,7 +27,8 @@ import uproot
 from sklearn.metrics import roc_auc_score
 
 from calorefine import keys
-from calorefine.cli import calorefine, lightning
+from calorefine.cli import calorefine
+from calorefine.fit.command import lightning
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "examples" / "data" / "electron_calibration.root"

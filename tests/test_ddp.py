@@ -19,14 +19,15 @@ import torch
 import uproot
 import yaml
 
-from calorefine import losses, runs
-from calorefine.cli import lightning
-from calorefine.data import Epoch, ShuffledBatches
+from calorefine import losses
+from calorefine.data.batches import Epoch, ShuffledBatches
 from calorefine.datasets import ImpureToy
+from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError
+from calorefine.fit import runs
+from calorefine.fit.command import lightning
 from calorefine.models import MODELS
 from calorefine.nets import Noise
-from calorefine.ranks import Ranks
 
 SMALL_GAN = ["--model.init_args.generator_hidden", "[16]", "--model.init_args.critic_hidden", "[16]"]
 OPTIONS = {

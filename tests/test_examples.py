@@ -13,9 +13,10 @@ import uproot
 import yaml
 
 from calorefine import Column, Columns, Simulator
-from calorefine.cli import calorefine, lightning
+from calorefine.cli import calorefine
+from calorefine.fit.command import lightning
 from calorefine.io import expressions
-from calorefine.io.writer import read_provenance
+from calorefine.io.provenance import read_provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data"

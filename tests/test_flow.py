@@ -10,12 +10,12 @@ import uproot
 from scipy import stats as distributions
 
 from calorefine import Simulator
-from calorefine.cli import lightning
+from calorefine.data.preprocessing import Preprocessing
 from calorefine.datasets import ImpureToy
 from calorefine.errors import ConfigError, ValueRangeError, WeightError
-from calorefine.likelihood import log_prob_file
+from calorefine.fit.command import lightning
 from calorefine.models.flow import Flow, coupling_masks
-from calorefine.transforms import Preprocessing
+from calorefine.verbs.log_prob import log_prob_file
 
 KEY = ["run", "event"]
 

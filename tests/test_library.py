@@ -13,13 +13,13 @@ import yaml
 from scipy.spatial.distance import cdist
 
 from calorefine import Column, Columns, Events, Simulator, keys, stats
-from calorefine.cli import lightning
-from calorefine.data import Prepared
+from calorefine.data.module import Prepared
+from calorefine.data.preprocessing import Preprocessing
 from calorefine.errors import CheckpointError, ConfigError, WeightError
+from calorefine.fit.command import lightning
 from calorefine.models import Library
 from calorefine.models.library import accept
-from calorefine.sampling import sample_file
-from calorefine.transforms import Preprocessing
+from calorefine.verbs.sample import sample_file
 
 
 def events(x, context, weight=None):

@@ -12,11 +12,14 @@ import torch
 import uproot
 import yaml
 
-from calorefine import WGAN, Columns, EventDataModule, Simulator, data, runs
-from calorefine.cli import calorefine, lightning
-from calorefine.data import ShuffledBatches
+from calorefine import WGAN, Columns, EventDataModule, Simulator
+from calorefine.cli import calorefine
+from calorefine.data import module as data
+from calorefine.data.batches import ShuffledBatches
 from calorefine.datasets import ImpureToy
 from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, TrainingError, ValueRangeError, WeightError
+from calorefine.fit import runs
+from calorefine.fit.command import lightning
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
 from calorefine.weights import Exponential, Gaussian, PositiveWeights, Replica, SPlot

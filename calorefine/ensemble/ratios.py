@@ -28,7 +28,7 @@ from calorefine import keys
 from calorefine.ensemble.members import Member
 from calorefine.errors import ConfigError
 from calorefine.events import Columns
-from calorefine.reweighting.contexts import MeanWeight
+from calorefine.reweighting.mean_weight import MeanWeight
 from calorefine.reweighting.ratio import Ratio, RatioEstimator, Table, fit_ratio
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray

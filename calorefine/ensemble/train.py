@@ -18,14 +18,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from calorefine.data import EventDataModule
-from calorefine.data import digest as digest_of_events
+from calorefine.data.module import EventDataModule
+from calorefine.data.module import digest as digest_of_events
 from calorefine.ensemble.members import CHECKPOINT, RECORD, Member, alike
-from calorefine.ensemble.together import HISTORY, can_train_together, together, training_batches, validation_batches
+from calorefine.ensemble.side_by_side import HISTORY, can_train_together, together, training_batches, validation_batches
 from calorefine.errors import ConfigError
-from calorefine.io.writer import digest, replacing
+from calorefine.fit.command import lightning
+from calorefine.fit.runs import LastCheckpoint, failure, held_out_distance
+from calorefine.io.provenance import digest
+from calorefine.io.writer import replacing
 from calorefine.models.base import EPOCHS_KEY, GenerativeModel
-from calorefine.runs import LastCheckpoint, failure, held_out_distance
 from calorefine.simulator import Simulator
 
 LAST = "checkpoints/last.ckpt"
@@ -65,8 +67,6 @@ class Recipe:
 
     def make(self) -> Any:
         """Return the command, not run, with data module, model and trainer."""
-        from calorefine.cli import lightning
-
         quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         return lightning(["-c", self.fit, *self.options, *quiet], run=False)
 
@@ -171,8 +171,6 @@ def _run_folders(
 
 def _train_alone(recipe: Recipe, member: Member, seed: int, runs: Path) -> list[float]:
     """Train by `lightning fit`, in runs inside the member's folder; return the validation losses."""
-    from calorefine.cli import lightning
-
     folder = recipe.folder / member.name
     started = sorted(runs.glob(f"*/*/{LAST}"))
     if not (started and _is_finished(started[-1])):

@@ -5,14 +5,11 @@ At any moment the final path holds what it held before, or the complete new file
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +18,9 @@ import uproot
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, FileError
-from calorefine.io.files import open_file
+from calorefine.io.provenance import PROVENANCE
 
 TreeFormat = Literal["ttree", "rntuple"]
-PROVENANCE = "calorefine_provenance"
 
 
 def require_writable(path: Path, *, overwrite: bool) -> None:
@@ -121,23 +117,3 @@ def write_tree(
     """
     with replacing(path, overwrite=overwrite) as beside, uproot.recreate(beside, compression=uproot.ZSTD(1)) as file:
         yield TreeWriter(file, tree, tree_format)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a provenance names."""
-    return {"calorefine": version("calorefine"), "python": platform.python_version(), "torch": version("torch")}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def read_provenance(path: Path) -> dict[str, Any]:
-    """Return the provenance of a file written by calorefine, empty if it has none.
-
-    Raises:
-        FileError: the file can't be read.
-    """
-    with open_file(path) as file:
-        return json.loads(str(file[PROVENANCE])) if PROVENANCE in file else {}

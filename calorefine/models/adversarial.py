@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from calorefine.data import Batch
+from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
 from calorefine.models.base import TrainedModel, frozen
 from calorefine.nets import MLP, Activation, LatentSkip, Linear, Noise, update_average

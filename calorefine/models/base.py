@@ -12,12 +12,13 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import nn
 
 from calorefine import losses, stats
-from calorefine.data import VALIDATION_EVENTS, Batch, EventDataModule, Prepared
+from calorefine.data.batches import Batch
+from calorefine.data.module import VALIDATION_EVENTS, EventDataModule, Prepared
+from calorefine.data.preprocessing import Preprocessing
+from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, TrainingError
 from calorefine.events import Events
 from calorefine.nets import Noise, n_parameters
-from calorefine.ranks import Ranks
-from calorefine.transforms import Preprocessing
 
 CHECKPOINT_KEY = "calorefine"
 CHECKPOINT_FORMAT = 1

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from calorefine import losses
-from calorefine.data import Batch
+from calorefine.data.batches import Batch
 from calorefine.models.adversarial import AdversarialModel
 from calorefine.nets import Noise
 

@@ -36,7 +36,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from calorefine import losses
-from calorefine.data import Batch
+from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
 from calorefine.models.base import Likelihood, TrainedModel, frozen
 from calorefine.nets import Activation, Conditioner, Cosine, update_average

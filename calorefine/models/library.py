@@ -44,12 +44,12 @@ from scipy.special import ndtr
 from torch.optim import SGD
 
 from calorefine import keys, stats
-from calorefine.data import Batch
+from calorefine.data.batches import Batch
+from calorefine.data.preprocessing import CHUNK, Z_CLIP, Preprocessing
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.events import Columns, Events
 from calorefine.models.base import GenerativeModel
 from calorefine.stats import FloatArray, IntArray
-from calorefine.transforms import CHUNK, Z_CLIP, Preprocessing
 
 CATEGORY_SCALE = 1000.0  # numeric context is within 8: no distance in it makes up for another category
 Z_LIMIT = 1000.0  # a value at a bound of its column is at infinity

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from calorefine import losses
-from calorefine.data import Batch
+from calorefine.data.batches import Batch
 from calorefine.models.adversarial import AdversarialModel
 from calorefine.nets import Noise
 

@@ -27,9 +27,9 @@ from calorefine.io.expressions import branches
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import TreeFormat, not_an_input, write_tree
 from calorefine.reweighting.replicas import SUFFIX
+from calorefine.reweighting.reweighted_files import GeneratedFiles, provenance
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.totals import MeanFactors, ReplicaTotals, Totals
-from calorefine.reweighting.weighed import GeneratedFiles, provenance
+from calorefine.reweighting.sums import MeanFactors, ReplicaTotals, Totals
 from calorefine.stats import FloatArray
 
 Normalization = Literal["mean", "reference"]

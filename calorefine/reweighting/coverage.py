@@ -34,7 +34,7 @@ from calorefine.events import Events
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.ratio import Table, fit_ratio
 from calorefine.stats import FloatArray
-from calorefine.validation.cells import group_of
+from calorefine.twosample.cells import group_of
 
 MOST_COVERED = 10.0
 TIE_BREAKER = 0.1  # trees are constant in their bins: there the reweighter's log ratio decides the order

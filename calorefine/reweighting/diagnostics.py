@@ -14,9 +14,11 @@ import numpy as np
 
 from calorefine.errors import FitError, WeightError
 from calorefine.events import Events
-from calorefine.io.page import number, with_error
 from calorefine.reweighting.coverage import MOST_COVERED, Coverage, coverage
-from calorefine.reweighting.diagnostics_numbers import (
+from calorefine.reweighting.network import NetworkRatio
+from calorefine.reweighting.residuals import Residual, residuals
+from calorefine.reweighting.reweighter import Reweighter
+from calorefine.reweighting.summary import (
     Histogram,
     MeanWeightBin,
     WeightNumbers,
@@ -25,12 +27,10 @@ from calorefine.reweighting.diagnostics_numbers import (
     mean_weights,
     weight_numbers,
 )
-from calorefine.reweighting.network import NetworkRatio
-from calorefine.reweighting.residuals import Residual, residuals
-from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
-from calorefine.validation.classifier import Separation, separation
-from calorefine.validation.distances import ColumnDistances, Points, compare_columns
+from calorefine.text import number, with_error
+from calorefine.twosample.classifier import Separation, separation
+from calorefine.twosample.distances import ColumnDistances, Points, compare_columns
 
 MOST_UNCOVERED, LEAST_N_EFF, MOST_OF_SUM, MOST_AT_BOUND = 0.01, 0.5, 0.01, 0.01
 LEAST_SHIFT = 1e-3  # of a weight, or of a mean weight, that matters

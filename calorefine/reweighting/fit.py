@@ -18,16 +18,17 @@ from typing import Any
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
+from calorefine.io.provenance import read_provenance, versions
 from calorefine.io.root import RootFiles
-from calorefine.io.writer import not_an_input, read_provenance, replacing, versions
+from calorefine.io.writer import not_an_input, replacing
+from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
-from calorefine.reweighting.diagnostics_page import write_diagnostics
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.reweighting.replicas import bootstrap_copies, fit_replicas
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.validation.classifier import separation
-from calorefine.validation.samples import Samples, read_samples
+from calorefine.twosample.classifier import separation
+from calorefine.twosample.pair import Samples, read_samples
 
 REPETITIONS = 4
 

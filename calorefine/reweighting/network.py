@@ -32,10 +32,10 @@ from torch.nn.functional import silu, softplus
 from torch.utils.data import DataLoader, IterableDataset
 
 from calorefine import stats
+from calorefine.data.preprocessing import Kind, Preprocessing
 from calorefine.errors import ConfigError, TrainingError
 from calorefine.reweighting.ratio import Members, RatioEstimator, Table
 from calorefine.stats import FloatArray
-from calorefine.transforms import Kind, Preprocessing
 
 EVENTS_PER_UNIT = 20_000
 ROWS = 1024  # in a block of `log_ratios`

@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from calorefine import stats
 from calorefine.errors import CalorefineError, CalorefineWarning, ConfigError
 from calorefine.events import Columns, Events
+from calorefine.io.provenance import read_provenance
 from calorefine.io.root import Request, RootFiles
-from calorefine.io.writer import read_provenance
 from calorefine.keys import KeyArray
-from calorefine.reweighting.contexts import MeanWeight
+from calorefine.reweighting.mean_weight import MeanWeight
 from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.reweighting.reweighter import Reweighter, Round
-from calorefine.validation.samples import Samples
+from calorefine.twosample.pair import Samples
 from calorefine.weights.bootstrap import Replica
 
 SUFFIX = "_replica"

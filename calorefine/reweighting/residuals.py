@@ -1,4 +1,4 @@
-"""What a reweighting leaves: every column and every pair of columns, compared in cells (`calorefine.validation.cells`).
+"""What a reweighting leaves: every column and every pair of columns, compared in cells (`calorefine.twosample.cells`).
 
 The cells are those of the weights before and after, whichever have the smaller effective number.
 
@@ -14,7 +14,7 @@ from itertools import combinations
 
 from calorefine.events import Events
 from calorefine.stats import FloatArray, sidak
-from calorefine.validation.cells import CellTest, compare_cells, group_of, quantile_cells
+from calorefine.twosample.cells import CellTest, compare_cells, group_of, quantile_cells
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from calorefine.errors import CheckpointError, ConfigError, EmptySelectionError,
 from calorefine.events import Columns, Events
 from calorefine.io.writer import replacing
 from calorefine.reweighting.boosting import BoostingRatio
-from calorefine.reweighting.contexts import MeanWeight
+from calorefine.reweighting.mean_weight import MeanWeight
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import Members, Ratio, RatioEstimator, Table, fit_ratio
 from calorefine.stats import FloatArray

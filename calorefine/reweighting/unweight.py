@@ -19,10 +19,10 @@ from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError, WeightError
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import TreeFormat, not_an_input, write_tree
-from calorefine.reweighting.refine import accepted
+from calorefine.reweighting.latent_resampling import accepted
+from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed, provenance
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.totals import MeanFactors, Totals
-from calorefine.reweighting.weighed import GeneratedFiles, Weighed, provenance
+from calorefine.reweighting.sums import MeanFactors, Totals
 from calorefine.stats import FloatArray
 
 FEW_KEPT, HIGH_N_EFF, LOST = 0.3, 0.5, 1e-3

@@ -2,10 +2,10 @@
 
 from calorefine.systematics.assemble import assemble
 from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias, inflate
-from calorefine.systematics.components import Component, Decomposition
-from calorefine.systematics.finite import Chi2
 from calorefine.systematics.histfactory import Fit
+from calorefine.systematics.hotelling import Chi2
 from calorefine.systematics.output import Saved, load, save
+from calorefine.systematics.principal_components import Component, Decomposition
 from calorefine.systematics.sources import Source
 from calorefine.systematics.systematics import Bins, Systematics
 

@@ -29,7 +29,7 @@ from scipy.optimize import brentq
 
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray, sidak
-from calorefine.systematics.finite import Chi2, welch_dof
+from calorefine.systematics.hotelling import Chi2, welch_dof
 from calorefine.systematics.sources import from_deviation
 from calorefine.systematics.systematics import Systematics
 

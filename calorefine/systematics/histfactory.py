@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, nearest
 from calorefine.stats import FloatArray
-from calorefine.systematics.components import UNCORRELATED, Component, Decomposition
+from calorefine.systematics.principal_components import UNCORRELATED, Component, Decomposition
 from calorefine.systematics.root_file import uncorrelated_variance
 from calorefine.systematics.systematics import Systematics
 

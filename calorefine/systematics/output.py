@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 
 from calorefine.errors import ConfigError, FileError
-from calorefine.io.writer import PROVENANCE, read_provenance, replacing, versions
-from calorefine.systematics.components import FRACTION, Decomposition
+from calorefine.io.provenance import PROVENANCE, read_provenance, versions
+from calorefine.io.writer import replacing
 from calorefine.systematics.histfactory import Fit, cabinetry_entries, fragment, workspace
+from calorefine.systematics.principal_components import FRACTION, Decomposition
 from calorefine.systematics.root_file import require_folder_name, uncorrelated_variance, write_root
 from calorefine.systematics.sources import Source
 from calorefine.systematics.systematics import Bins, Systematics

@@ -29,9 +29,9 @@ import numpy as np
 import uproot
 
 from calorefine.errors import ConfigError
-from calorefine.io.writer import PROVENANCE
+from calorefine.io.provenance import PROVENANCE
 from calorefine.stats import FloatArray
-from calorefine.systematics.components import Decomposition
+from calorefine.systematics.principal_components import Decomposition
 from calorefine.systematics.systematics import Bins, Systematics
 
 Histogram = hist.Hist[Any]

@@ -25,10 +25,12 @@ from scipy import stats as distributions
 
 from calorefine.errors import ConfigError, ValueRangeError, nearest
 from calorefine.stats import FloatArray, error_of_error
-from calorefine.systematics import finite
-from calorefine.systematics.components import FRACTION, Decomposition, decompose
-from calorefine.systematics.directions import grouped_directions, most_directions
+from calorefine.systematics import hotelling as finite
+from calorefine.systematics.bin_groups import grouped_directions, most_directions
+from calorefine.systematics.principal_components import FRACTION, Decomposition, decompose
 from calorefine.systematics.sources import Source
+
+MOST_ERROR_OF_ERROR = 0.2
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from calorefine.errors import ConfigError
+from calorefine.io.provenance import digest
 from calorefine.io.root import RootFiles
-from calorefine.io.writer import digest
 from calorefine.observables import Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
 from calorefine.stats import FloatArray, sidak
-from calorefine.systematics.finite import hotelling
+from calorefine.systematics.hotelling import hotelling
 
 CLOSES = 0.05
 

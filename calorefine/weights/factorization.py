@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
 from calorefine.stats import FloatArray, chi2_p_value
-from calorefine.weights.profile import Profile, information, profiled_yields
+from calorefine.weights.profile_likelihood import Profile, information, profiled_yields
 from calorefine.weights.splot import SPlot, SPlotResult
 
 LEAST_SIGNIFICANCE = 10.0

@@ -43,8 +43,8 @@ from calorefine import keys
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.stats import FloatArray
 from calorefine.weights.bins import Bins
-from calorefine.weights.labels import Rows, diagonal_of, inverse_of, moments, ratio, row_weights, sum_rule_of
-from calorefine.weights.simplex import balanced_variances, can_balance
+from calorefine.weights.fraction_errors import balanced_variances, can_balance
+from calorefine.weights.linear_weights import Rows, diagonal_of, inverse_of, moments, ratio, row_weights, sum_rule_of
 from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts, column_of, known_name
 
 Numbers = dict[str, dict[str, float | list[float]]]

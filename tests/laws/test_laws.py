@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from calorefine import Column, Columns, Events, Simulator, keys, stats
-from calorefine.data import Batch, Prepared
+from calorefine.data.batches import Batch
+from calorefine.data.module import Prepared
+from calorefine.data.preprocessing import Preprocessing
 from calorefine.errors import ValueRangeError
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
-from calorefine.transforms import Preprocessing
 
 N, D = 240, 3
 COLUMNS = Columns(features={"a": Column(), "b": Column(), "d": Column()}, context={"p": Column(), "q": Column()})

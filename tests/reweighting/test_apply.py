@@ -27,7 +27,7 @@ from calorefine.errors import (
     WeightError,
 )
 from calorefine.io import root
-from calorefine.io.writer import read_provenance
+from calorefine.io.provenance import read_provenance
 from calorefine.reweighting import NetworkRatio, Reweighter
 from calorefine.reweighting.apply import apply_reweighter
 from calorefine.reweighting.unweight import unweight_files

@@ -13,13 +13,13 @@ from calorefine.datasets import RatioToy
 from calorefine.errors import ConfigError, WeightError
 from calorefine.events import Columns, Events
 from calorefine.keys import make_keys
+from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting import BoostingRatio, Reweighter
 from calorefine.reweighting.coverage import coverage, excess
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
-from calorefine.reweighting.diagnostics_numbers import mean_weights, weight_numbers
-from calorefine.reweighting.diagnostics_page import write_diagnostics
 from calorefine.reweighting.residuals import residuals
-from calorefine.validation.cells import compare_cells
+from calorefine.reweighting.summary import mean_weights, weight_numbers
+from calorefine.twosample.cells import compare_cells
 
 N = 5000
 COLUMNS = Columns({"x": None, "y": None}, {"c": None})

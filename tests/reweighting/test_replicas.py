@@ -13,13 +13,13 @@ import uproot
 from calorefine import Columns, keys, stats
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Events
+from calorefine.io.provenance import PROVENANCE, read_provenance
 from calorefine.io.root import RootFiles
-from calorefine.io.writer import PROVENANCE, read_provenance
 from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter
 from calorefine.reweighting.replicas import BootstrapCopies, bootstrap_copies, fit_replicas
 from calorefine.reweighting.reweighter import STATE_KEY
-from calorefine.reweighting.verb import reweight_files
-from calorefine.validation.samples import Samples, read_samples
+from calorefine.twosample.pair import Samples, read_samples
+from calorefine.verbs.reweight import reweight_files
 from calorefine.weights.bootstrap import counts
 
 COLUMNS = Columns({"x": None}, {"c": None}, key=["run", "event"])

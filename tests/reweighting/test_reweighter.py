@@ -9,7 +9,7 @@ from calorefine import Columns, keys, stats
 from calorefine.errors import CheckpointError, ConfigError, EmptySelectionError
 from calorefine.events import Events
 from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter
-from calorefine.validation.classifier import separation
+from calorefine.twosample.classifier import separation
 
 COLUMNS = Columns({"x": None, "y": None}, {"c": None})
 N = 30_000

@@ -16,8 +16,8 @@ import uproot
 import yaml
 
 from calorefine import Simulator, losses
-from calorefine.cli import lightning
 from calorefine.datasets import ImpureToy
+from calorefine.fit.command import lightning
 from calorefine.stats import batch_mean
 
 N_EVENTS, N_CONTEXT_BINS, TOLERANCE = 50_000, 4, 0.06

@@ -12,7 +12,7 @@ import pytest
 import uproot
 
 from calorefine.errors import ConfigError, FileError
-from calorefine.io.writer import PROVENANCE, read_provenance
+from calorefine.io.provenance import PROVENANCE, read_provenance
 from calorefine.systematics import Bins, Fit, assemble, load, save
 from calorefine.systematics.output import require_same
 
@@ -31,7 +31,7 @@ def saved(systematics, tmp_path):
 @pytest.fixture
 def with_remainder(systematics, tmp_path, monkeypatch):
     """The same with fewer shapes, by their share of the trace alone."""
-    monkeypatch.setattr("calorefine.systematics.components.LEAST_PART", 1.0)
+    monkeypatch.setattr("calorefine.systematics.principal_components.LEAST_PART", 1.0)
     return save(systematics, tmp_path / "fewer", fit=Fit(signal=SIGNAL))
 
 

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from calorefine.errors import ConfigError, UncertaintyWarning, ValueRangeError
 from calorefine.systematics import Bins, Source, assemble, closure_bias, ensemble_bias, inflate
-from calorefine.systematics.components import decompose
+from calorefine.systematics.principal_components import decompose
 from calorefine.systematics.sources import from_alternatives, from_deviation, from_replicas
 
 

@@ -25,8 +25,8 @@ from calorefine.errors import (
     ValueRangeError,
 )
 from calorefine.weights.bootstrap import replica_weights
+from calorefine.weights.fraction_errors import balanced_variances, can_balance
 from calorefine.weights.fractions import LabelFit, LabelFractions, LabelProbabilities
-from calorefine.weights.simplex import balanced_variances, can_balance
 from calorefine.weights.source import WeightSource
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)

@@ -18,6 +18,7 @@ from calorefine.errors import (
     SumRuleWarning,
     ValueRangeError,
 )
+from calorefine.pages.figures.spectator import fit_figure
 from calorefine.stats import covariance, mean, sum_w2
 from calorefine.weights import (
     Chebyshev,
@@ -29,7 +30,6 @@ from calorefine.weights import (
     SPlot,
     WeightSource,
 )
-from calorefine.weights.plots import fit_figure
 from calorefine.weights.spectator import _check_sum_rule
 
 CALIBRATION = Path(__file__).parents[2] / "examples" / "data" / "electron_calibration.root"

@@ -1,0 +1,1 @@
+"""Events as a training takes them: preprocessed, split, in batches."""

@@ -1,0 +1,324 @@
+"""EventDataModule: from ROOT files to whole batches of tensors, split by event key."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from calorefine import keys, stats
+from calorefine.data.batches import Batch, BatchDataset, Epoch, ShuffledBatches, counted
+from calorefine.data.preprocessing import Conditions, Kind, Preprocessing
+from calorefine.ddp import Ranks
+from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
+from calorefine.events import Columns, Events
+from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
+from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
+from calorefine.weights.bootstrap import check_blocks
+
+logger = logging.getLogger(__name__)
+VALIDATION_EVENTS = 8192
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model needs to know about its training data, beside the batches.
+
+    Args:
+        columns: the description of the data.
+        features: preprocessing of x.
+        context: preprocessing of the encoded context.
+        domain: (c, 2) smallest and largest training value of each encoded context column.
+        mean_weight: mean weight of the training events.
+        provenance: source, number of events, sums of weights, digest: plain containers.
+    """
+
+    columns: Columns
+    features: Preprocessing
+    context: Preprocessing
+    domain: NDArray[np.float64]
+    mean_weight: float
+    provenance: dict[str, Any]
+
+
+class EventDataModule(pl.LightningDataModule):
+    """Weighted events from ROOT files, split by event into training and validation.
+
+    Args:
+        files: a path, a glob, or a list of both.
+        tree: name of the TTree or RNTuple.
+        columns: features, context, key and cut.
+        weights: where weights come from: a branch or expression ("sw_signal"), a source that is fitted at set-up (an
+            sPlot fit, label fractions), or "none" for weight 1.
+        positive: how to turn signed weights into positive ones, E[w | x, context], for models that need them.
+        replica: which bootstrap copy of the sample; replica 0, the nominal one, if left out.
+        batch_size: events in a batch; the rest of an epoch that fills no batch is left out.  Processes that train
+            together share each batch.  A bootstrap copy trains on the events that it counts, in as many batches as
+            the nominal sample; they are smaller by as much.
+        validation_fraction: fraction of the events that is held out, by hash of their key.
+        split_seed: seed of that split.
+        nonfinite: "error", or "drop" to leave out rows with NaN or infinite values.
+        max_memory_gb: above this size the data are memory-mapped files.
+        cache_dir: folder of those files; the system's folder for temporary files if left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: str | list[str],
+        tree: str,
+        columns: Columns,
+        weights: WeightSource | str = "none",
+        positive: PositiveWeights | None = None,
+        replica: Replica = Replica(),  # noqa: B008 (immutable)
+        batch_size: int = 512,
+        validation_fraction: float = 0.1,
+        split_seed: int = 0,
+        nonfinite: NonFinite = "error",
+        max_memory_gb: float = 4.0,
+        cache_dir: str | None = None,
+    ) -> None:
+        """Keep the options; nothing is read before `setup`."""
+        super().__init__()
+        if not 0 < validation_fraction < 1:
+            raise ConfigError(f"validation_fraction: {validation_fraction} found, expected between 0 and 1")
+        if batch_size < 2:
+            raise ConfigError(f"batch_size: {batch_size} found, expected at least 2")
+        self.source = RootFiles(files, tree)
+        self.columns = columns
+        self.weights = weights
+        self.positive = positive
+        self.replica = replica
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self.nonfinite = nonfinite
+        self.max_memory_gb = max_memory_gb
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+        self.prepared: Prepared | None = None
+        self._rows: tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray] | None = None
+        self._nominal_fit: WeightFit | None = None
+        self.weight_fit: WeightFit | None = None
+        self.positive_result: PositiveResult | None = None
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 (signature fixed by Lightning)
+        """Read, weight, split and preprocess the events; done once."""
+        if self.prepared is not None:
+            return
+        events, signed = self._read()
+        held_out = self._held_out(events)
+        self.epoch = self._epoch(int(np.sum(~held_out)))
+        train, validation = ~held_out, held_out
+        if self.replica.index:
+            train, validation = (counted(events, *part) for part in ((train, self.epoch.n_events), (validation, 2)))
+        self.train, self.validation = events.take(train), events.take(validation)
+        self.n_eff_signed = stats.n_eff(signed[~held_out])
+        try:
+            self.prepared = self._prepare()
+        except ValueRangeError as error:
+            if self.replica.index == 0:
+                raise
+            raise ValueRangeError(f"replica {self.replica.index}, of the events that it counts: {error}") from error
+        self._train_set = self._to_network(self.train, self.prepared)
+
+    def read(self) -> Events:
+        """Read all selected events with their weights, bootstrap counts included.
+
+        Raises:
+            ConfigError: a replica of weights that can't be found again.
+            WeightError: the weights don't have a positive sum.
+        """
+        return self._read()[0]
+
+    def _read(self) -> tuple[Events, NDArray[np.float64]]:
+        """Events, and their weights (n,) before positive ones are made of them, bootstrap counts included."""
+        table, key, event_key = self._rows = self._rows or self._read_rows()
+        block_key = self.columns.bootstrap_key(table, event_key)
+        if self.replica.index and self.columns.block:
+            check_blocks(block_key, self.columns.block)
+        counts = self.replica.counts(block_key)
+        weight = self._weight(table, block_key)
+        signed = counts * weight
+        stats.require_positive_sum(signed, f"{self.source}, weights '{self._weight_name()}'")
+        x, context = self.columns.encode_features(table), self.columns.encode_context(table)
+        if self.positive is not None:
+            names = self.columns.feature_names + self.columns.context_names
+            events = Events(x, context, weight, key, event_key)
+            self.positive_result = self.positive.fit(events, multiplicity=counts, names=names)
+            weight = self.positive_result.weight
+        return Events(x, context, counts * weight, key, event_key), signed
+
+    def _read_rows(self) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
+        """Columns (n,), keys (n,) and event keys (n,) of the selected rows."""
+        named = self.columns.expressions("features", "context") | self.columns.block_expressions
+        wanted = self._weight_expressions() | named
+        request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
+        return read_table(self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir)
+
+    def for_replica(self, replica: Replica) -> EventDataModule:
+        """Return the data of another replica, not set up; rows and nominal fit are shared with this one once read."""
+        other = copy.copy(self)
+        other.replica, other.prepared = replica, None
+        return other
+
+    def split(self, events: Events) -> tuple[Events, Events]:
+        """Split by event key, so that the candidates of an event stay together.
+
+        Raises:
+            EmptySelectionError: one side is empty.
+        """
+        held_out = self._held_out(events)
+        return events.take(~held_out), events.take(held_out)
+
+    def _held_out(self, events: Events) -> NDArray[np.bool_]:
+        draw = keys.uniform(keys.stream(events.event_key, "split", seed=self.split_seed))
+        held_out: NDArray[np.bool_] = draw < self.validation_fraction
+        if held_out.all() or not held_out.any():
+            msg = (
+                f"{self.source}: {len(events)} events can't be split into training and validation; expected more events"
+            )
+            raise EmptySelectionError(msg)
+        return held_out
+
+    @property
+    def network_events(self) -> Batch:
+        """All training events in network units."""
+        return self._train_set.events
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches; the order is a function of the global seed and the epoch alone.
+
+        Raises:
+            ConfigError: processes can't share a batch evenly.
+        """
+        ranks = Ranks.of(self.trainer) if self.trainer else Ranks()
+        sampler = ShuffledBatches(len(self.train), self.epoch, seed=torch.initial_seed() % 2**31, ranks=ranks)
+        return DataLoader(self._train_set, sampler=sampler, batch_size=None)
+
+    def identity(self) -> dict[str, str]:
+        """What processes that train together must agree on, by name."""
+        events = {"training": self.train, "held-out": self.validation}
+        found = {f"{name} events (digest)": digest(part)[:12] for name, part in events.items()}
+        return found | {"batch_size": str(self.batch_size), "seed": str(torch.initial_seed())}
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """All held-out events, in physical units, as one batch: the validation distance compares all pairs of them.
+
+        Of a replica those that it counts.  Of more than 8192 it compares the first ones: they are then in the order of
+        a hash of their keys.
+        """
+        if len(self.validation) <= VALIDATION_EVENTS:
+            return self.predict_dataloader()
+        return self._held_out_loader(np.argsort(keys.stream(self.validation.key, "validation"), kind="stable"))
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """All held-out events, of a replica those that it counts, in physical units, in the order of the files."""
+        return self._held_out_loader(np.arange(len(self.validation)))
+
+    def _held_out_loader(self, order: NDArray[np.int64]) -> DataLoader[Batch]:
+        held_out = self.validation
+        arrays = (held_out.x, held_out.context, held_out.weight.astype(np.float32))
+        dataset = BatchDataset(Batch(*(torch.from_numpy(array) for array in arrays)))
+        return DataLoader(dataset, sampler=[torch.from_numpy(order)], batch_size=None)
+
+    def _epoch(self, n: int) -> Epoch:
+        """Batches of an epoch, if the split has left `n` events for training."""
+        size = min(self.batch_size, n)
+        epoch = Epoch(size, n // size)
+        return epoch.of_replica() if self.replica.index else epoch
+
+    def _weight_name(self) -> str:
+        return self.weights if isinstance(self.weights, str) else type(self.weights).__name__
+
+    def _weight_expressions(self) -> dict[str, str]:
+        if isinstance(self.weights, str):
+            return {} if self.weights == "none" else {"\0weight": self.weights}
+        return self.weights.branches
+
+    def _weight(self, table: dict[str, NDArray[Any]], block_key: keys.KeyArray) -> NDArray[np.float64]:
+        """Weights (n,) of the replica, without its counts."""
+        if not isinstance(self.weights, str):
+            self._nominal_fit = self._nominal_fit or self.weights.fit(table)
+            self.weight_fit = replica_fit(self.weights, self._nominal_fit, table, block_key, self.replica)
+            return self.weight_fit.weights(table)
+        if self.weights == "none":
+            return np.ones(len(block_key))
+        if self.replica.index and self.replica.refit:
+            msg = (
+                f"data.weights: '{self.weights}' is a branch, so the fit behind it can't be redone for replica "
+                f"{self.replica.index}; give the fit itself (class_path: SPlot), or accept replicas without the fit's "
+                "uncertainty: --data.replica.refit false"
+            )
+            raise ConfigError(msg)
+        return np.asarray(table["\0weight"], np.float64)
+
+    def _prepare(self) -> Prepared:
+        train, columns = self.train, self.columns
+        for name, events in (("training", train), ("held-out", self.validation)):
+            stats.require_positive_sum(events.weight, f"{self.source}, {name} events")
+        feature_kinds: list[Kind] = [column.transform for column in columns.feature_columns.values()]
+        bounds = [column.bounds for column in columns.feature_columns.values()]
+        context_kinds: list[Kind] = []
+        for column in columns.context_columns.values():
+            context_kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)
+        context = train.context[train.weight != 0]
+        domain = np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64)
+        return Prepared(
+            columns=columns,
+            features=Preprocessing.fit(
+                train.x, train.weight, feature_kinds, columns.feature_names, whiten=True, bounds=bounds
+            ),
+            context=Conditions.fit(train.context, train.weight, context_kinds, columns.context_names),
+            domain=domain,
+            mean_weight=stats.sum_w(train.weight) / len(train),
+            provenance=self._provenance(),
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "files": [path.name for path in self.source.paths],
+            "tree": self.source.tree,
+            "weights": self._weight_name(),
+            "weight_fit": self.weight_fit.to_dict() if self.weight_fit else None,
+            "positive": self.positive_result.to_dict() if self.positive_result else None,
+            "replica": asdict(self.replica) | {"block": self.columns.block},
+            "n_train": len(self.train),
+            "n_validation": len(self.validation),
+            "sum_w": stats.sum_w(self.train.weight),
+            "n_eff": stats.n_eff(self.train.weight),
+            "n_eff_signed": self.n_eff_signed,
+            "digest": digest(self.train),
+        }
+
+    def _to_network(self, events: Events, prepared: Prepared) -> BatchDataset:
+        """Map events to network units once, into memory-mapped files if they don't fit."""
+        maps = (prepared.features, prepared.context)
+        large = 4 * len(events) * sum(module.n_columns for module in maps) > self.max_memory_gb * 1e9
+        arrays = []
+        for module, values in zip(maps, (events.x, events.context), strict=True):
+            shape = values.shape
+            out = memory_map(shape, np.float32, self.cache_dir) if large else np.empty(shape, np.float32)
+            for first in range(0, len(events), 100_000):
+                out[first : first + 100_000] = module(torch.from_numpy(values[first : first + 100_000])).numpy()
+            arrays.append(torch.from_numpy(out))
+        arrays.append(torch.from_numpy(events.weight.astype(np.float32)))
+        return BatchDataset(Batch(*arrays))
+
+
+def digest(events: Events) -> str:
+    """SHA-256 over keys, features, context and weights: two trainings with the same digest saw the same data."""
+    total = hashlib.sha256()
+    for array in (events.key, events.x, events.context, events.weight):
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()

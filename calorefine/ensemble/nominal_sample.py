@@ -1,0 +1,88 @@
+"""The nominal sample of an ensemble: where it comes from, what to read of it, and conditions to draw others at."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from calorefine import keys
+from calorefine.ensemble.members import Ensemble
+from calorefine.ensemble.ratios import Conditions
+from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, nearest
+from calorefine.events import Column, Columns, adapted_columns, unknown_columns
+from calorefine.io.expressions import branches
+from calorefine.io.provenance import digest, read_provenance
+from calorefine.io.root import Request, RootFiles
+from calorefine.twosample.pair import file_expressions
+
+WEIGHT = "\0weight"
+
+
+def check_origin(source: RootFiles, members: Ensemble) -> None:
+    """Refuse events of another generator; warn if the files don't tell."""
+    wanted = digest(members.checkpoint("nominal"))
+    for path in source.paths:
+        provenance = read_provenance(path)
+        found = provenance.get("checkpoint_sha256")
+        if found is None:
+            msg = f"{path}: doesn't tell its generator; expected events of {members.checkpoint('nominal')}"
+            warnings.warn(msg, CalorefineWarning, stacklevel=3)
+        elif found != wanted:
+            msg = f"{path}: was sampled from a {provenance['checkpoint']} with SHA-256 {found[:12]}, expected the "
+            raise ConfigError(f"{msg}nominal one, {members.checkpoint('nominal')} with {wanted[:12]}; sample from that")
+
+
+def sample_request(
+    source: RootFiles, columns: Columns, changed: Mapping[str, Column], weight: str, new: Iterable[str]
+) -> Request:
+    """What to read, and to write on.
+
+    Raises:
+        BranchError: a branch of the context is missing.
+        ConfigError: the file has such weights already.
+    """
+    unknown_columns(changed, [*columns.features, *columns.context], option="--columns")
+    adapted = adapted_columns(columns, changed, option="--columns")
+    names = set(source.branch_names())
+    if clash := names & set(new):
+        raise ConfigError(f"{source}: has a branch '{min(clash)}' already, expected a sample without replica weights")
+    by_name = "columns" in read_provenance(source.paths[0])
+    wanted = file_expressions(adapted, "features", names, by_name=by_name)
+    wanted |= file_expressions(adapted, "context", names, by_name=False)
+    for name in dict.fromkeys(branch for text in wanted.values() for branch in branches(text)):
+        if name not in names:
+            msg = f"{source}: there is no branch '{name}', which the densities depend on{nearest(name, names)}"
+            raise BranchError(f"{msg}; sample again with --pass_through {name}, or name another one with --columns")
+    wanted |= {} if weight == "none" else {WEIGHT: weight}
+    kept = source.fixed_branch_names()
+    if lost := [name for name in source.branch_names() if name not in kept]:
+        msg = f"{source}: branches {', '.join(lost)} are left out: not one number or a fixed-size array for each event"
+        warnings.warn(msg, CalorefineWarning, stacklevel=3)
+    keyed = bool(columns.key) and set(columns.key_branches) <= names
+    return Request(wanted, columns.key if keyed else [], columns.candidate if keyed else None, branches=kept)
+
+
+def sample_conditions(source: RootFiles, request: Request, columns: Columns, n_train: int) -> Conditions:
+    """Different conditions of the file, chosen by key, and how many events to draw at each for about `n_train`.
+
+    Raises:
+        ConfigError: `n_train` is less than 1.
+        EmptySelectionError: no row is left.
+    """
+    if n_train < 1:
+        raise ConfigError(f"n_train: {n_train} found, expected at least 1")
+    n, wanted = source.n_entries(), {name: request.expressions[name] for name in columns.context}
+    parts = []
+    for chunk in source.chunks(replace(request, expressions=wanted, branches=())):
+        taken = keys.uniform(keys.stream(chunk.key, "replica_weights")) * n < n_train
+        parts.append([chunk.key[taken], *(chunk.values[name][taken] for name in wanted)])
+    if sum(len(part[0]) for part in parts) == 0:
+        raise EmptySelectionError(f"{source}: {n} rows, none of them chosen to learn from; expected more, or n_train")
+    key, *context = (np.concatenate(column) for column in zip(*parts, strict=True))
+    key, first = np.unique(key, return_index=True)  # copies of an event have the same
+    table = {name: values[first] for name, values in zip(wanted, context, strict=True)}
+    return Conditions(table, key, math.ceil(n_train / len(key)))

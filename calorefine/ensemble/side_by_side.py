@@ -1,0 +1,179 @@
+"""Train several replicas of a recipe side by side, in one process, on a leading axis of their tensors.
+
+Small networks spend as much time between matrix products as in them; several of them share what is between.  Each
+replica has its own events' weights, preprocessing, starting point, order of events and noise, and becomes what it would
+become alone, up to the rounding of its matrix products.  A recipe can be trained so if all its parameters are those of
+linear layers; others train one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from calorefine.data.batches import Batch, ShuffledBatches
+from calorefine.data.module import EventDataModule
+from calorefine.errors import CheckpointError, ConfigError
+from calorefine.models.base import EPOCHS_KEY, GenerativeModel, TrainedModel, step_seed
+from calorefine.nets import Noise, side_by_side
+from calorefine.simulator import Simulator
+
+LOWEST = "calorefine_lowest_validations"
+HISTORY = "calorefine_validations"
+DIGESTS = "calorefine_digests"
+
+
+def can_train_together(model: GenerativeModel) -> bool:
+    """Whether all parameters of a prepared recipe are those of linear layers."""
+    layers = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    covered = {f"{name}.{part}" for name in layers for part in ("weight", "bias")}
+    return isinstance(model, TrainedModel) and {name for name, _ in model.named_parameters()} <= covered
+
+
+class Together(GenerativeModel):
+    """What a recipe whose networks are stacked does in another way than one that trains alone; see `together`."""
+
+    replicas: list[GenerativeModel]
+    checkpoints: list[Path]
+    lowest_of: list[torch.Tensor | None]
+    history: list[list[float]]
+
+    def setup(self, stage: str) -> None:
+        """Nothing: the replicas are prepared."""
+
+    def step_noise(self, *position: int) -> Noise:
+        """Each replica's own."""
+        return Noise(*(step_seed(int(replica.noise_seed), position) for replica in self.replicas))
+
+    def dequantized(self, batch: Batch, noise: Noise) -> Batch:
+        """Each replica's batch, spread by its own preprocessing."""
+        if not any(replica.features.is_discrete for replica in self.replicas):
+            return batch
+        parts = zip(self.replicas, batch.x, noise.generators, strict=True)
+        spread = [replica.features.dequantize(x, generator) for replica, x, generator in parts]
+        return batch._replace(x=torch.stack(spread))
+
+    def clip_gradients(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip the norm of each replica's gradient on its own."""
+        del gradient_clip_algorithm
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+        factor = (gradient_clip_val / (norm + 1e-6)).clamp_max(1.0)
+        for g in gradients:
+            g.mul_(factor.reshape(-1, *[1] * (g.dim() - 1)))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
+        """Validate each replica on its own held-out events; keep its checkpoint as it would alone."""
+        if self.trainer.sanity_checking:
+            return
+        self.history.append([])
+        for index, (replica, own) in enumerate(zip(self.replicas, batch, strict=True)):
+            self.split_off(index)
+            replica.lowest = self.lowest_of[index]
+            terms = replica.validation_terms(own)
+            self.check_finite(terms.mean(), f"replica {index}: the {self.validated_by} of held-out events")
+            self.history[-1].append(float(terms.mean()))
+            if replica.lowest is None or terms.mean() < replica.lowest.mean():
+                self.lowest_of[index] = terms
+            if replica.excess(terms) <= 0 or replica.lowest is None:
+                Simulator(replica, replica.spec or {}).save(self.checkpoints[index])
+
+    def split_off(self, index: int) -> GenerativeModel:
+        """Return replica `index` with its present parameters."""
+        replica, state = self.replicas[index], self.state_dict()
+        own = dict(replica.named_parameters())
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name][index])
+        return replica
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what an exact resumption needs."""
+        checkpoint[LOWEST], checkpoint[HISTORY] = self.lowest_of, self.history
+        checkpoint[DIGESTS] = self._digests()
+        checkpoint[EPOCHS_KEY] = self.trainer.max_epochs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the validations so far.
+
+        Raises:
+            CheckpointError: the replicas' data or the length of the training are not those of the checkpoint.
+        """
+        if checkpoint[DIGESTS] != self._digests() or checkpoint[EPOCHS_KEY] != self.trainer.max_epochs:
+            msg = "an unfinished training has other data or another max_epochs than this one"
+            raise CheckpointError(f"{msg}; remove it to start anew")
+        self.lowest_of, self.history = checkpoint[LOWEST], checkpoint[HISTORY]
+
+    def _digests(self) -> list[str]:
+        return [(replica.spec or {})["provenance"]["digest"] for replica in self.replicas]
+
+
+def together(replicas: Sequence[GenerativeModel], checkpoints: Sequence[Path]) -> Together:
+    """Return one model that trains these.
+
+    Args:
+        replicas: prepared, of the same recipe and options.
+        checkpoints: the best checkpoint of each is written there.
+
+    Raises:
+        ConfigError: the recipe can't be trained so.
+    """
+    first = replicas[0]
+    if not can_train_together(first):
+        raise ConfigError(f"a {type(first).__name__} can't be trained side by side with others; expected together: 1")
+    joined: Any = side_by_side(replicas)
+    joined.__class__ = type(f"{type(first).__name__}Together", (Together, type(first)), {})
+    joined.__dict__["replicas"] = list(replicas)  # not as submodules: their parameters are not trained
+    joined.checkpoints, joined.lowest_of, joined.history = list(checkpoints), [None] * len(replicas), []
+    joined.mean_weight = torch.tensor([replica.mean_weight for replica in replicas])
+    return joined  # type: ignore[no-any-return]
+
+
+class _Stacked(Dataset[Batch]):
+    """Events of several replicas, addressed by whole batches of indices (k, B)."""
+
+    def __init__(self, events: Sequence[Batch]) -> None:
+        self.events = events
+
+    def __len__(self) -> int:
+        return len(self.events[0].weight)
+
+    def __getitem__(self, index: torch.Tensor) -> Batch:
+        parts = [Batch(*(a[rows] for a in own)) for own, rows in zip(self.events, index, strict=True)]
+        return Batch(*(torch.stack(arrays) for arrays in zip(*parts, strict=True)))
+
+
+class _Orders(Sampler[torch.Tensor]):
+    """The replicas' batches of indices, stacked (k, B)."""
+
+    def __init__(self, orders: Sequence[ShuffledBatches]) -> None:
+        self.orders = orders
+
+    def set_epoch(self, epoch: int) -> None:
+        for order in self.orders:
+            order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.orders[0])
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for rows in zip(*self.orders, strict=True):
+            yield torch.stack(rows)
+
+
+def training_batches(data: Sequence[EventDataModule], seeds: Sequence[int]) -> DataLoader[Batch]:
+    """Batches (k, B, ...) of the replicas, each in the order that its seed gives it."""
+    orders = [ShuffledBatches(len(own.train), own.epoch, seed=seed) for own, seed in zip(data, seeds, strict=True)]
+    return DataLoader(_Stacked([own.network_events for own in data]), sampler=_Orders(orders), batch_size=None)
+
+
+def validation_batches(data: Sequence[EventDataModule]) -> DataLoader[Any]:
+    """One list of the replicas' held-out events, in physical units."""
+    return DataLoader([[next(iter(own.val_dataloader())) for own in data]], batch_size=None)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""`lightning fit`: the command, and a folder for every run."""

@@ -1,0 +1,1 @@
+"""Records in, pictures and HTML out; no statistic is computed here."""

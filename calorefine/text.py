@@ -1,0 +1,43 @@
+"""Numbers and errors as text, for tables, messages and pages."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Write a number with so many significant digits; integers in full, and a dash for None.
+
+    >>> number(13868.2), number(0.00012344), number(31160), number(-1.5e-9), number(None)
+    ('13870', '0.0001234', '31160', '-1.5e-09', '-')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return str(value)
+    if value == 0 or not math.isfinite(value):
+        return f"{value + 0.0:g}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    if not -5 < exponent < 7:
+        return f"{value:.{digits}g}"
+    return _fixed(value, digits - 1 - exponent)
+
+
+def with_error(value: float | None, error: float | None, sign: str = "\N{PLUS-MINUS SIGN}") -> str:
+    """Write a value with its error: two significant digits of the error, and the value to the same place.
+
+    >>> with_error(13868.2, 134.16, "+-"), with_error(0.98765, 0.0123, "+-"), with_error(1.5, 0.0, "+-")
+    ('13870 +- 130', '0.988 +- 0.012', '1.500 +- 0')
+    """
+    if value is None or error is None or not (error > 0 and math.isfinite(error) and math.isfinite(value)):
+        return number(value) if error is None else f"{number(value)} {sign} {number(error, 2)}"
+    exponent = int(f"{error:.1e}".partition("e")[2])
+    size = int(f"{value:.3e}".partition("e")[2]) if value else exponent
+    if max(exponent, size) >= 7 or exponent < -7:
+        return f"{value:.{max(size - exponent + 1, 1)}e} {sign} {error:.1e}"
+    return f"{_fixed(value, 1 - exponent)} {sign} {_fixed(error, 1 - exponent)}"
+
+
+def _fixed(value: float, decimals: int) -> str:
+    """Round to a decimal place, also to one before the point, without an exponent and without a negative zero."""
+    return f"{round(value, decimals) + 0.0:.{max(decimals, 0)}f}"

@@ -1,0 +1,1 @@
+"""Two weighted samples compared: a classifier, distances, efficiencies and widths in bins."""

@@ -1,1 +1,0 @@
-"""Metrics and pictures of generated against reference events."""

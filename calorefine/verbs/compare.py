@@ -1,0 +1,296 @@
+"""`calorefine compare`: generators, trained on the same data or loaded, against one reference: a table and a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
+from calorefine.io.root import Request, RootFiles
+from calorefine.io.writer import replacing
+from calorefine.pages.page import Picture, Section, Table, write_page
+from calorefine.simulator import Simulator
+from calorefine.text import number, with_error
+from calorefine.twosample.binned import corrected_smallest
+from calorefine.twosample.distances import N_REPLICATES
+from calorefine.twosample.results import Validation
+from calorefine.verbs.sample import sample_file
+from calorefine.verbs.validate import validate_files
+
+N_TIMED = 20_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A generator to compare.
+
+    Args:
+        config: configuration to train it with.
+        checkpoint: its checkpoint, if it is trained already.
+        options: further options of `lightning fit`.
+    """
+
+    config: str | None = None
+    checkpoint: str | None = None
+    options: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says about one generator.
+
+    Attributes:
+        name: as in the configuration.
+        model: recipe.
+        n_parameters: parameters that sampling uses.
+        n_eff: effective number of training events, of signed weights where positive ones were made of them.
+        train_seconds: wall time of the command that trained it; None if it was loaded.
+        microseconds: per event, on one core, in memory.
+        auc: of an independent classifier.
+        auc_error: standard error.
+        sliced: sliced Wasserstein distance of features and context.
+        worst_width: largest pull of a half-width in any bin of context, the training sample's statistics in its error.
+        smallest_p: probability of a KS distance as improbable as the worst feature's, among as many independent ones.
+        nearest: median distance to the nearest training event over the reference's; None without training file.
+    """
+
+    name: str
+    model: str
+    n_parameters: int
+    n_eff: float
+    train_seconds: float | None
+    microseconds: float
+    auc: float | None
+    auc_error: float | None
+    sliced: float
+    worst_width: float | None
+    smallest_p: float
+    nearest: float | None
+
+
+HEADER = (
+    *("generator", "model", "AUC", "sliced W1", "width pull", "KS p (of all)", "nearest"),
+    *("trained in", "per event", "parameters", "n_eff"),
+)
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """The table, and where the page is."""
+
+    output: Path
+    floor: str
+    rows: list[Row]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """Texts of the table's rows."""
+        return [
+            [
+                row.name,
+                row.model,
+                with_error(row.auc, row.auc_error),
+                number(row.sliced, 3),
+                number(row.worst_width, 2),
+                number(row.smallest_p, 2),
+                number(row.nearest, 3),
+                "loaded" if row.train_seconds is None else f"{row.train_seconds:.0f} s",
+                f"{row.microseconds:.2g} us",
+                f"{row.n_parameters:,}",
+                f"{row.n_eff:.0f}",
+            ]
+            for row in self.rows
+        ]
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        lines = [HEADER, ["---"] * len(HEADER), *self.cells]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+    def __str__(self) -> str:
+        """Table for the terminal."""
+        beside = (
+            f"{self.output}: the page; the table in {self.output.stem}.md and .json, all files in {self.output.stem}/"
+        )
+        return f"{self.markdown()}\n{self.floor}\n{beside}"
+
+
+def compare_models(
+    *,
+    models: dict[str, Candidate],
+    reference: str,
+    output: str,
+    tree: str = "events",
+    reference_weight: str = "none",
+    training: str | None = None,
+    repetitions: int = 10,
+    seed: int = 1,
+    overwrite: bool = False,
+) -> ModelComparison:
+    """Train or load generators, sample each at the reference's conditions, validate, and write one table and one page.
+
+    Beside the page are the table as Markdown and JSON, and a folder of the same name with runs, samples, validations.
+
+    Args:
+        models: name to configuration or checkpoint, the same data in all of them.
+        reference: ROOT file with features and context.
+        output: the page to write, an .html file.
+        tree: name of the tree.
+        reference_weight: branch or expression of the reference's weight, signed ones included, or "none".
+        training: ROOT file of the training events, to look for memorized ones.
+        repetitions: how often the classifier is trained for each.
+        seed: of training and sampling.
+        overwrite: replace existing outputs.
+
+    Returns:
+        The table.
+
+    Raises:
+        CalorefineError: bad input, or a training that fails.
+    """
+    target = Path(output)
+    if target.suffix != ".html":
+        raise ConfigError(f"output: {output} found, expected a name that ends in .html")
+    if not models:
+        raise ConfigError("models: none given, expected a configuration or a checkpoint of each")
+    for name, candidate in models.items():
+        _check(name, candidate)
+    folder = target.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    rows, found = [], {}
+    with replacing(target, overwrite=overwrite) as page:
+        for name, candidate in models.items():
+            checkpoint, seconds = _trained(name, candidate, folder, seed)
+            made = folder / f"{name}.root"
+            sample_file(
+                checkpoint=checkpoint, conditions=reference, output=str(made), tree=tree, seed=seed, overwrite=True
+            )
+            found[name] = validate_files(
+                generated=str(made),
+                reference=reference,
+                output=str(folder / f"{name}.json"),
+                tree=tree,
+                reference_weight=reference_weight,
+                training=training,
+                repetitions=repetitions,
+                overwrite=True,
+            )
+            rows.append(_row(name, Simulator.load(checkpoint), found[name], seconds, RootFiles(reference, tree)))
+        result = ModelComparison(target, _floor(found), rows)
+        write_page(
+            page, f"Generators against {Path(reference).name}", sections=_sections(result, found), lead=result.floor
+        )
+    for ending, text in ((".md", result.markdown()), (".json", json.dumps([asdict(row) for row in rows], indent=1))):
+        with replacing(target.with_suffix(ending), overwrite=overwrite) as beside:
+            beside.write_text(text, encoding="utf-8")
+    return result
+
+
+def _check(name: str, candidate: Candidate) -> None:
+    if (candidate.config is None) == (candidate.checkpoint is None):
+        raise ConfigError(f"models: '{name}' has both or neither of `config` and `checkpoint`, expected one of them")
+    path = Path(candidate.config or candidate.checkpoint or "")
+    if not path.is_file():
+        raise FileError(f"models: '{name}': there is no file '{path}'")
+
+
+def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[str, float | None]:
+    """Checkpoint of a generator, and the wall time of its training in a process of its own.
+
+    Raises:
+        TrainingError: the command failed, with the last line it wrote.
+    """
+    if candidate.checkpoint is not None:
+        return candidate.checkpoint, None
+    runs = folder / "runs" / name
+    known = set(runs.glob("*/*/checkpoints/best.ckpt"))
+    options = ["--runs", str(runs), "--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
+    command = [sys.executable, "-m", "calorefine", "fit", "-c", str(candidate.config), *options, *candidate.options]
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        raise TrainingError(
+            f"models: training of '{name}' failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
+        )
+    found = sorted(set(runs.glob("*/*/checkpoints/best.ckpt")) - known)
+    if not found:
+        raise CheckpointError(f"models: training of '{name}' wrote no best.ckpt in {runs}")
+    return str(found[-1]), time.perf_counter() - start
+
+
+def _row(name: str, simulator: Simulator, found: Validation, seconds: float | None, reference: RootFiles) -> Row:
+    test, worst = found.classifier.separation, found.worst("half_width")
+    provenance = simulator.spec["provenance"]
+    return Row(
+        name=name,
+        model=str(simulator.spec["model"]),
+        n_parameters=n_parameters_of(simulator),
+        n_eff=float(provenance.get("n_eff_signed") or provenance["n_eff"]),
+        train_seconds=seconds,
+        microseconds=_microseconds(simulator, reference),
+        auc=test.auc if test else None,
+        auc_error=test.auc_error if test else None,
+        sliced=found.sliced.value,
+        worst_width=worst.comparison.pull if worst else None,
+        smallest_p=corrected_smallest([one.ks.p_value for one in found.distances.values()]),
+        nearest=found.memorization.median.ratio if found.memorization else None,
+    )
+
+
+def n_parameters_of(simulator: Simulator) -> int:
+    """Parameters that sampling uses, all of them frozen."""
+    return sum(p.numel() for p in simulator.model.network.parameters())
+
+
+def _microseconds(simulator: Simulator, reference: RootFiles) -> float:
+    """Time per event of sampling in memory, at up to `N_TIMED` conditions, after a first event."""
+    request = Request(simulator.columns.expressions("context"))
+    chunk = next(reference.chunks(request, rows=N_TIMED))
+    simulator.sample({name: values[:1] for name, values in chunk.values.items()}, seed=0)
+    start = time.perf_counter()
+    simulator.sample(chunk.values, seed=0)
+    return 1e6 * (time.perf_counter() - start) / len(chunk)
+
+
+def _floor(found: Mapping[str, Validation]) -> str:
+    """What the classifier finds between two halves of the reference."""
+    floor = next(iter(found.values())).classifier.floor
+    return "" if floor is None else f"Reference against itself: AUC {with_error(floor.auc, floor.auc_error)}."
+
+
+def _explained(n_features: int) -> list[str]:
+    """What the columns of the table are."""
+    least = corrected_smallest([1 / (1 + N_REPLICATES)] * n_features)
+    return [
+        "AUC: of an independent classifier on features and context, 0.5 if it can't tell generated events from the "
+        "reference. Sliced W1: Wasserstein distance of features and context, in half-widths of the reference. Nearest: "
+        "median distance to the nearest training event, over that of the reference; well below 1 means memorized "
+        "events. Time per event: one core, in memory. n_eff: of the training events' weights, the signed ones where "
+        "positive ones were made of them.",
+        "Width pull: largest one of any feature's half-width in any bin of context. Its error holds the statistics of "
+        "three samples: generated, reference, and training, whose n_eff limits what a generator can know.",
+        f"KS p (of all): of the feature with the smallest p-value of its KS distance, corrected for the choice among "
+        f"{n_features} features as if these were independent (Šidák). With {N_REPLICATES} replicates it can't be below "
+        f"{least:.2g}. It says whether the samples differ; those of a perfect generator, trained on finite data, do so "
+        "a little.",
+    ]
+
+
+def _sections(result: ModelComparison, found: Mapping[str, Validation]) -> list[Section]:
+    """The table, and the distributions of each generator."""
+    explained = _explained(len(next(iter(found.values())).distances))
+    table = Table("Generators", HEADER, result.cells)
+    sections = [Section("Comparison", explained, tables=[table])]
+    for name, one in found.items():
+        caption = f"{name} against the reference"
+        picture = Picture(one.pictures[0].read_bytes(), f"distributions of {name}", caption, wide=True)
+        sections.append(Section(name, figures=[picture]))
+    return sections

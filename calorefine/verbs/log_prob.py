@@ -1,0 +1,132 @@
+"""`calorefine log-prob`: ROOT files in, the same events with the log density that a simulator gives them, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.events import Column, adapted_columns, unknown_columns
+from calorefine.io.root import Request, RootFiles
+from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.simulator import Simulator, outside_domain, provenance
+
+FLAG = "_in_domain"  # after the branch's name: of two models' branches each has its own domain
+
+
+@dataclass
+class LogProbSummary:
+    """What was written.
+
+    Args:
+        output: the file.
+        branch: name of the branch of log densities.
+        n_events: rows written.
+        n_impossible: rows with -inf.
+        total: sum of the other ones.
+        n_outside: rows outside the training domain, by context column.
+        n_outside_any: rows outside in any column.
+    """
+
+    output: Path
+    branch: str
+    n_events: int = 0
+    n_impossible: int = 0
+    total: float = 0.0
+    n_outside: dict[str, int] = field(default_factory=dict)
+    n_outside_any: int = 0
+
+    def __str__(self) -> str:
+        """Report for the terminal."""
+        mean = self.total / max(self.n_events - self.n_impossible, 1)
+        return (
+            f"{self.output}: {self.n_events} events with branch {self.branch}, mean {mean:.4f} nats; "
+            f"{self.n_impossible} impossible (-inf)\n"
+            + outside_domain(f"{self.branch}{FLAG}", self.n_outside_any, self.n_events, self.n_outside)
+        )
+
+
+def log_prob_file(
+    *,
+    checkpoint: str,
+    files: str | list[str],
+    output: str,
+    tree: str = "events",
+    branch: str = "log_prob",
+    columns: dict[str, Column] | None = None,
+    tree_format: TreeFormat = "ttree",
+    overwrite: bool = False,
+) -> LogProbSummary:
+    """Write the events of ROOT files with the log density of their features given their context as a further branch.
+
+    Another one, `<branch>_in_domain`, tells whether every context column is within the range of the training events.
+
+    The density is that of a trained model with a likelihood, in original units; where a feature is an atom or an
+    integer, it is a probability.  The difference of two models' branches is the log likelihood ratio of two hypotheses.
+    The events' weights play no role.
+
+    Args:
+        checkpoint: a checkpoint of `lightning fit`.
+        files: ROOT files with features and context; a path, a glob, or a list.
+        output: the ROOT file to write, with the same rows in the same order.
+        tree: name of the tree, in the input and in the output.
+        branch: name of the branch to write; float64, nats per event, -inf for what is impossible.
+        columns: expressions of columns where these files name or scale them otherwise.
+        tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
+        overwrite: replace an existing output.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CalorefineError: bad input, or a model without a likelihood; nothing is left under the output's name.
+    """
+    simulator = Simulator.load(checkpoint)
+    simulator.require_likelihood()
+    source = RootFiles(files, tree)
+    known = simulator.columns
+    unknown_columns(columns or {}, [*known.features, *known.context], option="--columns")
+    adapted = adapted_columns(known, columns or {}, option="--columns")
+    not_an_input(Path(output), [*source.paths, Path(checkpoint)])
+    carried = source.numeric_branch_names()
+    for name in (branch, branch + FLAG):
+        if name in carried:
+            raise ConfigError(f"{source}: has a branch {name} already; choose another one with --branch")
+    request = Request(adapted.expressions("features", "context"), branches=carried)
+    summary = LogProbSummary(Path(output), branch, n_outside=dict.fromkeys(known.context, 0))
+    with write_tree(summary.output, tree, tree_format=tree_format, overwrite=overwrite) as writer:
+        for chunk in source.chunks(request):
+            values, inside = simulator.log_prob(chunk.values), simulator.inside(chunk.values)
+            in_domain = np.logical_and.reduce([np.ones(len(values), bool), *inside.values()])
+            writer.extend({**chunk.branches, branch: values, branch + FLAG: in_domain})
+            _count(summary, values, in_domain, inside)
+        if summary.n_events == 0:
+            raise EmptySelectionError(f"{source}: the tree has no rows, expected events")
+        content: dict[str, Any] = {
+            "n_outside_domain": summary.n_outside_any,
+            "files": [path.name for path in source.paths],
+            "branch": branch,
+        }
+        writer.finish(provenance(simulator, Path(checkpoint)) | content)
+    return summary
+
+
+def _count(
+    summary: LogProbSummary,
+    values: NDArray[np.float64],
+    in_domain: NDArray[np.bool_],
+    inside: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Add the events of one chunk to the summary."""
+    finite = np.isfinite(values)
+    summary.n_events += len(values)
+    summary.n_impossible += int(np.sum(~finite))
+    summary.total += float(values[finite].sum())
+    summary.n_outside_any += int(np.sum(~in_domain))
+    for name, rows in inside.items():
+        summary.n_outside[name] += int(np.sum(~rows))

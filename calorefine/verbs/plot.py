@@ -1,0 +1,77 @@
+"""`calorefine plot`: distributions of generated against weighted reference events, with ratio panels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.backend_bases import FigureCanvasBase
+
+from calorefine.errors import ConfigError, nearest
+from calorefine.io.provenance import read_provenance
+from calorefine.io.root import RootFiles
+from calorefine.io.writer import replacing
+from calorefine.pages.figures.overlay import Sample, compare
+from calorefine.twosample.context_check import warn_of_file_contexts
+from calorefine.twosample.pair import read_rows
+
+
+def plot_files(
+    *,
+    generated: str,
+    reference: str,
+    output: str,
+    features: list[str] | None = None,
+    tree: str = "events",
+    reference_tree: str | None = None,
+    generated_weight: str = "none",
+    reference_weight: str = "none",
+    bins: int = 40,
+    overwrite: bool = False,
+) -> str:
+    """Draw the distribution of each feature in a generated and a reference file.
+
+    Both are normalized to the reference's sum of weights; statistical errors are sqrt(sum_w2) in each bin, with rows as
+    independent events.  A warning tells if the contexts of both are distributed differently.
+
+    Args:
+        generated: ROOT file of generated events.
+        reference: ROOT file of reference events.
+        output: picture to write; its ending tells the format (png, pdf, svg).
+        features: branches or expressions in both files; the generated features if left out.
+        tree: name of the tree in the generated file.
+        reference_tree: name of the tree in the reference file, if it is another one.
+        generated_weight: branch or expression of the generated events' weight, or "none".
+        reference_weight: branch or expression of the reference events' weight, signed ones included, or "none".
+        bins: number of bins.
+        overwrite: replace an existing picture.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        CalorefineError: bad input.
+        WeightError: the weights don't have a positive sum.
+    """
+    if bins < 1:
+        raise ConfigError(f"bins: {bins} found, expected at least 1")
+    picture = _format(Path(output))
+    made, target = RootFiles(generated, tree), RootFiles(reference, reference_tree or tree)
+    names = features or list(read_provenance(made.paths[0]).get("columns", {}).get("features", {}))
+    if not names:
+        raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")
+    wanted = {name: name for name in names}
+    samples = [read_rows(made, wanted, generated_weight), read_rows(target, wanted, reference_weight)]
+    warn_of_file_contexts(made, target, (generated_weight, reference_weight))
+    figure = compare(names, *(Sample(rows.table, rows.weight, rows.event_key) for rows in samples), bins=bins)
+    with replacing(Path(output), overwrite=overwrite) as beside:
+        figure.savefig(beside, format=picture, dpi=110)
+    return f"{output}: {len(names)} features of {len(samples[0])} generated and {len(samples[1])} reference events"
+
+
+def _format(path: Path) -> str:
+    """Picture format by the ending of the name, png without one."""
+    known = FigureCanvasBase.get_supported_filetypes()
+    ending = path.suffix.lstrip(".") or "png"
+    if ending not in known:
+        raise ConfigError(f"{path}: no known picture format{nearest(ending, known)}; there are {', '.join(known)}")
+    return ending

@@ -1,0 +1,223 @@
+r"""`calorefine replica-weights`: one nominal sample that stands for those of all members, by weights.
+
+Entry k of the branch `weight_replica` is the complete weight :math:`w \, p_k(x|c) / p_0(x|c)` of an event in replica
+k + 1, with its nominal weight w; `weight_seed` is the same for trainings with other seeds.  The spread of an observable
+over the entries is that over samples of the members, without their statistical errors: all are the same events.
+
+The mean ratio is 1 at each context in expectation, and is not normalized to be 1 in the file: how far it is off shows
+whether the ratios can be relied on, and is reported.  A correction that the nominal weight holds, as that of a
+reweighter, stays what it is; if it is not 1 on average at each context, neither is the mean of its product.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calorefine.ensemble.members import Ensemble, Kind, Member
+from calorefine.ensemble.nominal_sample import WEIGHT, check_origin, sample_conditions, sample_request
+from calorefine.ensemble.ratio_checks import MemberSums
+from calorefine.ensemble.ratios import ClassifierRatios, LikelihoodRatios, Ratios, learn
+from calorefine.errors import CalorefineWarning, ConfigError, EmptySelectionError
+from calorefine.events import Column
+from calorefine.io.provenance import digest, read_provenance, versions
+from calorefine.io.root import Chunk, Request, RootFiles, warn_of_row_keys
+from calorefine.io.writer import TreeFormat, not_an_input, require_writable, write_tree
+from calorefine.models.base import Likelihood
+from calorefine.reweighting.boosting import BoostingRatio
+from calorefine.reweighting.ratio import RatioEstimator
+from calorefine.simulator import Simulator
+from calorefine.stats import FloatArray
+
+BRANCHES: dict[Kind, str] = {"replica": "weight_replica", "seed": "weight_seed"}
+ROWS = 50_000  # in a chunk
+
+
+@dataclass(frozen=True)
+class ReplicaWeightsSummary:
+    """What was written.
+
+    Attributes:
+        output: the file.
+        names: members by branch, in the order of its entries.
+        method: "likelihood" or "classifier".
+        sums: what is known of the weights.
+    """
+
+    output: Path
+    names: dict[str, list[str]]
+    method: str
+    sums: MemberSums
+
+    def __str__(self) -> str:
+        """Report for the terminal."""
+        written = " and ".join(f"{branch}[{len(names)}]" for branch, names in self.names.items())
+        first = f"{self.output}: {self.sums.n} events with {written}, ratios by {self.method}"
+        return "\n".join([first, *self.sums.lines()])
+
+
+def replica_weights(
+    *,
+    ensemble: str,
+    generated: str | list[str],
+    output: str,
+    tree: str = "events",
+    weight: str = "none",
+    columns: dict[str, Column] | None = None,
+    estimator: RatioEstimator | None = None,
+    n_train: int = 100_000,
+    max_ratio: float = 100.0,
+    seed: int = 0,
+    tree_format: TreeFormat | None = None,
+    overwrite: bool = False,
+) -> ReplicaWeightsSummary:
+    """Write a nominal sample with the weights that turn it into each member's: `weight_replica`, `weight_seed`.
+
+    Each entry of these arrays is a complete weight: the nominal one times the ratio of the member's density of the
+    features given the context to the nominal one's.  It is exact for flows; for others a classifier learns it from
+    events that are drawn at conditions of the file.  The mean ratio is about 1 and is not made to be 1.
+
+    Args:
+        ensemble: folder of `calorefine ensemble`.
+        generated: ROOT files sampled from its `nominal/best.ckpt`, with the branches of the context passed through.
+        output: the ROOT file to write, with the same rows in the same order.
+        tree: name of the tree.
+        weight: branch or expression of the weights that the events have, or "none".
+        columns: expressions of columns where these files name or scale them otherwise.
+        estimator: of the density ratio; for a model without a likelihood BoostingRatio with 300 trees of 16 leaves, if
+            left out: they follow the edges that a generator's density has, networks less so.  Given for a model with
+            a likelihood, it is used instead of that.
+        n_train: classifier: about how many events of either generator to learn from; their statistics adds to the
+            spread, and should be several times the calibration sample's.
+        max_ratio: largest ratio; higher ones are cut off and counted.
+        seed: classifier: of the events drawn and the training.
+        tree_format: "ttree" or "rntuple"; that of the input, if left out.
+        overwrite: replace an existing output.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CalorefineError: bad input, such as events of another generator; nothing is left under the output's name.
+
+    Warns:
+        CalorefineWarning: a member with an effective number of events below 10 % of the nominal one's, or with a mean
+            ratio that is not 1.
+    """
+    if not max_ratio > 1:
+        raise ConfigError(f"max_ratio: {max_ratio} found, expected a number above 1")
+    members, source = Ensemble.load(ensemble), RootFiles(generated, tree)
+    names = _entries(members)
+    everyone = [name for own in names.values() for name in own]
+    simulators = {name: Simulator.load(members.checkpoint(name)) for name in ["nominal", *everyone]}
+    check_origin(source, members)
+    require_writable(Path(output), overwrite=overwrite)
+    not_an_input(Path(output), [*source.paths, *map(members.checkpoint, simulators)])
+    request = sample_request(source, simulators["nominal"].columns, columns or {}, weight, names)
+    ratios = _ratios(simulators, source, request, estimator, n_train, seed)
+    summary = ReplicaWeightsSummary(Path(output), names, _method(ratios), MemberSums(everyone))
+    kind = tree_format or source.tree_format()
+    with write_tree(summary.output, tree, tree_format=kind, overwrite=overwrite) as writer:
+        for chunk in source.chunks(request, rows=ROWS):
+            weights = _weights(chunk, ratios, max_ratio, summary.sums)
+            writer.extend({**chunk.branches, **_arrays(weights, names)})
+        if summary.sums.n == 0:
+            raise EmptySelectionError(f"{source}: the tree has no rows, expected generated events")
+        entry = _provenance(summary, members, source, weight) | {"max_ratio": max_ratio}
+        entry |= {"seed": seed, "n_train": n_train} if summary.method == "classifier" else {}
+        writer.finish(read_provenance(source.paths[0]) | {"replica_weights": entry})
+    for text in summary.sums.warnings():
+        warnings.warn(text, CalorefineWarning, stacklevel=2)
+    return summary
+
+
+def _entries(members: Ensemble) -> dict[str, list[str]]:
+    """Names of the members by branch, in the order of its entries.
+
+    Raises:
+        ConfigError: there is none, or one is missing in between.
+
+    Warns:
+        CalorefineWarning: some were not trained well.
+    """
+    names = {branch: members.names(kind) for kind, branch in BRANCHES.items() if members.names(kind)}
+    if not names:
+        raise ConfigError(f"{members.folder}: no replica and no other seed found, expected some beside the nominal one")
+    for own in names.values():
+        for number, name in enumerate(own, 1):
+            if members.records[name]["index"] != number:
+                msg = f"{members.folder}: '{name}' found as number {number}: one before it is missing; run 'calorefine "
+                raise ConfigError(f"{msg}ensemble' to its end")
+    if failed := [name for name, record in members.records.items() if record["failed"]]:
+        msg = f"{members.folder}: {', '.join(failed)} not trained well: events differ from held-out ones"
+        warnings.warn(msg, CalorefineWarning, stacklevel=3)
+    return names
+
+
+def _arrays(weights: FloatArray, names: Mapping[str, list[str]]) -> dict[str, FloatArray]:
+    """Columns of weights (n, K), divided into branches."""
+    ends = np.cumsum([len(own) for own in names.values()])[:-1]
+    parts = zip(names, np.split(weights, ends, axis=1), strict=True)
+    return {branch: np.ascontiguousarray(part) for branch, part in parts}
+
+
+def _weights(chunk: Chunk, ratios: Ratios, max_ratio: float, sums: MemberSums) -> FloatArray:
+    """Complete weights (n, K) of one chunk, counted."""
+    log_ratios = ratios.log_ratios(chunk.values)
+    impossible = np.isnan(log_ratios[:, 0])
+    log_ratios[impossible] = 0.0
+    cut_off = log_ratios > math.log(max_ratio)
+    ratio = np.exp(np.minimum(log_ratios, math.log(max_ratio)))
+    weight = chunk.values.get(WEIGHT, np.ones(len(chunk)))
+    sums.n_impossible += int(np.sum(impossible))
+    sums.add(weight, ratio, cut_off)
+    return weight[:, None] * ratio
+
+
+def _ratios(
+    simulators: Mapping[str, Simulator],
+    source: RootFiles,
+    request: Request,
+    estimator: RatioEstimator | None,
+    n_train: int,
+    seed: int,
+) -> Ratios:
+    """Ratios of all members but the first to it."""
+    nominal = simulators["nominal"]
+    others = {name: simulator for name, simulator in simulators.items() if name != "nominal"}
+    if estimator is None and isinstance(nominal.model, Likelihood):
+        return LikelihoodRatios(nominal, others)
+    if not request.key:
+        warn_of_row_keys(source)
+    at = sample_conditions(source, request, nominal.columns, n_train)
+    trees = BoostingRatio(n_trees=300, learning_rate=0.05, max_leaf_nodes=16, n_folds=2, n_repeats=1)
+    estimator = estimator or trees
+    learned = [learn(nominal, one, at, estimator, member=Member.named(name), seed=seed) for name, one in others.items()]
+    return ClassifierRatios(nominal.columns, learned)
+
+
+def _method(ratios: Ratios) -> str:
+    return "likelihood" if isinstance(ratios, LikelihoodRatios) else "classifier"
+
+
+def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, source: RootFiles, weight: str) -> dict[str, Any]:
+    """Versions, members and what their weights are, as JSON types."""
+    everyone = ["nominal", *summary.sums.names]
+    return {
+        **versions(),
+        "ensemble": members.folder.resolve().name,
+        "checkpoint_sha256": {name: digest(members.checkpoint(name)) for name in everyone},
+        "branches": summary.names,
+        "method": summary.method,
+        "files": [path.name for path in source.paths],
+        "weight": weight,
+        "n": summary.sums.n,
+        "n_impossible": summary.sums.n_impossible,
+        **summary.sums.to_dict(),
+    }

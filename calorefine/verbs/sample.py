@@ -1,0 +1,179 @@
+"""`calorefine sample`: conditions from ROOT files in, generated events as a ROOT file out, streamed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.events import Column, Columns, adapted_columns, unknown_columns
+from calorefine.io.root import Chunk, Request, RootFiles, check_unique, warn_of_row_keys
+from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, write_tree
+from calorefine.keys import KeyArray
+from calorefine.reweighting.latent_resampling import RefinedSimulator
+from calorefine.reweighting.reweighter import Reweighter
+from calorefine.simulator import Simulator, identity, outside_domain, provenance
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SampleSummary:
+    """What was generated.
+
+    Args:
+        output: the file.
+        n_conditions: rows read.
+        n_generated: rows written.
+        n_outside: conditions outside the training domain, by context column.
+        n_outside_any: conditions outside in any column.
+        seconds: wall time.
+        refined: the simulator with a reweighter's correction, which counted its draws.
+    """
+
+    output: Path
+    n_conditions: int = 0
+    n_generated: int = 0
+    n_outside: dict[str, int] = field(default_factory=dict)
+    n_outside_any: int = 0
+    seconds: float = 0.0
+    refined: RefinedSimulator | None = None
+
+    def __str__(self) -> str:
+        """Report for the terminal."""
+        rate = self.n_generated / max(self.seconds, 1e-9)
+        lines = [f"{self.output}: {self.n_generated} events in {self.seconds:.1f} s ({rate:,.0f} per second)"]
+        lines.append(outside_domain("in_domain", self.n_outside_any, self.n_conditions, self.n_outside))
+        lines += [str(self.refined)] if self.refined else []
+        return "\n".join(lines)
+
+
+def sample_file(
+    *,
+    checkpoint: str,
+    conditions: str | list[str],
+    output: str,
+    tree: str = "events",
+    seed: int = 0,
+    n_per_event: int = 1,
+    pass_through: str | list[str] = "",
+    context: dict[str, Column] | None = None,
+    key: list[str] | None = None,
+    reweighter: str | None = None,
+    tree_format: TreeFormat = "ttree",
+    overwrite: bool = False,
+) -> SampleSummary:
+    """Generate events at the conditions of ROOT files and write them as a tree with the same rows in the same order.
+
+    The output holds the features by name, `in_domain`, the branches to pass through, with n_per_event > 1 also `copy`,
+    and its provenance as a JSON string.  The values of an event depend on its key, the seed and the copy alone.
+
+    Args:
+        checkpoint: a checkpoint of `lightning fit`.
+        conditions: ROOT files with the context columns; a path, a glob, or a list.
+        output: the ROOT file to write.
+        tree: name of the tree, in the conditions and in the output.
+        seed: seed of the latent noise.
+        n_per_event: how many events to generate at each condition.
+        pass_through: branches to copy, fixed-size arrays as well, as a list or separated by commas.
+        context: expressions of context columns where this file names or scales them otherwise.
+        key: key branches where this file names them otherwise; [] identifies events by file and row.
+        reweighter: a file of `calorefine reweight`: events are then drawn with its correction, and need no weight.
+        tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
+        overwrite: replace an existing output.
+
+    Returns:
+        What was generated.
+
+    Raises:
+        CalorefineError: bad input; nothing is left under the output's name.
+    """
+    start = time.perf_counter()
+    simulator = Simulator.load(checkpoint)
+    columns = _columns(simulator.columns, context, key)
+    carried = _carried(pass_through, columns)
+    source = RootFiles(conditions, tree)
+    if not columns.key:
+        warn_of_row_keys(source)
+    corrections = [Path(reweighter)] if reweighter else []
+    not_an_input(Path(output), [*source.paths, Path(checkpoint), *corrections])
+    refined = RefinedSimulator(simulator, Reweighter.load(reweighter)) if reweighter else None
+    request = Request(columns.expressions("context"), columns.key, columns.candidate, branches=carried)
+    summary = SampleSummary(Path(output), n_outside=dict.fromkeys(columns.context, 0), refined=refined)
+    seen: list[KeyArray] = []
+    with write_tree(summary.output, tree, tree_format=tree_format, overwrite=overwrite) as writer:
+        for chunk in source.chunks(request):
+            seen.append(chunk.key)
+            _generate(simulator, chunk, carried, seed, n_per_event, writer, summary)
+        if summary.n_conditions == 0:
+            raise EmptySelectionError(f"{source}: the tree has no rows, expected conditions to generate events at")
+        check_unique(np.concatenate(seen), str(source), columns.key_branches)
+        own = _provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary)
+        writer.finish(
+            own | {f"reweighter{end}": value for path in corrections for end, value in identity(path).items()}
+        )
+    summary.seconds = time.perf_counter() - start
+    return summary
+
+
+def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
+    """Names of the branches to pass through; none of them may be that of a generated one."""
+    if isinstance(pass_through, str):
+        carried = [name.strip() for name in pass_through.split(",") if name.strip()]
+    else:
+        carried = list(pass_through)
+    if clash := {*columns.feature_names, "in_domain", "copy"} & set(carried):
+        raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
+    return carried
+
+
+def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str] | None) -> Columns:
+    """Columns of the checkpoint, adapted to the names of the conditions file."""
+    unknown_columns(context or {}, columns.context, option="--context")
+    adapted = adapted_columns(columns, context or {}, option="--context")
+    own = columns.key if key is None else key
+    return replace(adapted, key=own, candidate=columns.candidate if key is None else None)
+
+
+def _generate(
+    simulator: Simulator,
+    chunk: Chunk,
+    carried: list[str],
+    seed: int,
+    n_per_event: int,
+    writer: TreeWriter,
+    summary: SampleSummary,
+) -> None:
+    """Generate and write the events of one chunk, and count them."""
+    given: dict[str, Any] = {"seed": seed, "key": chunk.key, "n_per_event": n_per_event}
+    if summary.refined:
+        generated = summary.refined.sample(chunk.values, event_key=chunk.event_key, **given)
+    else:
+        generated = simulator.sample(chunk.values, **given)
+    branches: dict[str, NDArray[Any]] = {name: np.repeat(chunk.branches[name], n_per_event, axis=0) for name in carried}
+    if n_per_event > 1:
+        branches["copy"] = np.tile(np.arange(n_per_event, dtype=np.int32), len(chunk))
+    writer.extend({**generated, **branches})
+    summary.n_conditions += len(chunk)
+    summary.n_generated += len(chunk) * n_per_event
+    summary.n_outside_any += int(np.sum(~generated["in_domain"][::n_per_event]))
+    for name, count in simulator.count_outside(chunk.values).items():
+        summary.n_outside[name] += count
+
+
+def _provenance(
+    simulator: Simulator, checkpoint: Path, source: RootFiles, seed: int, n_per_event: int, summary: SampleSummary
+) -> dict[str, Any]:
+    return provenance(simulator, checkpoint) | {
+        "conditions": [path.name for path in source.paths],
+        "seed": seed,
+        "n_per_event": n_per_event,
+        "n_conditions": summary.n_conditions,
+        "n_outside_domain": summary.n_outside_any,
+    }

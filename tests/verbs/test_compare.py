@@ -1,0 +1,86 @@
+"""`calorefine compare`: training or loading, sampling and validation of several generators, one table, one page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+import yaml
+
+from calorefine.cli import calorefine
+from calorefine.datasets import CorrelatedToy
+from calorefine.errors import ConfigError, FileError, TrainingError
+from calorefine.fit.command import lightning
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A toy sample, its reference, a configuration of a library and one of a flow."""
+    folder = tmp_path_factory.mktemp("compare")
+    for name, seed in (("training", 61), ("reference", 62)):
+        table = CorrelatedToy(fraction=1.0).generate(1500, seed=seed)
+        with uproot.recreate(folder / f"{name}.root") as file:
+            file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    data = {
+        "files": str(folder / "training.root"),
+        "tree": "events",
+        "columns": {"features": {"x": None, "y": None}, "context": {"c": None}, "key": ["run", "event"]},
+    }
+    trainer = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
+    for model in ("Library", "Flow"):
+        content = {"data": data, "model": {"class_path": model}, "trainer": trainer}
+        (folder / f"{model}.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
+def compare(folder, models, *options, output="comparison.html"):
+    given = ["--models", json.dumps(models), "--reference", str(folder / "reference.root"), "--repetitions", "2"]
+    return calorefine(["compare", *given, "--output", str(folder / output), *options])
+
+
+def test_trained_and_loaded_generators(folder, self_contained):
+    run = lightning(["fit", "-c", str(folder / "Flow.yaml"), "--runs", str(folder)]).run_dir
+    models = {
+        "nearest": {"config": str(folder / "Library.yaml")},
+        "flow": {"checkpoint": str(run / "checkpoints" / "best.ckpt")},
+    }
+    result = compare(folder, models, "--training", str(folder / "training.root"))
+    rows = json.loads((folder / "comparison.json").read_text())
+    assert [row["name"] for row in rows] == ["nearest", "flow"]
+    assert rows[0]["train_seconds"] > 0 and rows[1]["train_seconds"] is None
+    assert rows[0]["n_parameters"] == 0 and rows[1]["n_parameters"] > 1000
+    assert rows[0]["nearest"] < 0.5 < rows[1]["nearest"]
+    found = [json.loads((folder / "comparison" / f"{row['name']}.json").read_text()) for row in rows]
+    for row, one in zip(rows, found, strict=True):
+        smallest = min(distances["ks"]["p_value"] for distances in one["distances"].values())
+        assert row["smallest_p"] == pytest.approx(1 - (1 - smallest) ** 2)
+        assert one["training_n_eff"] == row["n_eff"]
+    assert found[0]["memorization"]["zero_generated"] == 1.0 > found[1]["memorization"]["zero_generated"]
+    assert all(0.4 < row["auc"] < 1 and row["microseconds"] > 0 for row in rows)
+    assert (folder / "comparison.md").read_text() == result.markdown()
+    page = (folder / "comparison.html").read_text()
+    self_contained(page)
+    assert "can't be below 0.0099" in page.replace("&#39;", "'")
+    assert "| flow | Flow |" in str(result)
+    with pytest.raises(ConfigError, match=r"comparison\.html: exists already"):
+        compare(folder, models)
+
+
+def test_errors(folder):
+    config = str(folder / "Flow.yaml")
+    with pytest.raises(ConfigError, match="'a' has both or neither of `config` and `checkpoint`"):
+        compare(folder, {"a": {}}, output="a.html")
+    with pytest.raises(FileError, match=r"'a': there is no file 'nowhere\.yaml'"):
+        compare(folder, {"a": {"config": "nowhere.yaml"}}, output="a.html")
+    with pytest.raises(ConfigError, match=r"a\.txt found, expected a name that ends in \.html"):
+        compare(folder, {"a": {"config": config}}, output="a.txt")
+    with pytest.raises(TrainingError, match=r"training of 'a' failed: .*n_bins: 1 found"):
+        compare(folder, {"a": {"config": config, "options": ["--model.init_args.n_bins", "1"]}}, output="a.html")
+    assert not (folder / "a.html").exists()
+
+
+def test_shipped_configuration_names_what_exists():
+    content = yaml.safe_load(Path("configs/compare.yaml").read_text())
+    assert all(Path(model["config"]).is_file() for model in content["models"].values())
+    assert np.all([Path(content[name]).is_file() for name in ("reference", "training")])

@@ -1,0 +1,219 @@
+"""Members trained side by side, and ensembles that were interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import uproot
+import yaml
+
+from calorefine import Simulator
+from calorefine.cli import calorefine
+from calorefine.datasets import ImpureToy
+from calorefine.ensemble.members import Ensemble, Member, alike, planned
+from calorefine.ensemble.side_by_side import can_train_together
+from calorefine.errors import ConfigError, FileError
+from calorefine.fit.command import lightning
+from calorefine.verbs.ensemble import RUN, _groups
+
+SMALL = {"generator_hidden": [16], "critic_hidden": [16]}
+SPLOT = {
+    "class_path": "SPlot",
+    "init_args": {
+        "spectator": "m",
+        "range": [0, 1],
+        "species": {"signal": {"class_path": "Gaussian"}, "background": {"class_path": "Exponential"}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def toy_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("toy") / "toy.root"
+    table = ImpureToy(fraction=0.3, resolution=0.05).generate(1500, seed=11)
+    with uproot.recreate(path) as file:
+        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    return path
+
+
+def write(path, toy_file, model, **trainer):
+    """A configuration."""
+    content = {
+        "seed_everything": 4,
+        "data": {
+            "files": str(toy_file),
+            "tree": "events",
+            "columns": {"features": {"x": None, "y": None}, "context": {"c": None}, "key": ["run", "event"]},
+            "weights": SPLOT,
+            "batch_size": 256,
+        },
+        "model": model,
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 5, **trainer},
+    }
+    if model["class_path"] == "Flow":
+        content["data"]["positive"] = {"n_folds": 2}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def parameters(checkpoint):
+    return dict(Simulator.load(checkpoint).model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"class_path": "WGAN", "init_args": SMALL},
+        {"class_path": "CramerGAN", "init_args": SMALL},
+        {"class_path": "Flow", "init_args": {"hidden": [16], "clip_norm": 0.5}},
+    ],
+    ids=lambda model: model["class_path"],
+)
+def test_side_by_side_is_alone(tmp_path, toy_file, model):
+    """A few steps: the game of a GAN makes differences of rounding grow."""
+    config = write(tmp_path / "c.yaml", toy_file, model, limit_train_batches=3)
+    for name, options in (("joined", []), ("alone", ["--together", "1"])):
+        given = ["--fit", str(config), "--output", str(tmp_path / name), "--replicas", "2", "--seeds", "1"]
+        calorefine(["ensemble", *given, "--processes", "1", *options])
+    ensembles = [Ensemble.load(tmp_path / name) for name in ("joined", "alone")]
+    assert list(ensembles[0].records) == ["nominal", "replica_001", "replica_002", "seed_001"]
+    found = {}
+    for name in ensembles[0].records:
+        first, second = (parameters(ensemble.checkpoint(name)) for ensemble in ensembles)
+        for key in (
+            key for key in first if key.startswith("average")
+        ):  # a critic's last bias has no gradient, but noise
+            torch.testing.assert_close(first[key], second[key], rtol=2e-3, atol=2e-4)
+        a, b = (ensemble.records[name] for ensemble in ensembles)
+        assert a["digest"] == b["digest"]
+        assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-2, abs=1e-4)
+        found[name] = first
+    weights = [name for name in found["nominal"] if name.endswith("mlp.0.weight")]  # started otherwise by each seed
+    assert weights
+    for name in ("replica_001", "replica_002", "seed_001"):
+        assert all((found["nominal"][key] - found[name][key]).abs().max() > 5e-3 for key in weights)
+
+
+def test_nominal_is_what_lightning_fit_gives(tmp_path, toy_file):
+    config = write(tmp_path / "c.yaml", toy_file, {"class_path": "WGAN", "init_args": SMALL})
+    calorefine(["ensemble", "--fit", str(config), "--output", str(tmp_path / "e"), "--replicas", "0"])
+    run = lightning(
+        ["fit", "-c", str(config), "--runs", str(tmp_path), "--trainer.enable_progress_bar", "false"]
+    ).run_dir
+    own = parameters(tmp_path / "e" / "nominal" / "best.ckpt")
+    for key, tensor in parameters(run / "checkpoints" / "best.ckpt").items():
+        torch.testing.assert_close(own[key], tensor, rtol=0, atol=0)
+
+
+def test_what_can_train_together():
+    def prepared(name, **options):
+        from calorefine.models import MODELS
+
+        model = MODELS[name](**options)
+        model.build(3, 2)
+        return model
+
+    assert all(can_train_together(prepared(name)) for name in ("WGAN", "CramerGAN", "Flow"))
+    assert not can_train_together(prepared("Flow", kind="autoregressive"))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "seeds", "processes", "expected"),
+    [
+        (10, 0, 2, [1, -6, -4]),
+        (20, 5, 2, [3, 3, -10, -10]),
+        (2, 1, 1, [2, -2]),
+        (0, 0, 2, [1]),
+        (20, 0, 8, [1, *[-3] * 5, -2, -2, -1]),
+        (40, 0, 2, [1, -11, -10, -10, -9]),
+    ],
+)
+def test_groups(replicas, seeds, processes, expected):
+    """Sizes, negative for replicas, in the order of training; each member once."""
+    groups = _groups(planned(replicas, seeds), processes, None)
+    assert [len(group) * (-1 if group[0].kind == "replica" else 1) for group in groups] == expected
+    assert all(len(alike(group)) == 1 for group in groups)
+    names = [member.name for group in groups for member in group]
+    assert sorted(names) == sorted(member.name for member in planned(replicas, seeds))
+
+
+def start(config, output, *options):
+    command = ["ensemble", "--fit", str(config), "--output", str(output), "--replicas", "2", "--processes", "1"]
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.mark.parametrize("together", ["1", "3"])
+def test_killed_runs_end_as_undisturbed_ones(tmp_path, toy_file, together):
+    """SIGKILL once the first epochs are on disk; then again as soon as the first member is finished.
+
+    The replicas are killed while they train side by side: the nominal, on larger batches, is not one of them.
+    """
+    model = {"class_path": "WGAN", "init_args": SMALL}
+    config = write(tmp_path / "c.yaml", toy_file, model, max_epochs=25, check_val_every_n_epoch=4)
+    assert start(config, tmp_path / "whole", "--together", together).wait() == 0
+    for pattern in ("**/last.ckpt", "*/member.json") if together == "1" else (".replica*/last.ckpt", "replica*/*.json"):
+        process = start(config, tmp_path / "killed", "--together", together)
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "killed").glob(pattern)) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert len(list((tmp_path / "killed").glob("replica*/member.json"))) < 2
+    assert start(config, tmp_path / "killed", "--together", together).wait() == 0
+    whole, killed = (Ensemble.load(tmp_path / name) for name in ("whole", "killed"))
+    assert list(whole.records) == list(killed.records)
+    for name in whole.records:
+        for key, tensor in parameters(whole.checkpoint(name)).items():
+            torch.testing.assert_close(parameters(killed.checkpoint(name))[key], tensor, rtol=0, atol=0)
+        assert whole.records[name]["val_loss"] == killed.records[name]["val_loss"]
+
+
+def test_terminated_runs_end_their_trainings(tmp_path, toy_file):
+    """Two processes train; SIGTERM to the command ends both."""
+    config = write(tmp_path / "c.yaml", toy_file, {"class_path": "WGAN", "init_args": SMALL}, max_epochs=2000)
+    process = start(config, tmp_path / "e", "--processes", "2")
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "e").glob("**/last.ckpt"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert any("epoch " in log.read_text() for log in (tmp_path / "e").glob("*.log"))
+
+
+def test_names_and_seeds():
+    members = planned(2, 1)
+    assert [member.name for member in members] == ["nominal", "replica_001", "replica_002", "seed_001"]
+    assert [Member.named(member.name) for member in members] == members
+    assert members[0].seed(7) == 7
+    assert len({member.seed(7) for member in members}) == 4
+    with pytest.raises(ConfigError, match="member 'replica_0'"):
+        Member.named("replica_0")
+
+
+def test_errors(tmp_path, toy_file):
+    config = write(tmp_path / "c.yaml", toy_file, {"class_path": "WGAN", "init_args": SMALL})
+    given = ["ensemble", "--fit", str(config), "--output", str(tmp_path / "e"), "--replicas", "0"]
+    calorefine(given)
+    with pytest.raises(ConfigError, match="another configuration"):
+        calorefine([*given, '--options=["--trainer.max_epochs","3"]'])
+    with pytest.raises(SystemExit):
+        calorefine([*given[:-2], "--replica", "0"])  # not taken for an abbreviation
+    with pytest.raises(FileError, match="no such folder"):
+        Ensemble.load(tmp_path / "f")
+    with pytest.raises(ConfigError, match="no member 'replica_001'"):
+        Ensemble.load(tmp_path / "e").checkpoint("replica_001")
