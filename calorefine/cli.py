@@ -66,7 +66,7 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     description = (function.__doc__ or "").partition("\n")[0]
     parser = ArgumentParser(prog=f"calorefine {verb}", allow_abbrev=False, description=description)
     parser.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
-    parser.add_function_arguments(function, as_positional=False)
+    parser.add_function_arguments(function, as_positional=False, sub_configs=True)
     options = parser.instantiate(parser.parse_args([_underscores(arg) for arg in args]))
     torch.set_num_threads(1)
     return function(**{key: value for key, value in options.items() if key != "config"})
