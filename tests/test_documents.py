@@ -68,11 +68,10 @@ def blocks(page, *languages):
 
 def commands(text):
     """Commands of a bash block, each as a list of words, without variables of the environment."""
-    lines = text.replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    parts = [" ".join(map(shlex.quote, line)).split(" '&&' ") for line in words if line]
-    every = [shlex.split(part) for line in parts for part in line]
-    return [[word for k, word in enumerate(one) if k or not re.match(r"[A-Z]+=", word)] for one in every]
+    lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
+    joined = [" ".join(map(shlex.quote, words)) for words in lines if words]
+    every = [shlex.split(command) for line in joined for command in line.split(" '&&' ")]
+    return [[word for k, word in enumerate(words) if k or not re.match(r"[A-Z]+=", word)] for words in every]
 
 
 def named(text):
@@ -182,7 +181,7 @@ def test_all_pages_run(sandbox):
 
 
 @pytest.mark.usefixtures("sandbox")
-@pytest.mark.parametrize("command", [one for one in COMMANDS if listed(one)], ids=" ".join)
+@pytest.mark.parametrize("command", [words for words in COMMANDS if listed(words)], ids=" ".join)
 def test_commands_that_are_too_long_are_valid(command):
     options = [pair for pair in pairwise(command) if pair[0].startswith("--")]
     if command[0] in ("calorefine", "lightning"):
@@ -264,6 +263,15 @@ def test_every_page_is_linked_and_every_verb_has_one():
     }
     assert {page for page in PAGES if page.name != "README.md"} <= linked
     assert {f"{verb}.md" for verb in [*VERBS, "fit"]} <= {path.name for path in (ROOT / "docs" / "howto").iterdir()}
+
+
+def test_contributing_shows_all_rooms():
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    shown = {name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row)}
+    there = {
+        path.stem for path in (ROOT / "calorefine").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert shown == {name for name in there if not name.startswith("__")}
 
 
 def test_readme_is_short_and_its_figures_are_those_of_the_benchmarks():
