@@ -126,21 +126,21 @@ def apply_reweighter(
     model, sample = Reweighter.load(reweighter), WeightedFiles(generated, tree, generated_weight)
     path = _output(sample.source, output, in_place=in_place)
     written = [branch, f"{branch}{SUFFIX}"]  # an array of another weight's replicas must not stay beside this one
+    files = GeneratedFiles(model, sample, replicas=True)
+    files.refuse_corrected(Path(reweighter))
     with rewriting(
         sample.source,
+        files.request,
         path,
         adds=written,
         hint="choose another one with --branch, or replace it with --replace_branch true",
         replaces=replace_branch,
         complete=in_place,
         inputs=[Path(reweighter)],
-        collection=model.columns.collection,
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
         _refuse_own_weight(sample, written)
-        files = GeneratedFiles(model, sample, replicas=True)
-        files.refuse_corrected(Path(reweighter))
         totals, replicas = Totals(MeanFactors(model)), ReplicaTotals(len(model.replicas))
         scale, replica_scales = _scales(files, normalization)
         for part in files.weighed(copy):

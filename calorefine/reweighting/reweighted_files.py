@@ -124,7 +124,7 @@ class GeneratedFiles:
         """
         empty = True
         rows = max(CHUNK_ROWS // (1 + self.n_replicas // 10), LEAST_ROWS)
-        for chunk in (copy or self.sample.source).chunks(self.request, rows=rows):
+        for chunk in copy.chunks(rows=rows) if copy else self.sample.source.chunks(self.request, rows=rows):
             empty = False
             yield self._weighed(chunk)
         if empty:

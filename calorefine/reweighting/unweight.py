@@ -141,16 +141,12 @@ def unweight_files(
         raise ConfigError(f"max_factor: {max_factor} found, expected a positive number")
     totals, histogram, n_kept, n_above = Totals(MeanFactors(model)), WeightHistogram(), 0, 0
     number = 1 + sample.provenance.get("unweight", {}).get("number", 0)  # decisions again would be those of before
+    files = GeneratedFiles(model, sample)
+    files.refuse_corrected(Path(reweighter))
+    inputs = [Path(reweighter)]
     with rewriting(
-        sample.source,
-        output,
-        inputs=[Path(reweighter)],
-        collection=model.columns.collection,
-        tree_format=tree_format,
-        overwrite=overwrite,
+        sample.source, files.request, output, inputs=inputs, tree_format=tree_format, overwrite=overwrite
     ) as copy:
-        files = GeneratedFiles(model, sample)
-        files.refuse_corrected(Path(reweighter))
         maximum = max_factor or _largest(files)
         for part in files.weighed(copy):
             _require_nonnegative(files, part)

@@ -94,16 +94,15 @@ def log_prob_file(
     summary = LogProbSummary(Path(output), branch, n_outside=dict.fromkeys(known.context, 0))
     with rewriting(
         sample.source,
+        sample.request(adapted, adapted.expressions("features", "context")),
         output,
         adds=[branch, branch + FLAG],
         hint="choose another one with --branch",
         inputs=[Path(checkpoint)],
-        collection=known.collection,
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
-        wanted = sample.request(adapted, adapted.expressions("features", "context"))
-        for chunk in copy.chunks(wanted):
+        for chunk in copy.chunks():
             values, inside = simulator.log_prob(chunk.values), simulator.inside(chunk.values)
             in_domain = np.logical_and.reduce([np.ones(len(values), bool), *inside.values()])
             copy.extend(chunk, {branch: values, branch + FLAG: in_domain})

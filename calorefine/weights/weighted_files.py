@@ -74,7 +74,7 @@ class WeightedInput:
     def chunks(self, copy: Rewriter) -> Iterator[tuple[Chunk, Table]]:
         """Rows with the branches to copy, and their expressions."""
         for number, source in enumerate(self.sources):
-            for chunk in copy.chunks(self.request, source):
+            for chunk in copy.chunks(source):
                 yield chunk, chunk.values | self._number(number, len(chunk))
 
     def names(self) -> list[str]:
@@ -127,11 +127,11 @@ class WeightedOutput:
         sums = {name: np.zeros((2, bootstrap.n)) for name in names}
         with rewriting(
             source.sources,
+            source.request,
             self.path,
             adds=[*names, *(["sample"] if source.numbered else [])],
             hint="expected an input without weights",
             kinds=["number"],
-            collection=source.columns.collection,
             tree_format=self.tree_format,
             overwrite=self.overwrite,
         ) as copy:
