@@ -12,7 +12,8 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -83,18 +84,25 @@ def as_python(text: str) -> str:
     return " ".join(python.split())
 
 
-@lru_cache(maxsize=1024)
-def _parse(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the expression for numexpr and the branches that it needs."""
+@contextmanager
+def parsing(text: str) -> Iterator[None]:
+    """Turn what Python says of an expression that it can't parse into `ExpressionError`."""
     try:
-        tree = ast.parse(ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
-        names = tuple(_MANGLED.sub(r"\1[\2]", name) for name in _names(tree, text))
-        return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
+        yield
     except SyntaxError as error:
         msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
         raise ExpressionError(msg) from error
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the expression for numexpr and the branches that it needs."""
+    with parsing(text):
+        tree = ast.parse(ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
+        names = tuple(_MANGLED.sub(r"\1[\2]", name) for name in _names(tree, text))
+        return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
 
 
 def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:

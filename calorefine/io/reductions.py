@@ -91,15 +91,10 @@ def _parse(text: str) -> Parsed:
     """
     if not _CALL.search(text):
         return Parsed(text, text, expressions.branches(text), {})
-    try:
+    with expressions.parsing(text):
         tree = ast.parse(expressions.as_python(text), mode="eval")
         taken = _TakeOut(text)
         outer = ast.unparse(taken.visit(tree))
-    except SyntaxError as error:
-        msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
-        raise ExpressionError(msg) from error
-    except (ValueError, OverflowError, RecursionError, MemoryError) as error:
-        raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
     try:
         names = tuple(name for name in expressions.branches(outer) if name not in taken.reductions)
     except ExpressionError as error:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from calorefine.io.writer import TreeWriter, not_an_input, write_tree
 NOUNS: dict[Kind, str] = {"number": "one number", "array": "a fixed-size array", "list": "a list of numbers"}
 
 
+@dataclass
 class Rewriter:
     """A copy that is being written.
 
@@ -37,50 +39,49 @@ class Rewriter:
         request: what is read of them; its branches are copied.
         expects: what the files should hold, for messages.
         added_first: whether the added branches come before those.
+        empty: whether nothing was written so far.
     """
 
-    def __init__(
-        self,
-        writer: TreeWriter,
-        sources: Sequence[Source],
-        request: Request,
-        *,
-        expects: str,
-        added_first: bool,
-    ) -> None:
-        """Write nothing yet."""
-        self._writer, self.sources, self._request = writer, sources, request
-        self._expects, self._added_first, self._empty = expects, added_first, True
-        names = sources[0].branch_names() if request.collection else []
-        self._counted = [str(request.collection), *(name[1:] for name in names if name.startswith("n") and name[1:])]
+    writer: TreeWriter
+    sources: Sequence[Source]
+    request: Request
+    expects: str
+    added_first: bool
+    empty: bool = True
+
+    @cached_property
+    def _counted(self) -> list[str]:
+        """What the names of lists with a common counter begin with: those of the collection, and of others."""
+        names = self.sources[0].branch_names()
+        return [str(self.request.collection), *(name[1:] for name in names if name.startswith("n") and name[1:])]
 
     def chunks(self, source: Source | None = None, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Rows of all files, or of one source, with the branches to copy."""
         for one in [source] if source else self.sources:
-            yield from one.chunks(self._request, rows=rows)
+            yield from one.chunks(self.request, rows=rows)
 
     def extend(self, chunk: Chunk, added: Mapping[str, NDArray[Any]], *, copies: int = 1) -> None:
         """Write a chunk's rows with further branches (n * copies,) or (n * copies, k)."""
         if chunk.n_events == 0:
             return
-        self._empty = False
+        self.empty = False
         carried = dict(chunk.branches)
         if copies > 1:
             carried = {name: np.repeat(array, copies, axis=0) for name, array in carried.items()}
         own = dict(added) if chunk.counts is None else self._lists(carried, added, chunk.counts)
-        self._writer.extend(own | carried if self._added_first else carried | own)
+        self.writer.extend(own | carried if self.added_first else carried | own)
 
     def _lists(
         self, carried: dict[str, Any], added: Mapping[str, NDArray[Any]], counts: NDArray[np.int64]
     ) -> dict[str, Any]:
         """All lists of a chunk, those of a collection together; they are taken out of `carried`."""
-        collection = self._request.collection
+        collection = self.request.collection
         if deep := [name for name, array in added.items() if array.ndim > 1]:
             msg = f"{deep[0]}: has several numbers for each entry of '{collection}', which can't be written; leave out "
             raise ConfigError(f"{msg}replicas, or make the entries rows of a file before")
         lists = {name: carried.pop(name) for name in list(carried) if isinstance(carried[name], ak.Array)}
         lists |= {in_collection(name, collection): ak.unflatten(array, counts) for name, array in added.items()}
-        if self._writer.format == "rntuple":
+        if self.writer.format == "rntuple":
             return lists | {f"n{collection}": counts.astype(np.int32)}
         for prefix in self._counted:
             if members := [name for name in lists if name.startswith(f"{prefix}_")]:
@@ -94,9 +95,9 @@ class Rewriter:
         Raises:
             EmptySelectionError: nothing was written.
         """
-        if self._empty:
-            raise EmptySelectionError(f"{self.sources[0]}: the tree has no rows, expected {self._expects}")
-        self._writer.finish(provenance)
+        if self.empty:
+            raise EmptySelectionError(f"{self.sources[0]}: the tree has no rows, expected {self.expects}")
+        self.writer.finish(provenance)
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def rewriting(
         tree_format=tree_format or sources[0].tree_format(),
         overwrite=overwrite or complete,
     ) as writer:
-        yield Rewriter(writer, sources, request, expects=expects, added_first=not copies_all)
+        yield Rewriter(writer, sources, request, expects, not copies_all)
 
 
 def _kept(sources: Sequence[Source], kinds: Sequence[Kind], *, complete: bool) -> list[str]:

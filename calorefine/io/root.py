@@ -33,14 +33,6 @@ class RootFiles(Source):
         with open_file(path) as file:
             yield RootTree(find_tree(file, path, self.tree), f"{path}, tree '{self.tree}'")
 
-    def n_entries(self) -> int:
-        """Number of rows in all files, before any cut."""
-        total = 0
-        for path in self.paths:
-            with self.open(path) as tree:
-                total += tree.n_entries
-        return total
-
     def tree_format(self) -> TreeFormat:
         """What the tree is in the first file."""
         with self.open(self.paths[0]) as tree:
