@@ -23,7 +23,7 @@ from calorefine.events import Columns
 from calorefine.io import expressions, reductions
 
 NonFinite = Literal["error", "drop"]
-Kind = Literal["number", "array", "list"]
+Content = Literal["number", "array", "list"]
 """What a branch holds for each event: one number, an array of fixed size, or a list of any length."""
 CHUNK_ROWS, CHUNK_CELLS = 200_000, 2**24
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -108,12 +108,14 @@ class Request:
         told["shapes"] = {name: shape for name, shape in getattr(columns, "shapes", {}).items() if name in texts}
         return cls(texts, **{**told, **options})
 
-    def needed(self) -> dict[str, Kind]:
+    def needed(self) -> dict[str, Content]:
         """Branches to read, and the most that each may hold for an event."""
         texts = [text for name, text in self.expressions.items() if name not in self.shapes]
         texts += [self.cut] if self.cut else []
-        cells = [name for column in self.shapes for name in expressions.branches(self.expressions[column])]
-        needed: dict[str, Kind] = dict.fromkeys((name for text in texts for name in reductions.branches(text)), "list")
+        cells = [name for column in self.shapes for name in expressions.plain_branches(self.expressions[column])]
+        needed: dict[str, Content] = dict.fromkeys(
+            (name for text in texts for name in reductions.branches(text)), "list"
+        )
         needed |= dict.fromkeys([*cells, *(() if self.collection else self.branches)], "array")
         needed |= dict.fromkeys(self.branches if self.collection else [], "list")
         if not self.collection:

@@ -128,15 +128,15 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
 
 
-def branches(text: str) -> tuple[str, ...]:
+def plain_branches(text: str) -> tuple[str, ...]:
     """Return the branches that an expression needs, in order of appearance.
 
     Raises:
         ExpressionError: it can't be parsed, or uses more than arithmetic.
 
-    >>> branches("sqrt(px**2 + py**2) > 1 && 2 < eta < 5")
+    >>> plain_branches("sqrt(px**2 + py**2) > 1 && 2 < eta < 5")
     ('px', 'py', 'eta')
-    >>> branches("2 * weight_replica[3]")
+    >>> plain_branches("2 * weight_replica[3]")
     ('weight_replica[3]',)
     """
     return _parse(text)[1]
@@ -175,7 +175,7 @@ def evaluate_arrays(text: str, table: Table, shape: tuple[int, ...]) -> NDArray[
         return values.astype(np.float32, copy=False).reshape(n, *shape)
 
 
-def evaluate(text: str, table: Table) -> NDArray[Any]:
+def evaluate_plain(text: str, table: Table) -> NDArray[Any]:
     """Evaluate an expression on a table, in double precision.
 
     Args:
@@ -189,7 +189,7 @@ def evaluate(text: str, table: Table) -> NDArray[Any]:
         ExpressionError: it can't be parsed or evaluated, or needs an integer that a double can't hold exactly.
         BranchError: it needs a branch that isn't in the table.
 
-    >>> evaluate("a > 1 || !(b < 4)", {"a": np.array([0.0, 2.0]), "b": np.array([3.0, 3.0])})
+    >>> evaluate_plain("a > 1 || !(b < 4)", {"a": np.array([0.0, 2.0]), "b": np.array([3.0, 3.0])})
     array([False,  True])
     """
     result = _evaluated(text, table)

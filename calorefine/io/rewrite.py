@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError
 from calorefine.events import in_collection
-from calorefine.io.chunks import CHUNK_ROWS, Chunk, Kind, Request
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request
 from calorefine.io.provenance import PROVENANCE
-from calorefine.io.sources import KINDS, Source, TreeFormat
+from calorefine.io.sources import CONTENTS, Source, TreeFormat
 from calorefine.io.writer import TreeWriter, not_an_input, write_tree
 
-NOUNS: dict[Kind, str] = {"number": "one number", "array": "a fixed-size array", "list": "a list of numbers"}
+NOUNS: dict[Content, str] = {"number": "one number", "array": "a fixed-size array", "list": "a list of numbers"}
 
 
 @dataclass
@@ -110,7 +110,7 @@ def rewriting(
     hint: str = "expected other files",
     replaces: bool = False,
     copies_all: bool = True,
-    kinds: Sequence[Kind] = ("number", "array"),
+    kinds: Sequence[Content] = ("number", "array"),
     complete: bool = False,
     inputs: Iterable[Path] = (),
     expects: str = "events",
@@ -146,7 +146,7 @@ def rewriting(
         if clash := [name for name in added if name in source.branch_names()]:
             raise ConfigError(f"{source}: has a branch '{clash[0]}' already; {hint}")
     if copies_all:
-        kept = _kept(sources, KINDS if request.collection else kinds, complete=complete)
+        kept = _kept(sources, CONTENTS if request.collection else kinds, complete=complete)
         request = replace(request, branches=[name for name in kept if name not in added])
     not_an_input(Path(output), [*inputs, *(() if complete else (path for one in sources for path in one.paths))])
     with write_tree(
@@ -158,7 +158,7 @@ def rewriting(
         yield Rewriter(writer, sources, request, expects, not copies_all)
 
 
-def _kept(sources: Sequence[Source], kinds: Sequence[Kind], *, complete: bool) -> list[str]:
+def _kept(sources: Sequence[Source], kinds: Sequence[Content], *, complete: bool) -> list[str]:
     """Branches that can be copied from all sources.
 
     Raises:

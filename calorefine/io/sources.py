@@ -20,13 +20,13 @@ import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stu
 import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
-from calorefine.io.chunks import CHUNK_ROWS, Chunk, Kind, Request, select
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
 from calorefine.io.expressions import ENTRY
 
 TreeFormat = Literal["ttree", "rntuple"]
-Shape = tuple[int, ...] | Literal["list"] | None
+BranchShape = tuple[int, ...] | Literal["list"] | None
 """What a branch holds for each event: () one number, (k, ...) a fixed-size array, a list of any length, or else."""
-KINDS: tuple[Kind, ...] = ("number", "array", "list")
+CONTENTS: tuple[Content, ...] = ("number", "array", "list")
 
 
 class Tree(Protocol):
@@ -37,7 +37,7 @@ class Tree(Protocol):
     def names(self) -> list[str]:
         """Names of the branches."""
 
-    def shape(self, name: str) -> Shape:
+    def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event; KeyError if there is none of this name."""
 
     def typename(self, name: str) -> str:
@@ -105,12 +105,12 @@ class Source(ABC):
         """Names of what the first file holds beside the table and the folders that it is in."""
         return []
 
-    def branch_names(self, *kinds: Kind) -> list[str]:
+    def branch_names(self, *kinds: Content) -> list[str]:
         """Names of the branches in the first file: all, or those that are one of these for each event."""
         with self.open(self.paths[0]) as tree:
-            return [name for name in tree.names() if not kinds or kind(tree.shape(name)) in kinds]
+            return [name for name in tree.names() if not kinds or content(tree.shape(name)) in kinds]
 
-    def tables(self, needed: Mapping[str, Kind], rows: int) -> Iterator[tuple[Path, dict[str, Any], range]]:
+    def tables(self, needed: Mapping[str, Content], rows: int) -> Iterator[tuple[Path, dict[str, Any], range]]:
         """Yield the branches of consecutive rows, with their file, and the range of those rows.
 
         Args:
@@ -150,7 +150,7 @@ class Source(ABC):
         dropped = 0
         types: dict[str, Any] = {}
         counting = self._counting(request) if request.collection else None
-        needed: dict[str, Kind] = request.needed() | ({counting: "list"} if counting else {})
+        needed: dict[str, Content] = request.needed() | ({counting: "list"} if counting else {})
         for path, table, at in self.tables(needed, request.most_rows(rows)):
             self._check_types(types, {name: table[name] for name in request.branches}, path)
             chunk, counts, n_bad = select(table, at, path, request, counting)
@@ -242,18 +242,18 @@ def row_type(array: Any) -> Any:
     return np.dtype((array.dtype, array.shape[1:])) if isinstance(array, np.ndarray) else array.type.content
 
 
-def kind(shape: Shape) -> Any:
+def content(shape: BranchShape) -> Any:
     """Name of what a branch holds for each event: a number, an array of fixed size, a list, or None."""
     return "array" if isinstance(shape, tuple) and shape else "number" if shape == () else shape
 
 
-def check_branch(tree: Tree, name: str, where: str, most: Kind) -> None:
+def check_branch(tree: Tree, name: str, where: str, most: Content) -> None:
     """Raise `BranchError` for a branch that is missing, or holds more than `most` for an event."""
     try:
         shape = tree.shape(name)
     except KeyError:
         raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.names())}") from None
-    if kind(shape) not in KINDS[: 1 + KINDS.index(most)]:
+    if content(shape) not in CONTENTS[: 1 + CONTENTS.index(most)]:
         msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
         if most == "list":
             raise BranchError(f"{msg}, or a list of numbers")

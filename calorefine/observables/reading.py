@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.io import reductions
-from calorefine.io.chunks import Kind
+from calorefine.io.chunks import Content
 from calorefine.io.sources import Source
 from calorefine.observables.grid import GridFinder
 from calorefine.observables.observable import Observable
@@ -104,7 +104,7 @@ def tables(source: Source, texts: Iterable[str], rows: int) -> Iterator[tuple[re
         FileError: a file is missing, truncated or damaged.
         BranchError: a branch is missing, or holds neither numbers nor lists of them.
     """
-    needed: dict[str, Kind] = dict.fromkeys((name for text in texts for name in reductions.branches(text)), "list")
+    needed: dict[str, Content] = dict.fromkeys((name for text in texts for name in reductions.branches(text)), "list")
     for _, table, at in source.tables(needed, rows):
         yield table, len(at)
 

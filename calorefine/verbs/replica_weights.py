@@ -39,7 +39,7 @@ from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 
 BRANCHES: dict[Kind, str] = {"replica": "weight_replica", "seed": "weight_seed"}
-ROWS = 50_000  # in a chunk
+MOST_ROWS = 50_000  # in a chunk
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def replica_weights(
     ) as copy:
         ratios = _ratios(simulators, sample.source, request, estimator, n_train, seed)
         summary = ReplicaWeightsSummary(Path(output), names, _method(ratios), MemberSums(everyone))
-        for chunk in copy.chunks(rows=ROWS):
+        for chunk in copy.chunks(rows=MOST_ROWS):
             weights = _weights(chunk, sample.weights(chunk), ratios, max_ratio, summary.sums)
             copy.extend(chunk, _arrays(weights, names))
         entry = _provenance(summary, members, sample) | {"max_ratio": max_ratio}

@@ -24,12 +24,12 @@ import numpy as np
 
 from calorefine import stats
 from calorefine.errors import ConfigError
-from calorefine.io.expressions import branches
+from calorefine.io.reductions import branches
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.reweighting.replicas import SUFFIX
-from calorefine.reweighting.reweighted_files import GeneratedFiles, provenance
+from calorefine.reweighting.reweighted_files import GeneratedFiles
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.sums import MeanFactors, ReplicaTotals, Totals
 from calorefine.stats import FloatArray
@@ -151,7 +151,7 @@ def apply_reweighter(
             replicas.add(part, every)
         calibration = [one.ratio.scale for one in model.rounds]
         summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, calibration, replicas)
-        entry = provenance(files, Path(reweighter)) | summary.to_dict()
+        entry = files.described(Path(reweighter)) | summary.to_dict()
         known = sample.provenance.get("reweight", {})
         copy.finish(sample.provenance | {"reweight": known | {branch: entry}})
     return summary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +21,6 @@ from calorefine.keys import KeyArray
 from calorefine.reweighting.latent_resampling import RefinedSimulator
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.simulator import Simulator, identity, outside_domain, provenance
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass

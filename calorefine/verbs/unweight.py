@@ -21,7 +21,7 @@ from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
 from calorefine.reweighting.latent_resampling import accepted
-from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed, provenance
+from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.sums import MeanFactors, Totals
 from calorefine.stats import FloatArray
@@ -160,7 +160,7 @@ def unweight_files(
             raise EmptySelectionError(msg)
         suggested = _suggested(totals, histogram, n_kept, maximum)
         summary = UnweightSummary(Path(output), totals, n_kept, maximum, n_above, model.columns.cut, suggested)
-        entry = provenance(files, Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
+        entry = files.described(Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
         copy.finish(sample.provenance | {"unweight": entry})
     return summary
 
