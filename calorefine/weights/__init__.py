@@ -3,21 +3,11 @@
 from calorefine.weights.bootstrap import Replica, replica_fit, replica_weights
 from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
+from calorefine.weights.polynomials import Bernstein, Chebyshev
 from calorefine.weights.positive import PositiveResult, PositiveWeights
-from calorefine.weights.shapes import (
-    Bernstein,
-    Chebyshev,
-    CrystalBall,
-    DoubleGaussian,
-    DoubleSidedCrystalBall,
-    Exponential,
-    Gaussian,
-    Shape,
-    Sum,
-)
+from calorefine.weights.shapes import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Exponential, Gaussian, Sum
 from calorefine.weights.source import WeightFit, WeightSource
-from calorefine.weights.splot import SPlot, SPlotResult
-from calorefine.weights.splot_fit import SPlotFit
+from calorefine.weights.splot import SPlot
 
 __all__ = [
     "Bernstein",
@@ -34,9 +24,6 @@ __all__ = [
     "PositiveWeights",
     "Replica",
     "SPlot",
-    "SPlotFit",
-    "SPlotResult",
-    "Shape",
     "Sum",
     "WeightFit",
     "WeightSource",

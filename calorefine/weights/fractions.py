@@ -45,7 +45,15 @@ from calorefine.stats import FloatArray
 from calorefine.weights.bins import Bins
 from calorefine.weights.fraction_errors import balanced_variances, can_balance
 from calorefine.weights.linear_weights import Rows, diagonal_of, inverse_of, moments, ratio, row_weights, sum_rule_of
-from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts, column_of, known_name
+from calorefine.weights.source import (
+    Table,
+    WeightFit,
+    WeightSource,
+    check_lines,
+    checked_counts,
+    column_of,
+    known_name,
+)
 
 Numbers = dict[str, dict[str, float | list[float]]]
 
@@ -145,9 +153,7 @@ class LabelFit(WeightFit):
                 text = f"{value:>12.1f}{error:>10.1f}{value * share:>12.1f}{share:>13.3g}"
                 lines.append(f"{left}  {name:<16}{text}")
                 left = " " * len(left)
-        sums = ", ".join(f"{name} {deviation:.1e}" for name, deviation in self.sum_rule.items())
-        sizes = ", ".join(f"{name} {size:.0f}" for name, size in self.n_eff.items())
-        return "\n".join([*lines, f"sum rules, relative deviation: {sums}", f"effective number of events: {sizes}"])
+        return "\n".join([*lines, *check_lines(self.sum_rule, self.n_eff)])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; None for what a bin without events does not have."""

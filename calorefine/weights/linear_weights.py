@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import FitError, SumRuleWarning
 from calorefine.stats import FloatArray
-from calorefine.weights.source import SUM_RULE_WARNING
+from calorefine.weights.source import SUM_RULE_WARNING, sum_rules
 
 MAX_CONDITION = 1e4
 """Of V with its diagonal scaled to 1.
@@ -84,16 +84,14 @@ def row_weights(rows: Rows, factor: FloatArray) -> FloatArray:
 
 
 def sum_rule_of(rows: Rows, n: FloatArray, yields: FloatArray, inverse: FloatArray) -> list[float]:
-    """Relative deviations of the sums of the species' weights from their yields; the largest of an event's sum from 1.
+    """Relative deviations, see `sum_rules`.
 
-    A yield below the root of the number of events counts as that.  It warns where the probabilities don't sum to 1 well
-    enough for how alike the species are.
+    Warns:
+        SumRuleWarning: the probabilities don't sum to 1 well enough for how alike the species are.
     """
     factors = np.moveaxis(yields[:, :, None] * inverse, 1, 0)
     weight = np.stack([row_weights(rows, factor) for factor in factors])
-    total = yields.sum(axis=0)
-    off = np.abs(weight @ n - total) / np.maximum(np.abs(total), np.sqrt(n.sum()))
-    deviation = [*off.tolist(), float(np.max(np.abs(weight.sum(axis=0) - 1), where=n > 0, initial=0.0))]
+    deviation = sum_rules(weight, n, yields.sum(axis=0))
     if max(deviation) > SUM_RULE_WARNING:
         found = f"label weights: a sum rule is off by {max(deviation):.2g}, expected below {SUM_RULE_WARNING:g}"
         warnings.warn(f"{found}: the probabilities do not sum to 1 well enough", SumRuleWarning, stacklevel=4)

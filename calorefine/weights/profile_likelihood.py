@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import FitError
 from calorefine.stats import FloatArray
-from calorefine.weights.shapes import Mixture
+from calorefine.weights.mixture import Mixture
 from calorefine.weights.splot_fit import SPlotFit
 
 SPECTATOR_BINS = 200

@@ -126,9 +126,29 @@ def checked_counts(multiplicity: NDArray[Any] | None, n_events: int) -> NDArray[
         return np.ones(n_events, np.int64)
     counts = np.asarray(multiplicity)
     if counts.shape != (n_events,):
-        msg = f"multiplicity has shape {counts.shape}, expected ({n_events},), one count per event"
-        raise ValueRangeError(msg)
+        raise ValueRangeError(f"multiplicity has shape {counts.shape}, expected ({n_events},), one count per event")
     if not np.all((counts >= 0) & (counts == np.floor(counts))):
-        msg = "multiplicity holds values that are no counts (negative, fractional or NaN), expected 0, 1, 2, ..."
-        raise ValueRangeError(msg)
+        found = "values that are no counts (negative, fractional or NaN)"
+        raise ValueRangeError(f"multiplicity holds {found}, expected 0, 1, 2, ...")
     return counts.astype(np.int64)
+
+
+def sum_rules(weight: FloatArray, n: FloatArray, yields: FloatArray) -> list[float]:
+    """Relative deviations of the sums of the species' weights from their yields; the largest of an event's sum from 1.
+
+    A yield below the root of the number of events counts as that.
+
+    Args:
+        weight: (L, R) weights of the species, any sign.
+        n: (R,) how often each of them counts.
+        yields: (L,) what they should sum to.
+    """
+    off = np.abs(weight @ n - yields) / np.maximum(np.abs(yields), np.sqrt(n.sum()))
+    return [*off.tolist(), float(np.max(np.abs(weight.sum(axis=0) - 1), where=n > 0, initial=0.0))]
+
+
+def check_lines(sum_rule: Mapping[str, float], n_effective: Mapping[str, float]) -> list[str]:
+    """Lines for the terminal: deviations of the sum rules, and the effective number of events of each species."""
+    sums = ", ".join(f"{name} {deviation:.1e}" for name, deviation in sum_rule.items())
+    sizes = ", ".join(f"{name} {size:.0f}" for name, size in n_effective.items())
+    return [f"sum rules, relative deviation: {sums}", f"effective number of events: {sizes}"]

@@ -5,17 +5,15 @@ import pytest
 from scipy import integrate, stats
 
 from calorefine.errors import ConfigError
+from calorefine.weights.mixture import Mixture
+from calorefine.weights.polynomials import Bernstein, BernsteinTerm, Chebyshev
 from calorefine.weights.shapes import (
-    Bernstein,
-    BernsteinTerm,
-    Chebyshev,
     CrystalBall,
     DoubleGaussian,
     DoubleSidedCrystalBall,
     Exponential,
     Gaussian,
     Guess,
-    Mixture,
     Sum,
 )
 
