@@ -20,7 +20,7 @@ from calorefine.stats import FloatArray
 
 GAMMA_SHAPE = 4.0
 N_FEATURES = 8
-LARGEST_RATIO = 1.5**3 * 1.4
+LARGEST_TRUE_RATIO = 1.5**3 * 1.4
 _HADAMARD = hadamard(N_FEATURES) / np.sqrt(N_FEATURES)
 _DISTANCE = np.abs(np.subtract.outer(np.arange(N_FEATURES), np.arange(N_FEATURES)))
 _CORRELATING = np.linalg.cholesky(0.5 * (np.eye(N_FEATURES) + 0.8**_DISTANCE))
@@ -214,7 +214,7 @@ class RatioToy:
         parts, found = [np.empty((0, N_FEATURES))], 0
         while found < n:
             u = rng.normal(size=(5 * (n - found) + 100, N_FEATURES))
-            parts.append(u[LARGEST_RATIO * rng.random(len(u)) < np.exp(self.log_ratio(u))])
+            parts.append(u[LARGEST_TRUE_RATIO * rng.random(len(u)) < np.exp(self.log_ratio(u))])
             found += len(parts[-1])
         return np.concatenate(parts)[:n]
 

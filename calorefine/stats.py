@@ -41,6 +41,20 @@ def n_eff(weight: ArrayLike) -> float:
     return sum_w(weight) ** 2 / squares if squares > 0 else 0.0
 
 
+def group_sums(values: ArrayLike, group: IntArray, size: int | None = None) -> FloatArray:
+    """Sum of values (n,) in each group: what is squared where events of a group are correlated.
+
+    Args:
+        values: (n,), such as weights, or influences of events on a number.
+        group: (n,) numbers from 0, as `calorefine.keys.group` gives them for events of equal key.
+        size: number of groups, where some may be empty.
+
+    >>> group_sums([1.0, 2.0, 4.0], np.array([1, 0, 1]))
+    array([2., 5.])
+    """
+    return np.asarray(np.bincount(group, np.asarray(values, np.float64), size or 0), np.float64)
+
+
 def require_positive_sum(weight: ArrayLike, what: str) -> float:
     """Return the sum of the weights, or raise.
 

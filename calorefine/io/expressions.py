@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ExpressionError, nearest
-from calorefine.events import Table
+from calorefine.events import Arrays
 
 FUNCTIONS = frozenset(
     [
@@ -156,7 +156,7 @@ def branches(text: str) -> tuple[str, ...]:
     return _parse(text)[1]
 
 
-def evaluate(text: str, table: Table) -> NDArray[Any]:
+def evaluate(text: str, table: Arrays) -> NDArray[Any]:
     """Evaluate an expression on a table, in double precision.
 
     Args:
@@ -185,7 +185,7 @@ def evaluate(text: str, table: Table) -> NDArray[Any]:
     return np.broadcast_to(result if result.dtype == bool else result.astype(np.float64), (n,))
 
 
-def _widen(name: str, table: Table, text: str) -> NDArray[Any]:
+def _widen(name: str, table: Arrays, text: str) -> NDArray[Any]:
     """Return a branch as bool or float64."""
     if name not in table:
         raise BranchError(f"expression '{text}' needs a branch '{name}', which isn't there{nearest(name, table)}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from numpy.typing import NDArray
+from typing import Literal
 
 from calorefine.errors import ConfigError, FactorizationError, nearest
-from calorefine.events import Columns
+from calorefine.events import Arrays, Columns
 from calorefine.io.root import NonFinite, RootFiles
 from calorefine.io.writer import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
@@ -18,8 +16,6 @@ from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.source import WeightFit, WeightSource
 from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput
-
-Table = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -187,10 +183,10 @@ def _samples(
 
 
 def _tested(
-    splot: SPlot, fit: SPlotResult, table: Table, columns: Table, dependence: str, what: str
+    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: str, what: str
 ) -> list[FactorizationResult]:
     """Test factorization; a refusal shows fit and tests, since nothing is written then."""
-    tests = factorization_test(splot, table[splot.spectator], columns | _bin_columns(splot, table), result=fit)
+    tests = factorization_test(splot, table[splot.spectator], {**columns, **_bin_columns(splot, table)}, result=fit)
     try:
         reject_if_dependent(tests, what=what, raise_below=1e-3 if dependence == "error" else 0.0)
     except FactorizationError as error:
@@ -199,7 +195,7 @@ def _tested(
     return tests
 
 
-def _bin_columns(splot: SPlot, table: Table) -> Table:
+def _bin_columns(splot: SPlot, table: Arrays) -> Arrays:
     return {name: table[name] for name in splot.context_bins.edges}
 
 

@@ -1,6 +1,6 @@
 """Where an event's weight comes from: a fit of a spectator, or fractions of labelled samples; and its bootstrap."""
 
-from calorefine.weights.bootstrap import Replica, replica_fit, replica_weights
+from calorefine.weights.bootstrap import Replica, bootstrap_weights, replica_fit
 from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.polynomials import Bernstein, Chebyshev
@@ -27,8 +27,8 @@ __all__ = [
     "Sum",
     "WeightFit",
     "WeightSource",
+    "bootstrap_weights",
     "factorization_test",
     "reject_if_dependent",
     "replica_fit",
-    "replica_weights",
 ]

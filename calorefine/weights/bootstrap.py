@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from calorefine import keys
 from calorefine.errors import CalorefineWarning, ConfigError, FitError, ValueRangeError
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-from calorefine.weights.source import Table, WeightFit, WeightSource
+from calorefine.weights.source import WeightFit, WeightSource
 
 PURPOSE = "bootstrap"
 _UNDECIDED = 255
@@ -100,7 +101,7 @@ def check_blocks(key: keys.KeyArray, block: list[str]) -> None:
         warnings.warn(f"{found}: replicas differ by few independent numbers", CalorefineWarning, stacklevel=2)
 
 
-def replica_fit(source: WeightSource, nominal: WeightFit, table: Table, key: keys.KeyArray, r: Replica) -> WeightFit:
+def replica_fit(source: WeightSource, nominal: WeightFit, table: Arrays, key: keys.KeyArray, r: Replica) -> WeightFit:
     """Weight functions of a replica: its own, from its counts and its own draw of what is uncertain in the source.
 
     Args:
@@ -122,8 +123,8 @@ def replica_fit(source: WeightSource, nominal: WeightFit, table: Table, key: key
         raise FitError(msg) from error
 
 
-def replica_weights(
-    source: WeightSource, table: Table, key: keys.KeyArray, *, n_replicas: int, seed: int = 0, refit: bool = True
+def bootstrap_weights(
+    source: WeightSource, table: Arrays, key: keys.KeyArray, *, n_replicas: int, seed: int = 0, refit: bool = True
 ) -> Iterator[FloatArray]:
     """Weights of the target in replica 0, 1, ..., `n_replicas`: (n,) each, bootstrap counts included.
 

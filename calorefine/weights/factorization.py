@@ -45,7 +45,7 @@ from calorefine.stats import FloatArray, chi2_p_value
 from calorefine.weights.profile_likelihood import Profile, information, profiled_yields
 from calorefine.weights.splot import SPlot, SPlotResult
 
-LEAST_SIGNIFICANCE = 10.0
+LEAST_YIELD = 10.0
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _free(profile: Profile, shared: FloatArray, counts: FloatArray) -> NDArray[n
     fractions = profile.fractions(shared)
     yields = profiled_yields(fractions, counts, profile.single)
     covariance = np.linalg.pinv(information(fractions, counts, yields), hermitian=True)
-    significant = yields > LEAST_SIGNIFICANCE * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    significant = yields > LEAST_YIELD * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     free = np.zeros((len(counts), len(profile.names)), bool)
     free[:, profile.probes] = significant[:, profile.owners()]
     return np.asarray(free & (free.sum(axis=0) > 1), bool)

@@ -22,7 +22,7 @@ fractions that are wrong by 0.01 hide all difference between the species.
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProbabilityRows:
     """Probabilities (R, L) of the species, one row for all events that share them.
 
     `of_event` (n,) is each event's row, -1 outside of the bins; `cell` (R,) is bin times K plus sample.
@@ -34,14 +34,12 @@ class Rows:
     probability: FloatArray
 
 
-def moments(rows: Rows, n: FloatArray, n_bins: int) -> tuple[FloatArray, FloatArray]:
+def moments(rows: ProbabilityRows, n: FloatArray, n_bins: int) -> tuple[FloatArray, FloatArray]:
     """Yields N (B, L) and matrix V (B, L, L) of each bin, for rows that hold n (R,) events."""
-    weighted = n * rows.probability.T
-    sums = [np.bincount(rows.bin, column, n_bins) for column in weighted]
-    yields: FloatArray = np.stack(sums, axis=1, dtype=np.float64)
-    overlap: FloatArray = np.empty((*yields.shape, yields.shape[1]))
-    for i, m in zip(*np.tril_indices(yields.shape[1]), strict=True):
-        overlap[:, i, m] = overlap[:, m, i] = np.bincount(rows.bin, weighted[i] * rows.probability[:, m], n_bins)
+    weighted = n[:, None] * rows.probability
+    yields, overlap = np.zeros((n_bins, weighted.shape[1])), np.zeros((n_bins, *[weighted.shape[1]] * 2))
+    np.add.at(yields, rows.bin, weighted)
+    np.add.at(overlap, rows.bin, weighted[:, :, None] * rows.probability[:, None, :])
     return yields, overlap
 
 
@@ -77,13 +75,13 @@ def _alike(cosine: FloatArray, species: Sequence[str], where: str) -> str:
     )
 
 
-def row_weights(rows: Rows, factor: FloatArray) -> FloatArray:
+def row_weights(rows: ProbabilityRows, factor: FloatArray) -> FloatArray:
     """Weights (R,) of a species whose row of ``diag(N) V^-1`` is `factor` (B, L)."""
     weight: FloatArray = np.einsum("rm,rm->r", factor[rows.bin], rows.probability)
     return weight
 
 
-def sum_rule_of(rows: Rows, n: FloatArray, yields: FloatArray, inverse: FloatArray) -> list[float]:
+def sum_rule_of(rows: ProbabilityRows, n: FloatArray, yields: FloatArray, inverse: FloatArray) -> list[float]:
     """Relative deviations, see `sum_rules`.
 
     Warns:

@@ -29,9 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-
-Table = Mapping[str, NDArray[Any]]
 
 SUM_RULE_WARNING = 5e-3
 """Relative deviation from what the weights should sum to, above which there is a warning."""
@@ -49,7 +48,7 @@ class WeightFit(ABC):
         """Names of the species."""
 
     @abstractmethod
-    def weights(self, table: Table, species: str | None = None) -> FloatArray:
+    def weights(self, table: Arrays, species: str | None = None) -> FloatArray:
         """Weight (n,) of each event of the table, any sign; 0 for those outside of what was fitted.
 
         Args:
@@ -82,7 +81,7 @@ class WeightSource(ABC):
 
     @abstractmethod
     def fit(
-        self, table: Table, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
+        self, table: Arrays, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
     ) -> WeightFit:
         """Find the weight functions.
 
@@ -97,7 +96,7 @@ class WeightSource(ABC):
         """Return the source with its own uncertain inputs drawn for this replica; itself if it has none."""
         return self
 
-    def weights(self, table: Table, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
+    def weights(self, table: Arrays, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
         """Fit, and return the target's weights (n,) for the same table; arguments as for `fit`."""
         return self.fit(table, multiplicity=multiplicity).weights(table)
 
@@ -109,7 +108,7 @@ def known_name(name: str, names: Collection[str], what: str) -> str:
     return name
 
 
-def column_of(table: Table, name: str, what: str) -> FloatArray:
+def column_of(table: Arrays, name: str, what: str) -> FloatArray:
     """Return a column (n,) of the table, or raise `BranchError`, which says `what` it should be, if there is none."""
     if name not in table:
         raise BranchError(f"{what} '{name}' is not among {', '.join(table)}{nearest(name, table)}")

@@ -29,11 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, EmptySelectionError, FitError
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-from calorefine.weights.bins import Bins
+from calorefine.weights.bins import ContextBins
 from calorefine.weights.mixture import Mixture
 from calorefine.weights.shapes import SpectatorModel
-from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts, column_of, known_name
+from calorefine.weights.source import WeightFit, WeightSource, checked_counts, column_of, known_name
 from calorefine.weights.spectator import SpectatorFit
 from calorefine.weights.splot_fit import SPlotFit
 
@@ -81,7 +82,7 @@ class SPlot(WeightSource):
             raise ConfigError(f"sWeights need at least two species, found {', '.join(species) or 'none'}")
         self.spectator, self.range, self.species = spectator, (float(range[0]), float(range[1])), dict(species)
         self.target = known_name(target, species, "species")
-        self.context_bins = Bins(in_bins_of or {})
+        self.context_bins = ContextBins(in_bins_of or {})
         self.alternatives = dict(alternatives or {})
         self.max_unbinned, self.bins = max_unbinned, bins
         for name, replaced in self.alternatives.items():
@@ -107,7 +108,7 @@ class SPlot(WeightSource):
         return other
 
     def fit(
-        self, table: Table, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
+        self, table: Arrays, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
     ) -> SPlotResult:
         """Fit the table's spectator, in each bin by itself; see `fit_spectator` and `WeightSource.fit`.
 
@@ -152,7 +153,7 @@ class SPlotResult(WeightFit):
     """
 
     target: str
-    bins: Bins
+    bins: ContextBins
     fits: tuple[SPlotFit, ...]
     n_outside_bins: int
 
@@ -184,7 +185,7 @@ class SPlotResult(WeightFit):
             warnings.append(f"{self.n_outside_bins} of {n_all} events are outside of the bins and have weight 0")
         return warnings
 
-    def weights(self, table: Table, species: str | None = None) -> FloatArray:
+    def weights(self, table: Arrays, species: str | None = None) -> FloatArray:
         """Weights (n,) of any sign; 0 outside the range and the bins; see `WeightFit.weights`."""
         m = column_of(table, self.fits[0].spectator, "spectator")
         index = self.bins.index(table, len(m))

@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import CalorefineWarning, ConfigError, KeyColumnError
-from calorefine.events import Columns
+from calorefine.events import Arrays, Columns
 from calorefine.io.root import Chunk, NonFinite, Request, RootFiles, read_table
 from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, replacing, write_tree
 from calorefine.keys import KeyArray
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.source import WeightFit, WeightSource
-
-Table = dict[str, NDArray[Any]]
 
 
 class WeightedInput:
@@ -56,7 +54,7 @@ class WeightedInput:
             needed | named, columns.key, columns.candidate, columns.cut, branches=kept, nonfinite=nonfinite
         )
 
-    def read(self) -> tuple[Table, KeyArray]:
+    def read(self) -> tuple[Arrays, KeyArray]:
         """All expressions, and the keys (n,) that bootstrap counts go by."""
         parts = [read_table(source, self._without_branches()) for source in self.sources]
         values = [table | self._number(number, len(key)) for number, (table, key, _) in enumerate(parts)]
@@ -74,7 +72,7 @@ class WeightedInput:
                 )
                 raise KeyColumnError(msg)
 
-    def chunks(self) -> Iterator[tuple[Chunk, Table]]:
+    def chunks(self) -> Iterator[tuple[Chunk, Arrays]]:
         """Rows with their branches, and their expressions."""
         for number, source in enumerate(self.sources):
             for chunk in source.chunks(self.request):
@@ -84,7 +82,7 @@ class WeightedInput:
         """Files read."""
         return [path.name for source in self.sources for path in source.paths]
 
-    def _number(self, number: int, n: int) -> Table:
+    def _number(self, number: int, n: int) -> dict[str, NDArray[Any]]:
         return {"sample": np.full(n, float(number))} if self.numbered else {}
 
     def _without_branches(self) -> Request:
@@ -96,7 +94,7 @@ class Replicas:
     """The nominal weights and those of each replica."""
 
     def __init__(
-        self, source: WeightSource, table: Table, key: KeyArray, *, n: int, seed: int, refit: bool, block: list[str]
+        self, source: WeightSource, table: Arrays, key: KeyArray, *, n: int, seed: int, refit: bool, block: list[str]
     ) -> None:
         """Fit the nominal sample and, with `refit`, each of the n replicas."""
         if n < 0:
@@ -108,7 +106,7 @@ class Replicas:
         self.replicas = [Replica(index, seed, refit) for index in range(1, n + 1)]
         self.fits = [replica_fit(source, self.nominal, table, key, replica) for replica in self.replicas]
 
-    def weights(self, table: Table, key: KeyArray, species: str) -> NDArray[np.float32]:
+    def weights(self, table: Arrays, key: KeyArray, species: str) -> NDArray[np.float32]:
         """Weights (n, replicas) of a species, counts included."""
         out = np.empty((len(key), self.n), np.float32)
         for index, (replica, fit) in enumerate(zip(self.replicas, self.fits, strict=True)):
@@ -149,7 +147,7 @@ class WeightedOutput:
         return list(added)
 
     def _weights(
-        self, table: Table, key: KeyArray, bootstrap: Replicas, others: Mapping[str, WeightFit]
+        self, table: Arrays, key: KeyArray, bootstrap: Replicas, others: Mapping[str, WeightFit]
     ) -> dict[str, NDArray[Any]]:
         added: dict[str, NDArray[Any]] = {}
         for species in bootstrap.nominal.species:
