@@ -219,7 +219,9 @@ class PairedBins:
         index = [np.searchsorted(inner, values) for values in (generated, reference)]
         self._weights, self._training = weights, training
         self._events = [[np.flatnonzero(numbers == k) for numbers in index] for k in range(len(inner) + 1)]
-        self._groups = [keys.group(event_keys[0][made], event_keys[1][target]) for made, target in self._events]
+        self._groups = [
+            keys.group(event_keys[0][simulated], event_keys[1][target]) for simulated, target in self._events
+        ]
         edges = np.concatenate([[reference.min()], inner, [reference.max()]])
         centers = [_median(reference[target], weights[1][target]) for _, target in self._events]
         self.bins = [ContextBin(*ends, c) for ends, c in zip(pairwise(edges.tolist()), centers, strict=True)]
@@ -271,7 +273,7 @@ def compared(
     first = stats.group_sums(generated.influence, group[:n], size)
     second = stats.group_sums(reference.influence, group[n:], size)
     learned = training * stats.sum_w2(second)
-    error, made_error, target_error = (
+    error, simulated_error, target_error = (
         float(np.sqrt(variance))
         for variance in (stats.sum_w2(first - second) + learned, stats.sum_w2(first), stats.sum_w2(second))
     )
@@ -280,7 +282,7 @@ def compared(
     if reference.value > 0:
         ratio = generated.value / reference.value
         ratio_error = float(np.sqrt(stats.sum_w2(first - ratio * second) + learned)) / reference.value
-    return Comparison(generated.value, made_error, reference.value, target_error, ratio, ratio_error, pull)
+    return Comparison(generated.value, simulated_error, reference.value, target_error, ratio, ratio_error, pull)
 
 
 def _alone(estimate: Linearized | None) -> tuple[float | None, float | None]:

@@ -25,8 +25,8 @@ def context_tests(samples: Samples) -> dict[str, CellTest]:
     """Compare each context column of the samples, with their weights; events of equal key are correlated."""
     generated, reference = samples.generated, samples.reference
     weights, group = (generated.weight, reference.weight), keys.group(generated.event_key, reference.event_key)
-    made, target = (context_values(samples.columns, events) for events in (generated, reference))
-    cells = {n: quantile_cells(made[n][:, None], target[n][:, None], weights[1], weights=weights) for n in target}
+    simulated, target = (context_values(samples.columns, events) for events in (generated, reference))
+    cells = {n: quantile_cells(simulated[n][:, None], target[n][:, None], weights[1], weights=weights) for n in target}
     return {name: compare_cells(numbers, weights, group) for name, numbers in cells.items()}
 
 

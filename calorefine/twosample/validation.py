@@ -62,7 +62,7 @@ def validation(
     """
     generated, reference = samples.generated, samples.reference
     columns = [Points(events.x, events.weight, events.event_key) for events in (generated, reference)]
-    target, made = standardized(Points.of(reference), Points.of(generated))
+    target, simulated = standardized(Points.of(reference), Points.of(generated))
     learned = numbers[1].n_eff / training_n_eff if training_n_eff else 0.0
     coarse, fine = (_bins(samples, n_bins, learned) for n_bins in (N_MOMENT_BINS, N_EFFICIENCY_BINS))
     names = samples.columns.feature_names
@@ -77,7 +77,7 @@ def validation(
         twins=samples.twins,
         classifier=classifier_test(generated, reference, repetitions=repetitions, seed=seed),
         distances=dict(zip(names, compare_columns(*columns, seed=seed), strict=True)),
-        sliced=sliced_wasserstein(made, target, seed=seed),
+        sliced=sliced_wasserstein(simulated, target, seed=seed),
         moment_bins={name: binning.bins for name, binning in coarse.items()},
         moments={name: binned_moments(*pair, coarse) for name, pair in pairs.items()},
         efficiency_bins={name: binning.bins for name, binning in fine.items()},
@@ -91,11 +91,11 @@ def validation(
 def _bins(samples: Samples, n_bins: int, training: float) -> dict[str, PairedBins]:
     """Bins of each context column; of everything if there is none."""
     a, b = samples.generated, samples.reference
-    made, target = (context_values(samples.columns, e) or {"all": np.zeros(len(e))} for e in (a, b))
+    simulated, target = (context_values(samples.columns, e) or {"all": np.zeros(len(e))} for e in (a, b))
     weights, event_keys = (a.weight, b.weight), (a.event_key, b.event_key)
     return {
         name: PairedBins(
-            made[name], target[name], weights=weights, event_keys=event_keys, n_bins=n_bins, training=training
+            simulated[name], target[name], weights=weights, event_keys=event_keys, n_bins=n_bins, training=training
         )
         for name in target
     }
@@ -112,17 +112,17 @@ def _deviations(efficiencies: Mapping[str, Mapping[str, Efficiencies]]) -> dict[
 def _memorization(samples: Samples, training: Events, seed: int) -> Memorization:
     """Look up the nearest training events of as many events as is quick, the same ones of paired events."""
     generated, reference = (_some(events, seed) for events in (samples.generated, samples.reference))
-    target, made, known = standardized(*map(Points.of, (reference, generated, training)))
-    distances = [nearest_distances(points.values, known.values) for points in (made, target)]
+    target, simulated, known = standardized(*map(Points.of, (reference, generated, training)))
+    distances = [nearest_distances(points.values, known.values) for points in (simulated, target)]
     _warn_of_shared(np.isin(reference.event_key, training.event_key) & (distances[1] < COPY_ROUNDING))
-    copied = [_copied(points.values, known.values, training.x.shape[1]) for points in (made, target)]
-    nearest = Points(distances[0], made.weight, made.key), Points(distances[1], target.weight, target.key)
-    medians = median_estimate(distances[0], made.weight), median_estimate(distances[1], target.weight)
+    copied = [_copied(points.values, known.values, training.x.shape[1]) for points in (simulated, target)]
+    nearest = Points(distances[0], simulated.weight, simulated.key), Points(distances[1], target.weight, target.key)
+    medians = median_estimate(distances[0], simulated.weight), median_estimate(distances[1], target.weight)
     return Memorization(
         n_training=len(training),
         n_generated=len(generated),
         n_reference=len(reference),
-        median=compared(*medians, keys.group(made.key, target.key)),
+        median=compared(*medians, keys.group(simulated.key, target.key)),
         ks=compare_columns(*nearest, seed=seed)[0].ks,
         zero_generated=copied[0],
         zero_reference=copied[1],

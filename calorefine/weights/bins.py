@@ -71,7 +71,6 @@ class ContextBins:
 
 def _values(table: Arrays, name: str) -> FloatArray:
     values = column_of(table, name, "in_bins_of:")
-    missing = int(np.isnan(values).sum())
-    if missing:
+    if missing := int(np.isnan(values).sum()):
         raise ValueRangeError(f"in_bins_of {name}: {missing} of {len(values)} values are NaN, expected none; add a cut")
     return values

@@ -238,8 +238,8 @@ def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> Float
     if values.shape != inside.shape:
         raise ValueRangeError(f"column {name} has shape {values.shape}, expected {inside.shape}, that of the spectator")
     if missing := int(np.isnan(values[inside]).sum()):
-        found = f"{missing} of {int(inside.sum())} values are NaN"
-        raise ValueRangeError(f"column {name}: {found}, expected none; add a cut")
+        problem = f"{missing} of {int(inside.sum())} values are NaN"
+        raise ValueRangeError(f"column {name}: {problem}, expected none; add a cut")
     return values[inside]
 
 

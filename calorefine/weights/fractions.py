@@ -96,8 +96,8 @@ class LabelFractions(LabelSource):
                 known_name(species, self.species, f"fractions of sample '{name}': species")
                 known_name(species, row, f"fractions of sample '{name}': species")
         if len(self.samples) < len(self.species):
-            found = f"{len(self.samples)} samples ({', '.join(self.samples)}), {len(self.species)} species"
-            raise ConfigError(f"fractions: {found} found, expected no fewer samples than species; add a sample")
+            problem = f"{len(self.samples)} samples ({', '.join(self.samples)}), {len(self.species)} species"
+            raise ConfigError(f"fractions: {problem} found, expected no fewer samples than species; add a sample")
         for name in errors or {}:
             known_name(name, self.samples, "errors: sample")
         self.values = self._numbers(fractions, "fractions")
@@ -131,8 +131,8 @@ class LabelFractions(LabelSource):
         good = (number >= 0) & (number < len(self.samples)) & (number == np.floor(number))
         if not good.all():
             names = ", ".join(f"{index} ({name})" for index, name in enumerate(self.samples))
-            found = f"{np.sum(~good)} of {len(good)} values are no number of a sample, such as {number[~good][0]:g}"
-            raise ValueRangeError(f"sample {self.sample}: {found}; expected {names}")
+            problem = f"{np.sum(~good)} of {len(good)} values are no number of a sample, such as {number[~good][0]:g}"
+            raise ValueRangeError(f"sample {self.sample}: {problem}; expected {names}")
         in_bin = self.bins.index(table, len(number))
         of_event = np.where(in_bin < 0, -1, in_bin * len(self.samples) + number.astype(np.int64))
         cell = np.arange(len(self.bins) * len(self.samples))
@@ -160,8 +160,7 @@ class LabelFractions(LabelSource):
 
     def yield_variances(self, sizes: NDArray[np.int64]) -> FloatArray:
         """Variance (B, L) of the yields that comes from the errors of the fractions."""
-        variances: FloatArray = np.einsum("bk,bkl->bl", sizes.astype(np.float64) ** 2, self.errors**2)
-        return variances
+        return np.asarray(np.einsum("bk,bkl->bl", sizes.astype(np.float64) ** 2, self.errors**2))
 
     def _numbers(self, given: Mapping[str, Mapping[str, float | list[float]]], option: str) -> FloatArray:
         """(B, K, L) array of the numbers; 0 where missing."""
@@ -170,32 +169,31 @@ class LabelFractions(LabelSource):
             for name, value in row.items():
                 index = self.species.index(known_name(name, self.species, f"{option} of sample '{sample}': species"))
                 if np.ndim(value) and np.shape(value) != (len(out),):
-                    found = f"{option} of '{name}' in sample '{sample}': {np.size(value)} numbers found"
-                    raise ConfigError(f"{found}, expected one, or {len(out)}: one per bin of in_bins_of")
+                    problem = f"{option} of '{name}' in sample '{sample}': {np.size(value)} numbers found"
+                    raise ConfigError(f"{problem}, expected one, or {len(out)}: one per bin of in_bins_of")
                 out[:, k, index] = value
         return out
 
     def _check(self) -> None:
         """Raise if fractions or errors are out of range, or can't sum to 1."""
         labels = self.bins.labels
+        balance = "equal for two, else at most the root of the sum of squares of the others"
         for b, k in np.ndindex(self.values.shape[:2]):
             row, error, where = self.values[b, k], self.errors[b, k], f"of sample '{self.samples[k]}' in {labels[b]}"
-            total = row.sum()
+            fractions, errors, total = f"fractions {where}", f"errors {where}", row.sum()
             if not np.all((row >= 0) & (row <= 1)):
-                self._refuse(f"fractions {where}", row, "expected numbers within [0, 1]")
+                self._refuse(fractions, row, "numbers within [0, 1]")
             if abs(total - 1) > ROW_SUM * (1 + 1e-9):
-                expected = f"expected 1 within {ROW_SUM:g}; give more digits, or all species"
-                self._refuse(f"fractions {where} sum to {total:g}", row, expected)
+                expected = f"1 within {ROW_SUM:g}; give more digits, or all species"
+                self._refuse(f"{fractions} sum to {total:g}", row, expected)
             if not np.all((error >= 0) & np.isfinite(error)):
-                self._refuse(f"errors {where}", error, "expected standard deviations, not negative")
+                self._refuse(errors, error, "standard deviations, not negative")
             if not can_balance(error):
-                rule = "equal for two, else at most the root of the sum of squares of the others"
-                expected = f"expected that the others balance the largest, as fractions sum to 1: {rule}"
-                self._refuse(f"errors {where}", error, expected)
+                self._refuse(errors, error, f"that the others balance the largest, as fractions sum to 1: {balance}")
 
     def _refuse(self, what: str, numbers: FloatArray, expected: str) -> NoReturn:
-        found = ", ".join(f"{name} {value:g}" for name, value in zip(self.species, numbers, strict=True))
-        raise ConfigError(f"{what}: {found} found, {expected}")
+        given = ", ".join(f"{name} {value:g}" for name, value in zip(self.species, numbers, strict=True))
+        raise ConfigError(f"{what}: {given} found, expected {expected}")
 
 
 class LabelProbabilities(LabelSource):
@@ -240,12 +238,12 @@ class LabelProbabilities(LabelSource):
         for name, values in zip(self.species, probability.T, strict=True):
             bad = ~((values >= -PROBABILITY_ROUNDING) & (values <= 1 + PROBABILITY_ROUNDING))
             if bad.any():
-                found = f"{bad.sum()} of {len(bad)} values are not, such as {values[bad][0]:g}"
-                raise ValueRangeError(f"probability of {name}: {found}; expected numbers within [0, 1]")
+                problem = f"{bad.sum()} of {len(bad)} values are not, such as {values[bad][0]:g}"
+                raise ValueRangeError(f"probability of {name}: {problem}; expected numbers within [0, 1]")
         worst = np.max(np.abs(probability.sum(axis=1) - 1), initial=0.0)
         if worst > PROBABILITY_SUM:
-            found = f"the sum over {', '.join(self.species)} is off 1 by up to {worst:.2g}"
-            raise ValueRangeError(f"probabilities: {found}, expected below {PROBABILITY_SUM:g}; give all species")
+            problem = f"the sum over {', '.join(self.species)} is off 1 by up to {worst:.2g}"
+            raise ValueRangeError(f"probabilities: {problem}, expected below {PROBABILITY_SUM:g}; give all species")
         of_event = np.where(inside, np.cumsum(inside) - 1, -1)
         return ProbabilityRows(of_event, in_bin[inside], in_bin[inside], probability)
 

@@ -16,8 +16,8 @@ from calorefine.weights.source import SUM_RULE_WARNING, sum_rules
 MAX_CONDITION = 1e4
 """Of V with its diagonal scaled to 1.
 
-Two species reach it when their yields have a correlation of -0.9998.  Then 10^6 events are worth fewer than 400, and
-fractions that are wrong by 0.01 hide all difference between the species.
+Two species reach it when their yields have a correlation of -0.9998.  Then 10^6 events are equivalent to less than 400,
+and fractions that are wrong by 0.01 hide all difference between the species.
 """
 
 
@@ -51,8 +51,8 @@ def inverse_of(
     filled: NDArray[np.bool_] = np.any(diagonal != 0, axis=1)
     scale = np.sqrt(np.where(filled[:, None], diagonal, 1.0))
     for number, index in np.argwhere(scale == 0):
-        found = f"species '{species[index]}' has fraction 0 in each sample with events in {place(number)}"
-        raise FitError(f"label weights: {found}, expected some; leave the species out, or use wider bins")
+        problem = f"species '{species[index]}' has fraction 0 in each sample with events in {place(number)}"
+        raise FitError(f"label weights: {problem}, expected some; leave the species out, or use wider bins")
     product = scale[:, :, None] * scale[:, None, :]
     cosine = np.where(filled[:, None, None], overlap / product, np.eye(len(species)))
     level = np.linalg.eigvalsh(cosine)
@@ -77,8 +77,7 @@ def _alike(cosine: FloatArray, species: Sequence[str], where: str) -> str:
 
 def row_weights(rows: ProbabilityRows, factor: FloatArray) -> FloatArray:
     """Weights (R,) of a species whose row of ``diag(N) V^-1`` is `factor` (B, L)."""
-    weight: FloatArray = np.einsum("rm,rm->r", factor[rows.bin], rows.probability)
-    return weight
+    return np.asarray(np.einsum("rm,rm->r", factor[rows.bin], rows.probability))
 
 
 def sum_rule_of(rows: ProbabilityRows, n: FloatArray, yields: FloatArray, inverse: FloatArray) -> list[float]:
@@ -91,18 +90,17 @@ def sum_rule_of(rows: ProbabilityRows, n: FloatArray, yields: FloatArray, invers
     weight = np.stack([row_weights(rows, factor) for factor in factors])
     deviation = sum_rules(weight, n, yields.sum(axis=0))
     if max(deviation) > SUM_RULE_WARNING:
-        found = f"label weights: a sum rule is off by {max(deviation):.2g}, expected below {SUM_RULE_WARNING:g}"
-        warnings.warn(f"{found}: the probabilities do not sum to 1 well enough", SumRuleWarning, stacklevel=4)
+        problem = f"label weights: a sum rule is off by {max(deviation):.2g}, expected below {SUM_RULE_WARNING:g}"
+        warnings.warn(f"{problem}: the probabilities do not sum to 1 well enough", SumRuleWarning, stacklevel=4)
     return deviation
 
 
 def diagonal_of(matrices: FloatArray) -> FloatArray:
     """Diagonals (B, L) of matrices (B, L, L)."""
-    diagonal: FloatArray = np.diagonal(matrices, axis1=1, axis2=2)
-    return diagonal
+    return np.asarray(np.diagonal(matrices, axis1=1, axis2=2))
 
 
 def ratio(top: FloatArray, bottom: FloatArray, *, empty: float = np.nan) -> FloatArray:
     """Ratio, `empty` where the lower number is 0."""
-    out: FloatArray = np.full(np.broadcast(top, bottom).shape, empty)
-    return np.divide(top, bottom, out=out, where=bottom != 0)
+    out = np.full(np.broadcast(top, bottom).shape, empty)
+    return np.asarray(np.divide(top, bottom, out=out, where=bottom != 0))

@@ -127,8 +127,8 @@ def checked_counts(multiplicity: NDArray[Any] | None, n_events: int) -> NDArray[
     if counts.shape != (n_events,):
         raise ValueRangeError(f"multiplicity has shape {counts.shape}, expected ({n_events},), one count per event")
     if not np.all((counts >= 0) & (counts == np.floor(counts))):
-        found = "values that are no counts (negative, fractional or NaN)"
-        raise ValueRangeError(f"multiplicity holds {found}, expected 0, 1, 2, ...")
+        problem = "values that are no counts (negative, fractional or NaN)"
+        raise ValueRangeError(f"multiplicity holds {problem}, expected 0, 1, 2, ...")
     return counts.astype(np.int64)
 
 

@@ -102,8 +102,8 @@ class SpectatorFit:
         """Events within the range, repeated by their multiplicity; and the number of those outside."""
         m, low, high = np.asarray(spectator, np.float64), self.mixture.low, self.mixture.high
         if missing := int(np.isnan(m).sum()):
-            found = f"{missing} of {len(m)} values are NaN"
-            raise ValueRangeError(f"spectator {self.spectator}: {found}, expected none; add a cut")
+            problem = f"{missing} of {len(m)} values are NaN"
+            raise ValueRangeError(f"spectator {self.spectator}: {problem}, expected none; add a cut")
         if multiplicity is not None:
             m = np.repeat(m, checked_counts(multiplicity, len(m)))
         inside = (m >= low) & (m <= high)
@@ -180,12 +180,12 @@ def _failure(minuit: Minuit, parameters: list[Parameter], spectator: str) -> str
         f"the distance to the minimum is still {minuit.fmin.edm:.2g}": minuit.fmin.is_above_max_edm,
         "the covariance is not positive": not minuit.fmin.has_posdef_covar,
     }
-    found = [reason for reason, holds in reasons.items() if holds] or ["MIGRAD reports an invalid minimum"]
+    problem = [reason for reason, holds in reasons.items() if holds] or ["MIGRAD reports an invalid minimum"]
     limits = _at_limit(parameters, tuple(minuit.values))
     where = f"; at a limit: {', '.join(limits)}" if limits else ""
     values = ", ".join(f"{name} = {value:.4g}" for name, value in minuit.values.to_dict().items())
     return (
-        f"the fit of {spectator} did not converge, also with SIMPLEX and strategy 2: {', '.join(found)}{where}. "
+        f"the fit of {spectator} did not converge, also with SIMPLEX and strategy 2: {', '.join(problem)}{where}. "
         f"Last values: {values}. Give better start values, fix a parameter or choose a shape with fewer"
     )
 

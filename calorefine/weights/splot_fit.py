@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats as distributions
 from sweights import Cows
 
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, chi2_p_value
 from calorefine.weights.mixture import Mixture
 from calorefine.weights.source import check_lines, known_name
 
@@ -116,7 +115,7 @@ class SPlotFit:
     @property
     def p_value(self) -> float:
         """Probability of a larger `chi2`; NaN without degrees of freedom."""
-        return float(distributions.chi2.sf(self.chi2, self.ndf)) if self.ndf > 0 else float("nan")
+        return chi2_p_value(self.chi2, self.ndf) if self.ndf > 0 else float("nan")
 
     def weights(self, m: FloatArray, species: str | None = None) -> FloatArray:
         """sWeights; they sum to the yield over the fitted sample, and to 1 over the species for each event.
