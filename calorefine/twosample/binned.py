@@ -232,7 +232,7 @@ class PairedBins:
         reference: FloatArray,
         estimator: Callable[[FloatArray, FloatArray], Linearized | None],
     ) -> list[Comparison]:
-        """Linearized a number in each bin of both samples, from values (n,) and (m,)."""
+        """Estimate a number in each bin of both samples, from values (n,) and (m,)."""
         comparisons = []
         for inside, group in zip(self._events, self._groups, strict=True):
             samples = zip((generated, reference), self._weights, inside, strict=True)
@@ -293,7 +293,7 @@ def _alone(estimate: Linearized | None) -> tuple[float | None, float | None]:
 def binned_moments(
     generated: FloatArray, reference: FloatArray, binnings: Mapping[str, PairedBins]
 ) -> dict[str, list[BinWidths]]:
-    """BinWidths of a feature, values (n,) and (m,), in the bins of each context column."""
+    """Moments of a feature, values (n,) and (m,), in the bins of each context column."""
     moments = {}
     for name, binning in binnings.items():
         numbers = (binning.compare(generated, reference, f) for f in (mean_estimate, half_width_estimate, std_estimate))
