@@ -11,7 +11,7 @@ from scipy.special import betainc
 
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray
-from calorefine.weights.shapes import Defaults, Guess, Shape, Sum, integrated
+from calorefine.weights.shapes import Curve, Defaults, Guess, Limits, Shape, Sum
 
 FLOOR = 1e-6
 """Lowest value of a `Chebyshev` density, whose constant is 1 before it is normalized."""
@@ -54,15 +54,12 @@ class Chebyshev(Shape):
         first = float(np.clip(guess.slope * guess.span / 2, -0.5, 0.5))
         return {name: (first if name == "a_1" else 0.0, -2.0, 2.0) for name in self.starts}
 
-    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Polynomial, kept above `FLOOR` and normalized on [low, high]; see `Shape.pdf`."""
-        series = _positive(low, high, params)
-        start, stop = series.integ()(np.array([low, high]))
-        return np.asarray(series(np.asarray(m, np.float64)) / (stop - start))
-
-    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Integral of `pdf` from `low`; see `Shape.cdf`."""
-        return integrated(_positive(low, high, params).integ(), m, low, high)
+    def curve(self, ends: Limits, *params: float) -> tuple[Curve, Curve]:
+        """Polynomial, kept above `FLOOR`; see `Shape.curve`."""
+        series = Series([1.0, *params], ends)
+        if np.abs(params).sum() > 1 - FLOOR:
+            series += max(0.0, FLOOR - _minimum(series)[1])
+        return series, series.integ()
 
     def complaint(self, low: float, high: float, *params: float) -> str:
         """Say where the polynomial would be negative."""
@@ -105,16 +102,16 @@ class BernsteinTerm(Shape):
         """No parameters."""
         return {}
 
-    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:  # noqa: ARG002
-        """Density normalized on [low, high]; see `Shape.pdf`."""
-        t = (np.asarray(m, np.float64) - low) / (high - low)
-        height = (self.degree + 1) * comb(self.degree, self.k) / (high - low)
-        return np.asarray(height * t**self.k * (1 - t) ** (self.degree - self.k))
+    def curve(self, ends: Limits, *_params: float) -> tuple[Curve, Curve]:
+        """Bernstein polynomial and incomplete beta function; see `Shape.curve`."""
+        k, n, span = self.k, self.degree, ends[1] - ends[0]
+        height = (n + 1) * comb(n, k) / span
 
-    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:  # noqa: ARG002
-        """Integral of `pdf` from `low`; see `Shape.cdf`."""
-        t = np.clip((np.asarray(m, np.float64) - low) / (high - low), 0, 1)
-        return np.asarray(betainc(self.k + 1, self.degree - self.k + 1, t))
+        def density(m: FloatArray) -> FloatArray:
+            t = (m - ends[0]) / span
+            return height * t**k * (1 - t) ** (n - k)
+
+        return density, lambda m: betainc(k + 1, n - k + 1, np.clip((m - ends[0]) / span, 0, 1))
 
 
 class Bernstein(Sum):
@@ -139,14 +136,6 @@ class Bernstein(Sum):
     def __repr__(self) -> str:
         """Show the degree."""
         return f"Bernstein({len(self.shapes) - 1})"
-
-
-def _positive(low: float, high: float, coefficients: tuple[float, ...]) -> Series:
-    """Polynomial with these coefficients, raised above `FLOOR` where it is not."""
-    series = Series([1.0, *coefficients], (low, high))
-    if np.abs(coefficients).sum() > 1 - FLOOR:
-        series += max(0.0, FLOOR - _minimum(series)[1])
-    return series
 
 
 def _minimum(series: Series) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from calorefine.errors import ConfigError, nearest
 from calorefine.stats import FloatArray
 
 Limits = tuple[float, float]
+Curve = Callable[[FloatArray], FloatArray]
 Defaults = dict[str, tuple[float, float, float]]
 SQRT_2PI = np.sqrt(2 * np.pi)
 ALPHA, N = (1.5, 0.2, 5.0), (3.0, 1.05, 50.0)
@@ -94,7 +95,7 @@ class SpectatorModel(ABC):
 
 @dataclass(repr=False, eq=False)
 class Shape(SpectatorModel):
-    """A density on a range; subclasses give `pdf`, `cdf` and the parameters' defaults.
+    """A density on a range; subclasses give its `curve` and the parameters' defaults.
 
     Args:
         limits: parameter name to (lowest, highest).
@@ -146,6 +147,9 @@ class Shape(SpectatorModel):
         """Start value, lowest and highest value of each parameter."""
 
     @abstractmethod
+    def curve(self, ends: Limits, *params: float) -> tuple[Curve, Curve]:
+        """Density, not normalized, and its primitive, up to a constant, as functions of m (n,) within these ends."""
+
     def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
         """Density normalized on [low, high].
 
@@ -158,10 +162,15 @@ class Shape(SpectatorModel):
         Returns:
             (n,), per unit of `m`; what it gives outside the range is not meant to be used.
         """
+        density, primitive = self.curve((low, high), *params)
+        start, stop = primitive(np.array([low, high]))
+        return density(np.asarray(m, np.float64)) / float(stop - start)
 
-    @abstractmethod
     def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
         """Integral of `pdf` from `low` to `m`: (n,), 0 at `low` and 1 at `high`; arguments as for `pdf`."""
+        primitive = self.curve((low, high), *params)[1]
+        start, stop = primitive(np.array([low, high]))
+        return np.asarray((primitive(np.asarray(m, np.float64)) - start) / (stop - start))
 
     def complaint(self, low: float, high: float, *params: float) -> str:
         """What is wrong with these fitted values, or an empty string."""
@@ -187,12 +196,6 @@ class Shape(SpectatorModel):
         return parameters
 
 
-def integrated(primitive: Callable[[FloatArray], FloatArray], m: FloatArray, low: float, high: float) -> FloatArray:
-    """Integral from `low` to each point (n,), relative to the one from `low` to `high`."""
-    start, stop = primitive(np.array([low, high]))
-    return np.asarray((primitive(np.asarray(m, np.float64)) - start) / (stop - start))
-
-
 @dataclass(repr=False, eq=False)
 class Peak(Shape):
     """A shape defined on the whole axis by its `density` and the integral of that, `primitive`."""
@@ -214,14 +217,9 @@ class Peak(Shape):
     def primitive(self, m: FloatArray, *params: float) -> FloatArray:
         """Integral of `density` to `m` (n,), from any point."""
 
-    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Density normalized on [low, high]; see `Shape.pdf`."""
-        start, stop = self.primitive(np.array([low, high]), *params)
-        return np.asarray(self.density(np.asarray(m, np.float64), *params) / (stop - start))
-
-    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Integral of `pdf` from `low`; see `Shape.cdf`."""
-        return integrated(lambda t: self.primitive(t, *params), m, low, high)
+    def curve(self, _ends: Limits, *params: float) -> tuple[Curve, Curve]:
+        """Density and primitive; see `Shape.curve`."""
+        return lambda m: self.density(m, *params), lambda m: self.primitive(m, *params)
 
 
 @dataclass(repr=False, eq=False)
@@ -340,16 +338,11 @@ class Exponential(Shape):
         """Up to 100 e-folds in the range, either way."""
         return {"slope": (guess.slope, -100 / guess.span, 100 / guess.span)}
 
-    def pdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Density normalized on [low, high]; see `Shape.pdf`."""
-        (slope,), end = params, high if params[0] > 0 else low
-        start, stop = _exponential_integral(np.array([low, high]), slope, end)
-        return np.asarray(np.exp(slope * (np.asarray(m, np.float64) - end)) / (stop - start))
-
-    def cdf(self, m: FloatArray, low: float, high: float, *params: float) -> FloatArray:
-        """Integral of `pdf` from `low`; see `Shape.cdf`."""
-        (slope,), end = params, high if params[0] > 0 else low
-        return integrated(lambda t: _exponential_integral(t, slope, end), m, low, high)
+    def curve(self, ends: Limits, *params: float) -> tuple[Curve, Curve]:
+        """Relative to the higher end, against overflow; see `Shape.curve`."""
+        slope, end = params[0], ends[params[0] > 0]
+        integral = (lambda m: np.expm1(slope * (m - end)) / slope) if slope else (lambda m: m - end)
+        return lambda m: np.exp(slope * (m - end)), integral
 
 
 class Sum(SpectatorModel):
@@ -387,8 +380,3 @@ def _double(f: Callable[[FloatArray, float, float], FloatArray], m: FloatArray, 
     """Add a function of mean and width for two Gaussians."""
     mean, width, ratio, part, offset = params
     return part * f(m, mean, width) + (1 - part) * f(m, mean + offset, width * ratio)
-
-
-def _exponential_integral(m: FloatArray, slope: float, end: float) -> FloatArray:
-    """Integral from the end where the density is higher, and 1 against overflow, to `m` (n,)."""
-    return m - end if slope == 0 else np.expm1(slope * (m - end)) / slope
