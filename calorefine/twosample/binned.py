@@ -1,14 +1,6 @@
 r"""Means, widths and efficiencies of two weighted samples in bins of the context, with errors.
 
-Each number is `Linearized`: its value and the influence of each event on it, the change of the value per unit of the
-event's multiplicity.  The squares of the influences sum to the variance, for weights of any sign:
-
-* mean: :math:`w (x - \bar x) / \sum w`; a fraction of events that pass, an efficiency, is the mean of 0 and 1, whose
-  error is the usual one from :math:`\sum w^2` of those that pass and those that fail;
-* standard deviation s: :math:`w ((x - \bar x)^2 - s^2) / (2 s \sum w)`;
-* quantile :math:`q_p`: :math:`-w (1[x \le q_p] - p) / (f(q_p) \sum w)`, with the density f from the slope of the
-  quantiles themselves within two standard errors of p (Woodruff); the 68 % half-width is
-  :math:`(q_{0.84} - q_{0.16}) / 2`.
+Each number is an estimate with the influence of each event on it (`estimates`).
 
 A difference or ratio of both samples has influences, too.  Those of equal event key are summed before squaring, so that
 an event and the one generated at the same conditions, whose noise is partly common, are treated as what they are.
@@ -19,9 +11,7 @@ ratio: a perfect generator then has pulls of width 1.
 
 What a fit of the weights to the same events (sWeights) adds to the errors is left out.
 
-References: Hampel, J. Am. Stat. Assoc. 69 (1974) 383; Woodruff, J. Am. Stat. Assoc. 47 (1952) 635.  Efficiencies at
-quantiles of the reference against the context are how the field judges generated particle identification: Maevskiy et
-al., arXiv:1905.11825.
+Reference: Maevskiy et al., arXiv:1905.11825 (efficiencies against the context, of generated particle identification).
 """
 
 from __future__ import annotations
@@ -38,19 +28,11 @@ from calorefine import keys, stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.stats import FloatArray
+from calorefine.twosample.estimates import Linearized, half_width_estimate, mean_estimate, std_estimate
 
 CUT_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 N_MOMENT_BINS, N_EFFICIENCY_BINS = 5, 6
-HALF_WIDTH_LEVELS = (0.16, 0.84)
 LEAST_EFFICIENCY = 3.0  # of a reference efficiency in a ratio, in standard errors
-
-
-@dataclass(frozen=True)
-class Linearized:
-    """A number and the influence (n,) of each event on it."""
-
-    value: float
-    influence: FloatArray
 
 
 @dataclass(frozen=True)
@@ -132,45 +114,6 @@ class Deviation:
     absolute: float | None = None
     n_bins: int = 0
     n_left_out: int = 0
-
-
-def mean_estimate(values: FloatArray, weight: FloatArray) -> Linearized:
-    """Weighted mean of values (n,), or efficiency where they are 0 and 1; weights of any sign, positive sum."""
-    mean = float(stats.mean(values, weight))
-    return Linearized(mean, weight * (values - mean) / stats.sum_w(weight))
-
-
-def std_estimate(values: FloatArray, weight: FloatArray) -> Linearized | None:
-    """Weighted standard deviation of values (n,); None if signed weights make the variance negative."""
-    variance = float(stats.covariance(values[:, None], weight)[0, 0])
-    if variance <= 0:
-        return None
-    std = float(np.sqrt(variance))
-    square = (values - stats.mean(values, weight)) ** 2
-    return Linearized(std, weight * (square - variance) / (2 * std * stats.sum_w(weight)))
-
-
-def quantile_estimates(values: FloatArray, weight: FloatArray, levels: tuple[float, ...]) -> list[Linearized]:
-    """Weighted quantiles of values (n,) at levels in (0, 1); weights of any sign, positive sum."""
-    p = np.array(levels)
-    quantiles = stats.quantile(values, weight, p)
-    shares = weight[:, None] * ((values[:, None] <= quantiles) - p) / stats.sum_w(weight)
-    step = 2 * np.sqrt(np.sum(shares**2, axis=0))
-    ends = np.clip(np.stack([p - step, p + step]), 0.01, 0.99)
-    around = stats.quantile(values, weight, ends.ravel()).reshape(ends.shape)
-    slopes = np.diff(around, axis=0)[0] / np.maximum(np.diff(ends, axis=0)[0], 1e-9)
-    return [Linearized(float(q), influence) for q, influence in zip(quantiles, (-slopes * shares).T, strict=True)]
-
-
-def half_width_estimate(values: FloatArray, weight: FloatArray) -> Linearized:
-    """Half the distance between the weighted 16 % and 84 % quantiles of values (n,); weights of any sign."""
-    low, high = quantile_estimates(values, weight, HALF_WIDTH_LEVELS)
-    return Linearized((high.value - low.value) / 2, (high.influence - low.influence) / 2)
-
-
-def median_estimate(values: FloatArray, weight: FloatArray) -> Linearized:
-    """Weighted median of values (n,); weights of any sign."""
-    return quantile_estimates(values, weight, (0.5,))[0]
 
 
 def context_values(columns: Columns, events: Events) -> dict[str, FloatArray]:

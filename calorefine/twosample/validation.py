@@ -28,10 +28,10 @@ from calorefine.twosample.binned import (
     compared,
     context_values,
     deviation,
-    median_estimate,
 )
 from calorefine.twosample.classifier import classifier_test
 from calorefine.twosample.distances import Points, compare_columns, nearest_distances, sliced_wasserstein, standardized
+from calorefine.twosample.estimates import median_estimate
 from calorefine.twosample.pair import Samples
 from calorefine.twosample.results import Memorization, SampleNumbers, Validation
 

@@ -3,9 +3,10 @@
 from calorefine.weights.bootstrap import Replica, bootstrap_weights, replica_fit
 from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
+from calorefine.weights.peaks import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Gaussian
 from calorefine.weights.polynomials import Bernstein, Chebyshev
 from calorefine.weights.positive import PositiveResult, PositiveWeights
-from calorefine.weights.shapes import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Exponential, Gaussian, Sum
+from calorefine.weights.shapes import Exponential, Sum
 from calorefine.weights.source import WeightFit, WeightSource
 from calorefine.weights.splot import SPlot
 

@@ -18,11 +18,8 @@ from calorefine.twosample.binned import (
     context_values,
     corrected_p_value,
     deviation,
-    half_width_estimate,
-    mean_estimate,
-    median_estimate,
-    std_estimate,
 )
+from calorefine.twosample.estimates import half_width_estimate, mean_estimate, median_estimate, std_estimate
 
 ESTIMATORS = [mean_estimate, std_estimate, half_width_estimate, median_estimate]
 

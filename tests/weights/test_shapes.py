@@ -6,16 +6,9 @@ from scipy import integrate, stats
 
 from calorefine.errors import ConfigError
 from calorefine.weights.mixture import Mixture
+from calorefine.weights.peaks import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Gaussian
 from calorefine.weights.polynomials import Bernstein, BernsteinTerm, Chebyshev
-from calorefine.weights.shapes import (
-    CrystalBall,
-    DoubleGaussian,
-    DoubleSidedCrystalBall,
-    Exponential,
-    Gaussian,
-    Guess,
-    Sum,
-)
+from calorefine.weights.shapes import Exponential, Guess, Sum
 
 LOW, HIGH = 2.6, 3.6
 CASES = {
