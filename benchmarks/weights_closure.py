@@ -26,7 +26,7 @@ from scipy import stats as distributions
 
 from calorefine import keys, stats
 from calorefine.datasets import CorrelatedToy
-from calorefine.weights import Bernstein, Exponential, Gaussian, LabelFractions, SPlot, replica_weights
+from calorefine.weights import Bernstein, Exponential, Gaussian, LabelFractions, SPlot, bootstrap_weights
 
 SEED, N_TOYS, N_REPLICAS, N_EVENTS = 20261122, 200, 50, 10_000
 FEATURES = ("x", "y", "c")
@@ -71,7 +71,7 @@ def pulls(method: str, index: int) -> np.ndarray:
     key = keys.make_keys([table["run"], table["event"]])
     rows = []
     for refit in (True, False):
-        weights = replica_weights(source, table, key, n_replicas=N_REPLICAS, seed=index, refit=refit)
+        weights = bootstrap_weights(source, table, key, n_replicas=N_REPLICAS, seed=index, refit=refit)
         nominal, *replicas = [statistics(table, weight) for weight in weights]
         rows.append((nominal - truth) / np.std(replicas, axis=0, ddof=1))
     return np.array(rows)

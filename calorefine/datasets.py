@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
+from scipy.stats import norm, truncexpon
 
 from calorefine.stats import FloatArray
 
 GAMMA_SHAPE = 4.0
 N_FEATURES = 8
-LARGEST_RATIO = 1.5**3 * 1.4
+LARGEST_TRUE_RATIO = 1.5**3 * 1.4
+_Density = Callable[[FloatArray], FloatArray]
 _HADAMARD = hadamard(N_FEATURES) / np.sqrt(N_FEATURES)
 _DISTANCE = np.abs(np.subtract.outer(np.arange(N_FEATURES), np.arange(N_FEATURES)))
 _CORRELATING = np.linalg.cholesky(0.5 * (np.eye(N_FEATURES) + 0.8**_DISTANCE))
@@ -54,8 +56,7 @@ class ImpureToy:
 
     def purity(self, c: FloatArray) -> FloatArray:
         """Probability of signal at context c (n,)."""
-        purity: FloatArray = self.fraction * (1 + 4 * c) * np.log(5) / 4
-        return purity
+        return np.asarray(self.fraction * (1 + 4 * c) * np.log(5) / 4)
 
     def generate(self, n: int, *, seed: int) -> dict[str, NDArray[Any]]:
         """Draw n events: columns c, m, x, y, `true_signal`, run, event, each (n,)."""
@@ -67,8 +68,7 @@ class ImpureToy:
         scales = mean[:, 1] / GAMMA_SHAPE, (2.5 - c) / GAMMA_SHAPE
         y = np.where(signal, *(rng.gamma(GAMMA_SHAPE, scale) for scale in scales))
         m = np.where(signal, rng.normal(self.peak, self.resolution, n), rng.random(n))
-        run, event = np.ones(n, np.uint32), np.arange(n, dtype=np.uint64)
-        return {"c": c, "m": m, "x": x, "y": y, "true_signal": signal, "run": run, "event": event}
+        return _numbered({"c": c, "m": m, "x": x, "y": y, "true_signal": signal})
 
     def signal_moments(self, c: FloatArray) -> tuple[FloatArray, FloatArray]:
         """True means and widths (n, 2) of the signal's x and y at context c (n,)."""
@@ -82,10 +82,7 @@ class ImpureToy:
         Args:
             m: (n,) spectator.
         """
-        return _sweights(m, self._peak_density, np.ones_like, self.fraction)
-
-    def _peak_density(self, m: FloatArray) -> FloatArray:
-        return _normal_density(m, self.peak, self.resolution)
+        return _sweights(m, norm(self.peak, self.resolution).pdf, np.ones_like, self.fraction)
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,7 @@ class CorrelatedToy:
         slope = -1 + self.background_dependence * np.tanh(z)
         peak = rng.normal(self.peak + self.signal_dependence * (c - 0.5), self.resolution)
         m = np.where(signal, peak, _exponential(rng.random(n), slope))
-        run, event = np.ones(n, np.uint32), np.arange(n, dtype=np.uint64)
-        return {"c": c, "m": m, "x": x, "y": y, "true_signal": signal, "run": run, "event": event}
+        return _numbered({"c": c, "m": m, "x": x, "y": y, "true_signal": signal})
 
     def signal_moments(self) -> dict[str, tuple[float, float]]:
         """True mean and width of the signal's x, y and c."""
@@ -167,8 +163,7 @@ class RatioToy:
         """Log r (n,), signal over generated, at u (n, 8)."""
         v = (u @ _HADAMARD).T
         factors = 0.5 * np.tanh(1.5 * v[0]), 0.5 * np.tanh(1.5 * v[1]), 0.5 * np.tanh(v[2]) * np.tanh(v[3])
-        total: FloatArray = sum(np.log1p(f) for f in (*factors, 0.4 * np.sin(1.5 * v[4])))
-        return total
+        return np.asarray(np.log1p([*factors, 0.4 * np.sin(1.5 * v[4])]).sum(axis=0))
 
     def features(self, u: FloatArray) -> FloatArray:
         """Features (n, 8) at u (n, 8)."""
@@ -202,47 +197,37 @@ class RatioToy:
         Args:
             m: (n,) spectator.
         """
-        return _sweights(
-            m,
-            lambda t: _normal_density(t, self.peak, self.resolution),
-            lambda t: np.exp(-t) / (1 - np.exp(-1)),
-            self.fraction,
-        )
+        return _sweights(m, norm(self.peak, self.resolution).pdf, truncexpon(1).pdf, self.fraction)
 
     def _draw_signal(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draw u (n, 8) by accepting generated events."""
-        parts, found = [np.empty((0, N_FEATURES))], 0
-        while found < n:
-            u = rng.normal(size=(5 * (n - found) + 100, N_FEATURES))
-            parts.append(u[LARGEST_RATIO * rng.random(len(u)) < np.exp(self.log_ratio(u))])
-            found += len(parts[-1])
-        return np.concatenate(parts)[:n]
+        signal = np.empty((0, N_FEATURES))
+        while len(signal) < n:
+            u = rng.normal(size=(5 * (n - len(signal)) + 100, N_FEATURES))
+            accepted = LARGEST_TRUE_RATIO * rng.random(len(u)) < np.exp(self.log_ratio(u))
+            signal = np.concatenate([signal, u[accepted]])
+        return signal[:n]
 
     def _table(self, u: FloatArray) -> dict[str, NDArray[Any]]:
-        run, event = np.ones(len(u), np.uint32), np.arange(len(u), dtype=np.uint64)
-        return {"x": self.features(u), "log_ratio": self.log_ratio(u), "run": run, "event": event}
+        return _numbered({"x": self.features(u), "log_ratio": self.log_ratio(u)})
 
 
 def _exponential(u: FloatArray, slope: FloatArray) -> FloatArray:
     """Quantiles u (n,) of exponentials of these slopes on [0, 1]."""
     slope = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
-    quantile: FloatArray = np.log1p(u * np.expm1(slope)) / slope
-    return quantile
+    return np.asarray(np.log1p(u * np.expm1(slope)) / slope)
 
 
-def _normal_density(m: FloatArray, mean: float, width: float) -> FloatArray:
-    density: FloatArray = np.exp(-0.5 * ((m - mean) / width) ** 2) / (width * np.sqrt(2 * np.pi))
-    return density
-
-
-Density = Callable[[FloatArray], FloatArray]
-
-
-def _sweights(m: FloatArray, signal: Density, background: Density, fraction: float) -> FloatArray:
+def _sweights(m: FloatArray, signal: _Density, background: _Density, fraction: float) -> FloatArray:
     """Signal sWeights (n,) at spectator m (n,) in [0, 1], for two densities."""
     grid = np.linspace(0, 1, 20_001)
     densities, on_grid = (np.stack([signal(t), background(t)]) for t in (m, grid))
     total, mixed = (fraction * f[0] + (1 - fraction) * f[1] for f in (densities, on_grid))
     overlap = np.trapezoid(on_grid[:, None] * on_grid[None] / mixed, grid, axis=-1)
-    weight: FloatArray = np.linalg.inv(overlap)[0] @ densities / total
-    return weight
+    return np.asarray(np.linalg.inv(overlap)[0] @ densities / total)
+
+
+def _numbered(table: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Add run and event numbers to a table."""
+    n = len(next(iter(table.values())))
+    return table | {"run": np.ones(n, np.uint32), "event": np.arange(n, dtype=np.uint64)}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError, KeyColumnError, ValueRangeError, nearest
 from calorefine.keys import KeyArray, make_keys
 
-Table = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 _BLOCK = "\0block "
 
 UNITS = {
@@ -164,7 +164,7 @@ class Columns:
         """Name in a table to branch, for `bootstrap_key`."""
         return {f"{_BLOCK}{name}": name for name in self.block}
 
-    def bootstrap_key(self, table: Table, event_key: KeyArray) -> KeyArray:
+    def bootstrap_key(self, table: Arrays, event_key: KeyArray) -> KeyArray:
         """Keys (n,) that bootstrap counts go by: the event's, or its block's.
 
         Args:
@@ -201,11 +201,11 @@ class Columns:
             names += [name] if column.categories is None else [f"{name}={value:.15g}" for value in column.categories]
         return names
 
-    def encode_features(self, table: Table) -> NDArray[np.float32]:
+    def encode_features(self, table: Arrays) -> NDArray[np.float32]:
         """Stack the features to (n, d) float32."""
         return np.stack([np.asarray(table[name], np.float32) for name in self.features], axis=1)
 
-    def encode_context(self, table: Table, *, strict: bool = True) -> NDArray[np.float32]:
+    def encode_context(self, table: Arrays, *, strict: bool = True) -> NDArray[np.float32]:
         """Stack the context to (n, c) float32, with categories one-hot encoded.
 
         Args:

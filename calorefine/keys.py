@@ -77,6 +77,18 @@ def stream(key: KeyArray, purpose: str, *, seed: int = 0, replica: int = 0, copy
     return key
 
 
+def group(*event_keys: KeyArray) -> NDArray[np.int64]:
+    """Numbers from 0, equal for events of equal key, of all samples one after the other.
+
+    Args:
+        event_keys: (n,), (m,), ... keys of each sample.
+
+    Returns:
+        (n + m + ...,) for `calorefine.stats.group_sums`.
+    """
+    return np.unique(np.concatenate(event_keys), return_inverse=True)[1].astype(np.int64)
+
+
 def uniform(key: KeyArray) -> NDArray[np.float64]:
     """One number per key, uniform in [0, 1).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -36,6 +37,17 @@ def with_error(value: float | None, error: float | None, sign: str = "\N{PLUS-MI
     if max(exponent, size) >= 7 or exponent < -7:
         return f"{value:.{max(size - exponent + 1, 1)}e} {sign} {error:.1e}"
     return f"{_fixed(value, 1 - exponent)} {sign} {_fixed(error, 1 - exponent)}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right.
+
+    >>> aligned([["name", "n"], ["x", "10"]])
+    ['name   n', 'x     10']
+    """
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    cells = ([f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)] for row in rows)
+    return ["  ".join([f"{row[0]:<{widths[0]}}", *rest]).rstrip() for row, rest in zip(rows, cells, strict=True)]
 
 
 def _fixed(value: float, decimals: int) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calorefine import stats
-from calorefine.datasets import LARGEST_RATIO, ImpureToy, RatioToy
+from calorefine.datasets import LARGEST_TRUE_RATIO, ImpureToy, RatioToy
 
 N = 100_000
 TOY = RatioToy()
@@ -39,7 +39,7 @@ def moments(x):
 def test_ratio_is_normalized_and_bounded(generated):
     ratio = np.exp(generated["log_ratio"])
     assert abs(ratio.mean() - 1) < five_errors(ratio)
-    assert 0.5**3 * 0.6 < ratio.min() < ratio.max() < LARGEST_RATIO
+    assert 0.5**3 * 0.6 < ratio.min() < ratio.max() < LARGEST_TRUE_RATIO
 
 
 def test_reweighted_generated_events_are_signal(generated, signal):

@@ -142,3 +142,34 @@ def test_negative_and_undefined_weights_are_refused():
         stats.require_nonnegative([1.0, -0.5, 0.0], "flow")
     with pytest.raises(WeightError, match="1 of 2 weights are negative or NaN"):
         stats.require_nonnegative([1.0, np.nan], "flow")
+
+
+def test_sums_of_many_weights_are_those_of_each(sample):
+    """In chunks and cells; the first weight's products give the error of a mean factor."""
+    cell, weight = sample[0].astype(int) % 3, np.stack([sample[1], sample[1] * 1.5, sample[1] ** 2], axis=1)
+    sums = stats.WeightSums(3, 4)
+    for part in (slice(0, 150), slice(150, None)):
+        sums.add(weight[part], cell=cell[part])
+    ratio, error = sums.ratios()
+    for c in range(3):
+        inside = weight[cell == c]
+        assert sums.n[c] == len(inside)
+        np.testing.assert_allclose(sums.sum_w[c], inside.sum(axis=0))
+        np.testing.assert_allclose(sums.sum_w2[c], (inside**2).sum(axis=0))
+        np.testing.assert_allclose(sums.n_eff[c], [stats.n_eff(column) for column in inside.T])
+        factor = inside[:, 2] / inside[:, 0]
+        np.testing.assert_allclose(ratio[c, 2], stats.mean(factor, inside[:, 0]))
+        expected = np.sqrt(stats.sum_w2(inside[:, 0] * (factor - ratio[c, 2]))) / inside[:, 0].sum()
+        np.testing.assert_allclose(error[c], [0, 0, expected], atol=1e-7)
+    assert sums.n_eff[3].tolist() == [0, 0, 0]
+    assert np.isnan(ratio[3]).all()
+
+
+def test_correlated_events_are_summed_before_they_are_squared():
+    weight, cell = np.array([[1.0], [2.0], [-1.0], [4.0]]), np.array([0, 0, 1, 1])
+    sums = stats.WeightSums(1, 2)
+    sums.add(weight, cell=cell, group=np.array([5, 5, 5, 0]))
+    assert sums.sum_w.tolist() == [[3], [3]]
+    assert sums.sum_w2.tolist() == [[9], [17]]
+    assert sums.n.tolist() == [1, 2]
+    assert stats.group_sums(weight[:, 0], np.array([1, 1, 1, 0])).tolist() == [4, 2]

@@ -22,12 +22,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ExpressionError, nearest
-from calorefine.events import Table
+from calorefine.events import Arrays
 
-FUNCTIONS = frozenset((
-    "where", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh",
-    "arctanh", "log", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "floor", "ceil",
-))  # fmt: skip
+FUNCTIONS = frozenset(
+    [
+        "where",
+        "sin",
+        "cos",
+        "tan",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arctan2",
+        "sinh",
+        "cosh",
+        "tanh",
+        "arcsinh",
+        "arccosh",
+        "arctanh",
+        "log",
+        "log10",
+        "log1p",
+        "exp",
+        "expm1",
+        "sqrt",
+        "abs",
+        "floor",
+        "ceil",
+    ]
+)
 _ALLOWED = (
     ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Load,
     ast.boolop,
@@ -142,7 +165,7 @@ def plain_branches(text: str) -> tuple[str, ...]:
     return _parse(text)[1]
 
 
-def evaluate_arrays(text: str, table: Table, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def evaluate_arrays(text: str, table: Arrays, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Evaluate an expression cell by cell, where branches of one number per event count for each cell.
 
     Args:
@@ -175,7 +198,7 @@ def evaluate_arrays(text: str, table: Table, shape: tuple[int, ...]) -> NDArray[
         return values.astype(np.float32, copy=False).reshape(n, *shape)
 
 
-def evaluate_plain(text: str, table: Table) -> NDArray[Any]:
+def evaluate_plain(text: str, table: Arrays) -> NDArray[Any]:
     """Evaluate an expression on a table, in double precision.
 
     Args:
@@ -198,7 +221,7 @@ def evaluate_plain(text: str, table: Table) -> NDArray[Any]:
     )
 
 
-def _evaluated(text: str, table: Table) -> NDArray[Any]:
+def _evaluated(text: str, table: Arrays) -> NDArray[Any]:
     """Evaluate in double precision, on arrays that broadcast."""
     expression, names = _parse(text)
     arrays = {ENTRY.sub(r"\1__entry\2", name): _widen(name, table, text) for name in names}
@@ -210,7 +233,7 @@ def _evaluated(text: str, table: Table) -> NDArray[Any]:
         raise ExpressionError(f"expression '{text}' can't be evaluated: {error}") from error
 
 
-def _widen(name: str, table: Table, text: str) -> NDArray[Any]:
+def _widen(name: str, table: Arrays, text: str) -> NDArray[Any]:
     """Return a branch as bool or float64."""
     if name not in table:
         raise BranchError(f"expression '{text}' needs a branch '{name}', which isn't there{nearest(name, table)}")

@@ -34,7 +34,6 @@ from calorefine.events import Events
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.ratio import Table, fit_ratio
 from calorefine.stats import FloatArray
-from calorefine.twosample.cells import group_of
 
 MOST_COVERED = 10.0
 TIE_BREAKER = 0.1  # trees are constant in their bins: there the reweighter's log ratio decides the order
@@ -118,5 +117,5 @@ def excess(
     inside = [one[0] >= distinct[best] if above[best] > 0 else np.zeros(len(one[0]), bool) for one in (own, other)]
     influence = [part * (mask - np.sum(part[mask])) for part, mask in zip(parts, inside, strict=True)]
     signed = np.concatenate([influence[0], -MOST_COVERED * influence[1]])
-    error = np.sqrt(stats.sum_w2(np.bincount(group_of(event_keys), signed)))
+    error = np.sqrt(stats.sum_w2(stats.group_sums(signed, keys.group(*event_keys))))
     return Share(max(float(above[best]), 0.0), float(error))

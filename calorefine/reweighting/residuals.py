@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
+from calorefine import keys
 from calorefine.events import Events
 from calorefine.stats import FloatArray, sidak
-from calorefine.twosample.cells import CellTest, compare_cells, group_of, quantile_cells
+from calorefine.twosample.cells import CellTest, compare_cells, quantile_cells
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def residuals(
         names: of features and context.
         conditional: leave out what concerns the context alone.
     """
-    group = group_of([generated.event_key, reference.event_key])
+    group = keys.group(generated.event_key, reference.event_key)
     weights = generated.weight, generated.weight * factors
     tables = [e.table for e in (generated, reference)]
     d, n_features = len(names), generated.x.shape[1]

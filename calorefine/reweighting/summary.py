@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine import stats
+from calorefine import keys, stats
 from calorefine.events import Events
 from calorefine.pages.figures.weights import column_axis
 from calorefine.stats import FloatArray
-from calorefine.twosample.cells import group_of
 
 N_LARGEST, N_BINS, LOG_RATIO_BINS = 10, 10, 50
 AT_BOUND = 0.1  # of the log ratio: within 10 % of the largest factor
@@ -152,7 +151,7 @@ def mean_weights(generated: Events, factor: FloatArray, names: list[str]) -> dic
 
 
 def _bins(column: FloatArray, generated: Events, factor: FloatArray) -> list[MeanWeightBin]:
-    weight, group = generated.weight, group_of([generated.event_key])
+    weight, group = generated.weight, keys.group(generated.event_key)
     edges = np.unique(stats.quantile(column, weight, np.arange(1, N_BINS) / N_BINS))
     cell = np.searchsorted(edges, column)
     found = []

@@ -1,17 +1,9 @@
 r"""Means, widths and efficiencies of two weighted samples in bins of the context, with errors.
 
-Each number comes as an `Estimate`: its value and the influence of each event on it, the change of the value per unit of
-the event's multiplicity.  The squares of the influences sum to the variance, for weights of any sign:
-
-* mean: :math:`w (x - \bar x) / \sum w`; a fraction of events that pass, an efficiency, is the mean of 0 and 1, whose
-  error is the usual one from :math:`\sum w^2` of those that pass and those that fail;
-* standard deviation s: :math:`w ((x - \bar x)^2 - s^2) / (2 s \sum w)`;
-* quantile :math:`q_p`: :math:`-w (1[x \le q_p] - p) / (f(q_p) \sum w)`, with the density f from the slope of the
-  quantiles themselves within two standard errors of p (Woodruff); the 68 % half-width is
-  :math:`(q_{0.84} - q_{0.16}) / 2`.
+Each number is an estimate with the influence of each event on it (`estimates`).
 
 A difference or ratio of both samples has influences, too.  Those of equal event key are summed before squaring, so that
-an event and its twin generated at the same conditions, whose noise is partly common, are treated as what they are.
+an event and the one generated at the same conditions, whose noise is partly common, are treated as what they are.
 
 A generator knows no more than its training sample does.  Where the effective number of training events is given, the
 reference's variance, scaled by the ratio of the effective numbers, is one more term of the error of a difference or
@@ -19,37 +11,28 @@ ratio: a perfect generator then has pulls of width 1.
 
 What a fit of the weights to the same events (sWeights) adds to the errors is left out.
 
-References: Hampel, J. Am. Stat. Assoc. 69 (1974) 383; Woodruff, J. Am. Stat. Assoc. 47 (1952) 635.  Efficiencies at
-quantiles of the reference against the context are how the field judges generated particle identification: Maevskiy et
-al., arXiv:1905.11825.
+Reference: Maevskiy et al., arXiv:1905.11825 (efficiencies against the context, of generated particle identification).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfc
 
-from calorefine import stats
+from calorefine import keys, stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.stats import FloatArray
+from calorefine.twosample.estimates import Linearized, half_width_estimate, mean_estimate, std_estimate
 
-LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+CUT_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 N_MOMENT_BINS, N_EFFICIENCY_BINS = 5, 6
-HALF_WIDTH_LEVELS = (0.16, 0.84)
-LEAST_SIGNIFICANCE = 3.0  # of a reference efficiency in a ratio, in standard errors
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and the influence (n,) of each event on it."""
-
-    value: float
-    influence: FloatArray
+LEAST_EFFICIENCY = 3.0  # of a reference efficiency in a ratio, in standard errors
 
 
 @dataclass(frozen=True)
@@ -91,7 +74,7 @@ class ContextBin:
 
 
 @dataclass(frozen=True)
-class Moments:
+class BinWidths:
     """Weighted mean, 68 % half-width and standard deviation of a feature in a bin."""
 
     mean: Comparison
@@ -125,68 +108,26 @@ class Deviation:
         n_left_out: bins left out, as the reference is not `significant`.
     """
 
-    mean: float | None
-    expected: float | None
-    worst: float | None
-    absolute: float | None
-    n_bins: int
-    n_left_out: int
-
-
-def mean_estimate(values: FloatArray, weight: FloatArray) -> Estimate:
-    """Weighted mean of values (n,), or efficiency where they are 0 and 1; weights of any sign, positive sum."""
-    mean = float(stats.mean(values, weight))
-    return Estimate(mean, weight * (values - mean) / stats.sum_w(weight))
-
-
-def std_estimate(values: FloatArray, weight: FloatArray) -> Estimate | None:
-    """Weighted standard deviation of values (n,); None if signed weights make the variance negative."""
-    variance = float(stats.covariance(values[:, None], weight)[0, 0])
-    if variance <= 0:
-        return None
-    std = float(np.sqrt(variance))
-    square = (values - stats.mean(values, weight)) ** 2
-    return Estimate(std, weight * (square - variance) / (2 * std * stats.sum_w(weight)))
-
-
-def quantile_estimates(values: FloatArray, weight: FloatArray, levels: tuple[float, ...]) -> list[Estimate]:
-    """Weighted quantiles of values (n,) at levels in (0, 1); weights of any sign, positive sum."""
-    p = np.array(levels)
-    found = stats.quantile(values, weight, p)
-    moved = [weight * ((values <= q) - level) / stats.sum_w(weight) for q, level in zip(found, levels, strict=True)]
-    step = np.array([2 * np.sqrt(stats.sum_w2(one)) for one in moved])
-    ends = np.clip(np.stack([p - step, p + step]), 0.01, 0.99)
-    around = stats.quantile(values, weight, ends.ravel()).reshape(ends.shape)
-    slopes = np.diff(around, axis=0)[0] / np.maximum(np.diff(ends, axis=0)[0], 1e-9)
-    return [Estimate(float(q), -slope * one) for q, slope, one in zip(found, slopes, moved, strict=True)]
-
-
-def half_width_estimate(values: FloatArray, weight: FloatArray) -> Estimate:
-    """Half the distance between the weighted 16 % and 84 % quantiles of values (n,); weights of any sign."""
-    low, high = quantile_estimates(values, weight, HALF_WIDTH_LEVELS)
-    return Estimate((high.value - low.value) / 2, (high.influence - low.influence) / 2)
-
-
-def median_estimate(values: FloatArray, weight: FloatArray) -> Estimate:
-    """Weighted median of values (n,); weights of any sign."""
-    return quantile_estimates(values, weight, (0.5,))[0]
+    mean: float | None = None
+    expected: float | None = None
+    worst: float | None = None
+    absolute: float | None = None
+    n_bins: int = 0
+    n_left_out: int = 0
 
 
 def context_values(columns: Columns, events: Events) -> dict[str, FloatArray]:
     """Context columns (n,) by name, categories by their value instead of one-hot encoded."""
-    found, first = {}, 0
+    values, first = {}, 0
     for name, column in columns.context_columns.items():
-        if column.categories is None:
-            found[name] = events.context[:, first].astype(np.float64)
-            first += 1
-        else:
-            last = first + len(column.categories)
-            found[name] = np.asarray(column.categories, np.float64)[np.argmax(events.context[:, first:last], axis=1)]
-            first = last
-    return found
+        encoded = events.context[:, first : first + len(column.categories or [0])]
+        first += encoded.shape[1]
+        known = column.categories and np.asarray(column.categories, np.float64)
+        values[name] = encoded[:, 0].astype(np.float64) if known is None else known[np.argmax(encoded, axis=1)]
+    return values
 
 
-class Binning:
+class PairedBins:
     """Both samples in bins of one context column that hold equal sums of the reference's weights.
 
     A column with no more values than bins gets one bin for each value.
@@ -220,34 +161,28 @@ class Binning:
         inner = _inner_edges(reference, weights[1], n_bins)
         index = [np.searchsorted(inner, values) for values in (generated, reference)]
         self._weights, self._training = weights, training
-        self._events = [[np.flatnonzero(one == k) for one in index] for k in range(len(inner) + 1)]
+        self._events = [[np.flatnonzero(numbers == k) for numbers in index] for k in range(len(inner) + 1)]
         self._groups = [
-            np.unique(
-                np.concatenate([key[at] for key, at in zip(event_keys, inside, strict=True)]), return_inverse=True
-            )[1]
-            for inside in self._events
+            keys.group(event_keys[0][simulated], event_keys[1][target]) for simulated, target in self._events
         ]
         edges = np.concatenate([[reference.min()], inner, [reference.max()]])
-        self.bins = [
-            ContextBin(float(edges[k]), float(edges[k + 1]), _median(reference[at], weights[1][at]))
-            for k, (_, at) in enumerate(self._events)
-        ]
+        centers = [_median(reference[target], weights[1][target]) for _, target in self._events]
+        self.bins = [ContextBin(*ends, c) for ends, c in zip(pairwise(edges.tolist()), centers, strict=True)]
 
     def compare(
         self,
         generated: FloatArray,
         reference: FloatArray,
-        estimator: Callable[[FloatArray, FloatArray], Estimate | None],
+        estimator: Callable[[FloatArray, FloatArray], Linearized | None],
     ) -> list[Comparison]:
         """Estimate a number in each bin of both samples, from values (n,) and (m,)."""
-        found = []
+        comparisons = []
         for inside, group in zip(self._events, self._groups, strict=True):
-            estimates: list[Estimate | None] = []
-            for values, weight, at in zip((generated, reference), self._weights, inside, strict=True):
-                known = len(at) > 1 and stats.sum_w(weight[at]) > 0
-                estimates.append(estimator(values[at], weight[at]) if known else None)
-            found.append(compared(estimates[0], estimates[1], group, training=self._training))
-        return found
+            samples = zip((generated, reference), self._weights, inside, strict=True)
+            pairs = [(values[at], weight[at]) for values, weight, at in samples]
+            estimates = [estimator(v, w) if len(w) > 1 and stats.sum_w(w) > 0 else None for v, w in pairs]
+            comparisons.append(compared(estimates[0], estimates[1], group, training=self._training))
+        return comparisons
 
 
 def _inner_edges(values: FloatArray, weight: FloatArray, n_bins: int) -> FloatArray:
@@ -265,7 +200,7 @@ def _median(values: FloatArray, weight: FloatArray) -> float:
 
 
 def compared(
-    generated: Estimate | None, reference: Estimate | None, group: NDArray[np.int64], *, training: float = 0.0
+    generated: Linearized | None, reference: Linearized | None, group: NDArray[np.int64], *, training: float = 0.0
 ) -> Comparison:
     """Compare two estimates.
 
@@ -276,46 +211,41 @@ def compared(
         training: variance of the estimate from the generator's training sample over that of the reference.
     """
     if generated is None or reference is None:
-        parts = {"generated": generated, "reference": reference}
-        known = {name: one for name, one in parts.items() if one is not None}
-        values = {name: one.value for name, one in known.items()}
-        return Comparison(
-            **values, **{f"{n}_error": float(np.sqrt(stats.sum_w2(o.influence))) for n, o in known.items()}
-        )
+        return Comparison(*_alone(generated), *_alone(reference))
     n, size = len(generated.influence), int(group.max()) + 1
-    first = np.bincount(group[:n], generated.influence, size)
-    second = np.bincount(group[n:], reference.influence, size)
+    first = stats.group_sums(generated.influence, group[:n], size)
+    second = stats.group_sums(reference.influence, group[n:], size)
     learned = training * stats.sum_w2(second)
-    error = float(np.sqrt(stats.sum_w2(first - second) + learned))
-    difference = generated.value - reference.value
-    ratio = generated.value / reference.value if reference.value > 0 else None
-    ratio_error = None
-    if ratio is not None:
-        ratio_error = float(np.sqrt(stats.sum_w2(first - ratio * second) + learned)) / reference.value
-    return Comparison(
-        generated=generated.value,
-        generated_error=float(np.sqrt(stats.sum_w2(first))),
-        reference=reference.value,
-        reference_error=float(np.sqrt(stats.sum_w2(second))),
-        ratio=ratio,
-        ratio_error=ratio_error,
-        pull=difference / error if error > 0 else None,
+    error, simulated_error, target_error = (
+        float(np.sqrt(variance))
+        for variance in (stats.sum_w2(first - second) + learned, stats.sum_w2(first), stats.sum_w2(second))
     )
+    pull = (generated.value - reference.value) / error if error > 0 else None
+    ratio = ratio_error = None
+    if reference.value > 0:
+        ratio = generated.value / reference.value
+        ratio_error = float(np.sqrt(stats.sum_w2(first - ratio * second) + learned)) / reference.value
+    return Comparison(generated.value, simulated_error, reference.value, target_error, ratio, ratio_error, pull)
+
+
+def _alone(estimate: Linearized | None) -> tuple[float | None, float | None]:
+    """Value and error of one sample's estimate."""
+    return (None, None) if estimate is None else (estimate.value, float(np.sqrt(stats.sum_w2(estimate.influence))))
 
 
 def binned_moments(
-    generated: FloatArray, reference: FloatArray, binnings: Mapping[str, Binning]
-) -> dict[str, list[Moments]]:
+    generated: FloatArray, reference: FloatArray, binnings: Mapping[str, PairedBins]
+) -> dict[str, list[BinWidths]]:
     """Moments of a feature, values (n,) and (m,), in the bins of each context column."""
-    found = {}
+    moments = {}
     for name, binning in binnings.items():
-        lists = [binning.compare(generated, reference, f) for f in (mean_estimate, half_width_estimate, std_estimate)]
-        found[name] = [Moments(*three) for three in zip(*lists, strict=True)]
-    return found
+        numbers = (binning.compare(generated, reference, f) for f in (mean_estimate, half_width_estimate, std_estimate))
+        moments[name] = [BinWidths(*three) for three in zip(*numbers, strict=True)]
+    return moments
 
 
 def binned_efficiencies(
-    generated: FloatArray, reference: FloatArray, binnings: Mapping[str, Binning], *, weight: FloatArray
+    generated: FloatArray, reference: FloatArray, binnings: Mapping[str, PairedBins], *, weight: FloatArray
 ) -> dict[str, Efficiencies]:
     """Fractions above the reference's quantiles of a feature in the bins of each context column.
 
@@ -326,36 +256,34 @@ def binned_efficiencies(
         weight: (m,) of the reference, for its quantiles.
 
     Returns:
-        One for each of `LEVELS`, written as text.
+        One for each of `CUT_LEVELS`, written as text.
     """
-    found = {}
-    for level, cut in zip(LEVELS, stats.quantile(reference, weight, LEVELS).tolist(), strict=True):
+    efficiencies = {}
+    for level, cut in zip(CUT_LEVELS, stats.quantile(reference, weight, CUT_LEVELS).tolist(), strict=True):
         passed = [(values > cut).astype(np.float64) for values in (generated, reference)]
         bins = {name: binning.compare(passed[0], passed[1], mean_estimate) for name, binning in binnings.items()}
-        found[f"{level:g}"] = Efficiencies(cut, bins)
-    return found
+        efficiencies[f"{level:g}"] = Efficiencies(cut, bins)
+    return efficiencies
 
 
-def significant(one: Comparison) -> bool:
-    """Whether the reference is more than `LEAST_SIGNIFICANCE` errors above 0, so that a ratio to it says something."""
-    if one.reference is None or one.reference_error is None or one.ratio is None:
+def significant(comparison: Comparison) -> bool:
+    """Whether the reference is more than `LEAST_EFFICIENCY` errors above 0, so that a ratio to it says something."""
+    if comparison.reference is None or comparison.reference_error is None or comparison.ratio is None:
         return False
-    return one.reference > LEAST_SIGNIFICANCE * one.reference_error
+    return comparison.reference > LEAST_EFFICIENCY * comparison.reference_error
 
 
 def deviation(comparisons: list[Comparison]) -> Deviation:
     """Average deviation over bins with a significant reference efficiency."""
-    known = [one for one in comparisons if significant(one)]
+    known = [comparison for comparison in comparisons if significant(comparison)]
     left_out = len(comparisons) - len(known)
     if not known:
-        return Deviation(None, None, None, None, 0, left_out)
+        return Deviation(n_left_out=left_out)
     names = ("ratio", "ratio_error", "generated", "reference")
-    ratio, error, made, target = (np.array([getattr(one, name) for one in known]) for name in names)
-    size = np.abs(ratio - 1)
-    expected = float(np.sqrt(2 / np.pi) * error.mean())
-    return Deviation(
-        float(size.mean()), expected, float(size.max()), float(np.abs(made - target).mean()), len(known), left_out
-    )
+    ratio, error, generated, reference = (np.array([getattr(c, name) for c in known]) for name in names)
+    size, expected = np.abs(ratio - 1), float(np.sqrt(2 / np.pi) * error.mean())
+    absolute = float(np.abs(generated - reference).mean())
+    return Deviation(float(size.mean()), expected, float(size.max()), absolute, len(known), left_out)
 
 
 def corrected_p_value(pull: float, n_pulls: int) -> float:

@@ -19,14 +19,14 @@ limit in 1.8 %.  For weights in both samples of n_eff / n = 0.24 it is 3.3, 3.3 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from calorefine import keys, stats
+from calorefine import stats
 from calorefine.stats import FloatArray, IntArray
 
 COLUMN_CELLS, OTHER_CELLS, PER_CELL, FEWEST = 20, 5, 50, 20
@@ -68,7 +68,7 @@ def quantile_cells(
         weights: all those that the cells will be used with, any sign: the smallest n_eff limits the number of cells.
     """
     k = reference.shape[1]
-    n_eff = min(stats.n_eff(np.abs(one)) for one in weights)
+    n_eff = min(stats.n_eff(np.abs(weight)) for weight in weights)
     size = int(np.clip((n_eff / PER_CELL) ** (1 / k), 2, COLUMN_CELLS if k == 1 else OTHER_CELLS))
     edges = [np.unique(stats.quantile(column, weight, np.arange(1, size) / size)) for column in reference.T]
     numbers = []
@@ -84,7 +84,7 @@ def quantile_cells(
 
 
 def compare_cells(
-    cells: tuple[IntArray, IntArray], weights: tuple[FloatArray, FloatArray], group: keys.KeyArray | IntArray
+    cells: tuple[IntArray, IntArray], weights: tuple[FloatArray, FloatArray], group: IntArray
 ) -> CellTest:
     """Compare the shares of two samples in their cells.
 
@@ -96,7 +96,7 @@ def compare_cells(
     Raises:
         WeightError: weights without a positive sum.
     """
-    k = int(max(one.max() for one in cells)) + 1
+    k = int(np.max([numbers.max() for numbers in cells])) + 1
     parts = np.concatenate([w / stats.require_positive_sum(w, "cells") for w in weights])
     columns = np.concatenate([cells[0], k + cells[1]])
     matrix = sparse.csr_array((parts, (group, columns)), shape=(int(group.max()) + 1, 2 * k))
@@ -110,8 +110,3 @@ def compare_cells(
     projected = vectors[:, kept].T @ difference
     chi2 = float(np.sum(projected**2 / values[kept]))
     return CellTest(chi2, int(kept.sum()), float(0.5 * np.abs(difference).sum()))
-
-
-def group_of(event_keys: Sequence[keys.KeyArray]) -> IntArray:
-    """Numbers from 0, equal for events of equal key, of all samples one after the other."""
-    return np.unique(np.concatenate(event_keys), return_inverse=True)[1].astype(np.int64)

@@ -10,7 +10,7 @@ influence of each event on A,
 .. math:: \frac{w_i}{\sum w} (F_\mathrm{ref}(s_i) - A), \qquad
           \frac{w_j}{\sum w} (1 - F_\mathrm{gen}(s_j) - A) ,
 
-summed over events of equal key (candidates, and twins at the same conditions) before squaring.
+summed over events of equal key (candidates, and events generated at the same conditions) before squaring.
 
 Boosted trees need positive weights to train on: signed ones are replaced by their conditional mean
 (`calorefine.weights.positive`), estimated from the training half alone.  They are tested with the signed weights.  The
@@ -36,7 +36,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs, no py.typed
 
 from calorefine import keys, stats
@@ -134,8 +133,7 @@ def auc_with_error(
     below, above = _below(generated, reference, weights)
     auc = float(stats.mean(below, weights[0]))
     influence = [w * (values - auc) / stats.sum_w(w) for values, w in zip((below, above), weights, strict=True)]
-    group = np.unique(np.concatenate(event_keys), return_inverse=True)[1]
-    return auc, float(np.sqrt(stats.sum_w2(np.bincount(group, np.concatenate(influence)))))
+    return auc, float(np.sqrt(stats.sum_w2(stats.group_sums(np.concatenate(influence), keys.group(*event_keys)))))
 
 
 def classifier_test(generated: Events, reference: Events, *, repetitions: int = 10, seed: int = 0) -> ClassifierTest:
@@ -151,20 +149,20 @@ def classifier_test(generated: Events, reference: Events, *, repetitions: int = 
         ConfigError: no repetition.
     """
     refused = {"jsd": SIGNED} if min(generated.weight.min(), reference.weight.min()) < 0 else {}
-    found: dict[str, Separation | None] = {}
-    for name, other in (("separation", generated), ("floor", None)):
+    results: dict[str, Separation | None] = {"separation": None, "floor": None}
+    for name, sample in (("separation", generated), ("floor", None)):
         try:
-            found[name] = separation(other, reference, repetitions=repetitions, seed=seed)
+            results[name] = separation(sample, reference, repetitions=repetitions, seed=seed)
         except (WeightError, FitError) as error:
-            found[name], refused[name] = None, str(error)
-    return ClassifierTest(found["separation"], found["floor"], repetitions, refused)
+            refused[name] = str(error)
+    return ClassifierTest(**results, repetitions=repetitions, refused=refused)
 
 
 def separation(generated: Events | None, reference: Events, *, repetitions: int = 10, seed: int = 0) -> Separation:
     """Train a classifier on features and context of half of the events and test it on the others, several times.
 
-    The half is a function of the event's key: an event and its twin generated at the same conditions are on the same
-    side.  Both classes get the same sum of weights.
+    The half is a function of the event's key: an event and the one generated at the same conditions are on the
+    same side.  Both classes get the same sum of weights.
 
     Args:
         generated: weights of any sign; None compares one random half of the reference with the other.
@@ -179,18 +177,17 @@ def separation(generated: Events | None, reference: Events, *, repetitions: int 
     """
     if repetitions < 1:
         raise ConfigError(f"repetitions: {repetitions} found, expected at least 1")
-    reference = reference.take(_order(reference))
-    generated = generated.take(_order(generated)) if generated is not None else None
+    ordered, other = _ordered(reference), None if generated is None else _ordered(generated)
     splits = []
     for number in range(repetitions):
-        pair = _halves(reference, "floor", seed, number) if generated is None else (generated, reference)
+        pair = _halves(ordered, "floor", seed, number) if other is None else (other, ordered)
         splits.append(_split(*pair, seed=seed, number=number))
     return _summary(splits)
 
 
-def _order(events: Events) -> NDArray[np.int64]:
-    """An order of the events that depends only on what they are."""
-    return np.asarray(np.lexsort((*events.x.T, events.key, events.event_key)))
+def _ordered(events: Events) -> Events:
+    """The events in an order that depends only on what they are."""
+    return events.take(np.lexsort((*events.x.T, events.key, events.event_key)))
 
 
 def _halves(events: Events, purpose: str, seed: int, number: int) -> tuple[Events, Events]:
@@ -224,26 +221,28 @@ def _training_weight(events: Events) -> FloatArray:
 
 def _jsd(scores: list[FloatArray], weights: tuple[FloatArray, FloatArray]) -> float:
     """Jensen-Shannon divergence in bits, with equal shares of both classes."""
-    tiny = 1e-12
-    entropies = [-np.log(np.maximum(scores[0], tiny)), -np.log(np.maximum(1 - scores[1], tiny))]
-    means = [float(stats.mean(values, w)) for values, w in zip(entropies, weights, strict=True)]
+    entropies = (-np.log(np.maximum(share, 1e-12)) for share in (scores[0], 1 - scores[1]))
+    means = [float(stats.mean(entropy, w)) for entropy, w in zip(entropies, weights, strict=True)]
     return float(1 - 0.5 * sum(means) / np.log(2))
 
 
 def _summary(splits: list[_Split]) -> Separation:
     """Averages over the splits, and their errors."""
-    k = len(splits)
-    aucs, jsds = [one.auc for one in splits], [one.jsd for one in splits if one.jsd is not None]
-    variance = float(np.mean([one.variance for one in splits]))
-    spread = float(np.std(aucs, ddof=1)) if k > 1 else None
+    aucs = [split.auc for split in splits]
+    jsds = [split.jsd for split in splits if split.jsd is not None]
+    variance = float(np.mean([split.variance for split in splits]))
     return Separation(
         auc=float(np.mean(aucs)),
-        auc_error=float(np.sqrt(variance / 2 * (1 + 1 / k))),
+        auc_error=float(np.sqrt(variance / 2 * (1 + 1 / len(splits)))),
         auc_split_error=float(np.sqrt(variance)),
-        auc_spread=spread,
+        auc_spread=_spread(aucs),
         jsd=float(np.mean(jsds)) if jsds else None,
-        jsd_spread=float(np.std(jsds, ddof=1)) if len(jsds) > 1 else None,
+        jsd_spread=_spread(jsds),
     )
+
+
+def _spread(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _below(
@@ -252,9 +251,9 @@ def _below(
     """Share of the reference below each generated score (n,), of the generated above each reference score (m,)."""
     totals = [stats.require_positive_sum(w, "AUC") for w in weights]
     distinct, group = np.unique(np.concatenate([generated, reference]), return_inverse=True)
-    groups = group[: len(generated)], group[len(generated) :]
+    groups = np.split(group, [len(generated)])
     middles = []
     for index, w, total in zip(groups, weights, totals, strict=True):
-        inside = np.bincount(index, w, len(distinct)) / total
+        inside = stats.group_sums(w, index, len(distinct)) / total
         middles.append(np.cumsum(inside) - 0.5 * inside)
     return middles[1][groups[0]], 1 - middles[0][groups[1]]

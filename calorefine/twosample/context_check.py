@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import warnings
 
+from calorefine import keys
 from calorefine.errors import CalorefineError, CalorefineWarning
 from calorefine.io.reductions import branches
 from calorefine.io.sample import WeightedFiles
 from calorefine.twosample.binned import context_values
-from calorefine.twosample.cells import CellTest, compare_cells, group_of, quantile_cells
+from calorefine.twosample.cells import CellTest, compare_cells, quantile_cells
 from calorefine.twosample.pair import Samples, read_samples
 
-LEAST_P_VALUE = 1e-6
-LEAST_DIFFERENCE = 1e-3  # of the events: below it doesn't matter, and twins of equal weight differ by rounding
+LEAST_CONTEXT_P_VALUE = 1e-6
+LEAST_DIFFERENCE = 1e-3  # of the events: below it doesn't matter, and paired events of equal weight differ by rounding
 
 
 def context_tests(samples: Samples) -> dict[str, CellTest]:
     """Compare each context column of the samples, with their weights; events of equal key are correlated."""
-    made, target = samples.generated, samples.reference
-    columns = [context_values(samples.columns, events) for events in (made, target)]
-    weights, group = (made.weight, target.weight), group_of([made.event_key, target.event_key])
-    found = {}
-    for name, values in columns[1].items():
-        cells = quantile_cells(columns[0][name][:, None], values[:, None], target.weight, weights=weights)
-        found[name] = compare_cells(cells, weights, group)
-    return found
+    generated, reference = samples.generated, samples.reference
+    weights, group = (generated.weight, reference.weight), keys.group(generated.event_key, reference.event_key)
+    simulated, target = (context_values(samples.columns, events) for events in (generated, reference))
+    cells = {n: quantile_cells(simulated[n][:, None], target[n][:, None], weights[1], weights=weights) for n in target}
+    return {name: compare_cells(numbers, weights, group) for name, numbers in cells.items()}
 
 
 def warn_of_contexts(samples: Samples, weights: tuple[str, str]) -> None:
@@ -38,15 +36,15 @@ def warn_of_contexts(samples: Samples, weights: tuple[str, str]) -> None:
         samples: generated and reference events.
         weights: expressions of their weights, for the message.
     """
-    tests = context_tests(samples).items()
-    bad = {name: one for name, one in tests if one.p_value < LEAST_P_VALUE and one.difference > LEAST_DIFFERENCE}
-    if not bad:
-        return
-    found = [f"'{name}' ({one.difference:.1%} of the events, p {one.p_value:.1g})" for name, one in bad.items()]
-    shown = ", ".join(found)
-    msg = f"context {shown}: distributed differently in generated events (weight '{weights[0]}') and in the reference "
-    msg += f"(weight '{weights[1]}'), so that features differ for this reason alone; "
-    warnings.warn(msg + _hint(weights), CalorefineWarning, stacklevel=3)
+    different = ", ".join(
+        f"'{name}' ({test.difference:.1%} of the events, p {test.p_value:.1g})"
+        for name, test in context_tests(samples).items()
+        if test.p_value < LEAST_CONTEXT_P_VALUE and test.difference > LEAST_DIFFERENCE
+    )
+    if different:
+        where = f"generated events (weight '{weights[0]}') and in the reference (weight '{weights[1]}')"
+        text = f"context {different}: distributed differently in {where}, so that features differ for this reason alone"
+        warnings.warn(f"{text}; {_hint(weights)}", CalorefineWarning, stacklevel=3)
 
 
 def _hint(weights: tuple[str, str]) -> str:

@@ -16,7 +16,7 @@ function: then the weighted multipliers, not the difference to be tested, are al
 (1 + number of replicates at least as large) / (1 + number of replicates).
 
 **Equal event keys share a multiplier.**  Candidates of an event, copies generated at one condition, and an event with
-its twin generated at the same condition then fluctuate together as they do in truth, and the noise of the conditions
+the one generated at the same condition then fluctuate together as they do in truth, and the noise of the conditions
 that both samples share cancels.  Where equal keys are an accident, their covariance is 0 in expectation: the p-value
 stays right.
 
@@ -29,15 +29,15 @@ doi:10.1016/j.jspi.2013.03.018; Bonneel et al., doi:10.1007/s10851-014-0506-3 (s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.events import Events
 from calorefine.stats import FloatArray, IntArray
 
 GRID_POINTS = 2000
@@ -63,6 +63,11 @@ class Points:
     values: NDArray[np.floating]
     weight: FloatArray
     key: keys.KeyArray
+
+    @classmethod
+    def of(cls, events: Events) -> Points:
+        """Features and context of events."""
+        return cls(events.table, events.weight, events.event_key)
 
     def __post_init__(self) -> None:
         """Check the weights, and make one column a table."""
@@ -90,8 +95,11 @@ class ColumnDistances:
     energy: Distance
 
 
-def ks_distance(a: FloatArray, b: FloatArray, *, weights: tuple[FloatArray, FloatArray]) -> float:
-    r"""Kolmogorov and Smirnov's :math:`\max_t |F_a(t) - F_b(t)|`.
+def exact_distances(a: FloatArray, b: FloatArray, *, weights: tuple[FloatArray, FloatArray]) -> FloatArray:
+    r"""KS, Wasserstein-1 and energy distance (3,) in one column, on all distinct values; the last two in its unit.
+
+    The energy distance is :math:`2 E|a-b| - E|a-a'| - E|b-b'|`, the plug-in form of `calorefine.losses.energy_distance`
+    in one dimension and the square of ``scipy.stats.energy_distance``.
 
     Args:
         a: (n,) values.
@@ -101,23 +109,12 @@ def ks_distance(a: FloatArray, b: FloatArray, *, weights: tuple[FloatArray, Floa
     Raises:
         WeightError: weights without a positive sum.
     """
-    return float(np.abs(_exact(a, b, weights)[0]).max())
-
-
-def wasserstein_distance(a: FloatArray, b: FloatArray, *, weights: tuple[FloatArray, FloatArray]) -> float:
-    r"""Wasserstein-1 distance :math:`\int |F_a - F_b| dt`, in the values' unit; arguments as for `ks_distance`."""
-    difference, step = _exact(a, b, weights)
-    return float(np.abs(difference) @ step)
-
-
-def energy_distance(a: FloatArray, b: FloatArray, *, weights: tuple[FloatArray, FloatArray]) -> float:
-    r"""Energy distance :math:`2 E|a-b| - E|a-a'| - E|b-b'| = 2 \int (F_a - F_b)^2 dt`, in the unit of the values.
-
-    It is the plug-in form of `calorefine.losses.energy_distance` in one dimension and the square of
-    ``scipy.stats.energy_distance``; arguments as for `ks_distance`.
-    """
-    difference, step = _exact(a, b, weights)
-    return float(2 * difference**2 @ step)
+    grid = np.unique(np.concatenate([a, b]))
+    first, second = (
+        _function(np.searchsorted(grid, values), weight / stats.require_positive_sum(weight, "distances"), len(grid))
+        for values, weight in zip((a, b), weights, strict=True)
+    )
+    return np.asarray(_three((first - second)[:, None], np.diff(grid, append=grid[-1]))[0])
 
 
 def compare_columns(
@@ -140,14 +137,10 @@ def compare_columns(
     Raises:
         ConfigError: no replicates, or samples of different columns.
     """
-    seen, null = null_distances(a, b, n_replicates=n_replicates, seed=seed)
-    p_values = _p_values(seen, null)
-    found = []
-    for column, p in enumerate(p_values.tolist()):
-        pair = a.values[:, column].astype(np.float64), b.values[:, column].astype(np.float64)
-        exact = [f(*pair, weights=(a.weight, b.weight)) for f in (ks_distance, wasserstein_distance, energy_distance)]
-        found.append(ColumnDistances(*(Distance(value, one) for value, one in zip(exact, p, strict=True))))
-    return tuple(found)
+    p_values = _p_values(*_null_distances(a, b, n_replicates=n_replicates, seed=seed))
+    pairs = zip(a.values.T.astype(np.float64), b.values.T.astype(np.float64), strict=True)
+    values = [exact_distances(*pair, weights=(a.weight, b.weight)).tolist() for pair in pairs]
+    return tuple(ColumnDistances(*map(Distance, v, p)) for v, p in zip(values, p_values.tolist(), strict=True))
 
 
 def sliced_wasserstein(
@@ -177,12 +170,12 @@ def sliced_wasserstein(
     axes = np.random.default_rng(seed).normal(size=(a.values.shape[1], n_directions))
     axes /= np.linalg.norm(axes, axis=0)
     projected = [Points(points.values @ axes, points.weight, points.key) for points in (a, b)]
-    seen, null = null_distances(*projected, n_replicates=n_replicates, seed=seed)
-    means, replicas = seen.mean(axis=0), null.mean(axis=1)
-    return Distance(float(means[1]), float(_p_values(means, replicas)[1]))
+    seen, null = _null_distances(*projected, n_replicates=n_replicates, seed=seed)
+    value, replicates = seen[:, 1].mean(), null[:, :, 1].mean(axis=1)
+    return Distance(float(value), float(_p_values(value, replicates)))
 
 
-def null_distances(a: Points, b: Points, *, n_replicates: int, seed: int) -> tuple[FloatArray, FloatArray]:
+def _null_distances(a: Points, b: Points, *, n_replicates: int, seed: int) -> tuple[FloatArray, FloatArray]:
     """KS, W1 and energy distance of each column on a grid, and their replicates.
 
     Returns:
@@ -195,13 +188,13 @@ def null_distances(a: Points, b: Points, *, n_replicates: int, seed: int) -> tup
         raise ConfigError(f"n_replicates: {n_replicates} found, expected at least 1")
     if a.values.shape[1] != b.values.shape[1]:
         raise ConfigError(f"samples of {a.values.shape[1]} and {b.values.shape[1]} columns, expected equal numbers")
-    columns = [_OnGrid.of(a, b, column) for column in range(a.values.shape[1])]
-    seen = np.stack([_three(one.difference[:, None], one.step)[0] for one in columns])
+    columns = [_OnGrid.of(a, b, index) for index in range(a.values.shape[1])]
+    seen = np.stack([_three(column.difference[:, None], column.step)[0] for column in columns])
     blocks = []
     for number, first in enumerate(range(0, n_replicates, _BLOCK)):
         size = min(_BLOCK, n_replicates - first)
         drawn = [keys.normal(keys.stream(s.key, "multiplier", seed=seed, replica=number), size) for s in (a, b)]
-        blocks.append(np.stack([_three(one.replicate(drawn), one.step) for one in columns], axis=1))
+        blocks.append(np.stack([_three(column.replicate(drawn), column.step) for column in columns], axis=1))
     return seen, np.concatenate(blocks)
 
 
@@ -224,13 +217,10 @@ class _OnGrid:
         """Bin one column."""
         values = [points.values[:, column].astype(np.float64) for points in (a, b)]
         grid = _grid(np.concatenate(values))
-        cells = [np.searchsorted(grid, one) for one in values]
         weights = [points.weight / stats.sum_w(points.weight) for points in (a, b)]
-        first, second = (_matrix(cell, w, len(grid)) for cell, w in zip(cells, weights, strict=True))
-        functions = [
-            np.cumsum(np.bincount(c, w, len(grid)), dtype=np.float64) for c, w in zip(cells, weights, strict=True)
-        ]
-        return cls(np.diff(grid, append=grid[-1]), (first, second), (functions[0], functions[1]))
+        cells = [(np.searchsorted(grid, v), w, len(grid)) for v, w in zip(values, weights, strict=True)]
+        first, second = (_matrix(*entries) for entries in cells)
+        return cls(np.diff(grid, append=grid[-1]), (first, second), (_function(*cells[0]), _function(*cells[1])))
 
     @property
     def difference(self) -> FloatArray:
@@ -253,6 +243,11 @@ def _matrix(cell: IntArray, weight: FloatArray, n_cells: int) -> sparse.csc_arra
     return sparse.csc_array(entries, shape=(n_cells, n))
 
 
+def _function(cell: IntArray, weight: FloatArray, n_cells: int) -> FloatArray:
+    """Distribution function (n_cells,) of normalized weights."""
+    return np.cumsum(np.bincount(cell, weight, n_cells), dtype=np.float64)
+
+
 def _grid(pooled: FloatArray) -> FloatArray:
     """All distinct values, or `GRID_POINTS` of them that hold equal numbers of events, the largest included."""
     distinct = np.unique(pooled)
@@ -268,18 +263,9 @@ def _three(difference: FloatArray, step: FloatArray) -> FloatArray:
     return np.stack([absolute.max(axis=0), step @ absolute, 2 * (step @ absolute**2)], axis=1)
 
 
-def _p_values(seen: FloatArray, null: FloatArray) -> FloatArray:
+def _p_values(seen: ArrayLike, null: FloatArray) -> FloatArray:
     """Share of replicates (r, ...) at least as large as what is seen (...), itself counted as one."""
-    return np.asarray((1 + np.sum(null >= seen * (1 - 1e-9), axis=0)) / (1 + len(null)))
-
-
-def _exact(a: FloatArray, b: FloatArray, weights: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
-    """D at all distinct pooled values (g,), and the distance (g,) to the next one."""
-    signs = (1 / stats.require_positive_sum(w, "distances") for w in weights)
-    w = np.concatenate([np.asarray(one, np.float64) * s for one, s in zip(weights, signs, strict=True)])
-    w[len(a) :] *= -1
-    distinct, group = np.unique(np.concatenate([a, b]), return_inverse=True)
-    return np.cumsum(np.bincount(group, w)), np.diff(distinct, append=distinct[-1])
+    return np.asarray((1 + np.sum(null >= np.asarray(seen) * (1 - 1e-9), axis=0)) / (1 + len(null)))
 
 
 def standardized(reference: Points, *others: Points) -> tuple[Points, ...]:
@@ -293,14 +279,12 @@ def standardized(reference: Points, *others: Points) -> tuple[Points, ...]:
     Returns:
         The reference and the others.
     """
-    centers, scales = [], []
-    for column in reference.values.T.astype(np.float64):
-        low, middle, high = stats.quantile(column, reference.weight, [0.16, 0.5, 0.84])
-        ones = np.ones((len(column), 1))
-        spread = (high - low) / 2 or float(np.sqrt(stats.covariance(column[:, None], ones[:, 0])[0, 0]))
-        centers.append(middle)
-        scales.append(spread or 1.0)
-    return tuple(Points((p.values - np.array(centers)) / scales, p.weight, p.key) for p in (reference, *others))
+    centers, scales = np.empty((2, reference.values.shape[1]))
+    for k, column in enumerate(reference.values.T.astype(np.float64)):
+        low, centers[k], high = stats.quantile(column, reference.weight, [0.16, 0.5, 0.84])
+        variance = stats.covariance(column[:, None], np.ones(len(column)))[0, 0]
+        scales[k] = (high - low) / 2 or np.sqrt(variance) or 1.0
+    return tuple(Points((p.values - centers) / scales, p.weight, p.key) for p in (reference, *others))
 
 
 def nearest_distances(points: NDArray[np.floating], training: NDArray[np.floating]) -> FloatArray:
@@ -312,9 +296,4 @@ def nearest_distances(points: NDArray[np.floating], training: NDArray[np.floatin
     from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped]  # no stubs, no py.typed
 
     model = NearestNeighbors(n_neighbors=1, algorithm="kd_tree", n_jobs=1).fit(training)
-    return np.concatenate([model.kneighbors(part)[0][:, 0] for part in _parts(points)])
-
-
-def _parts(points: NDArray[np.floating], size: int = 10_000) -> Iterator[NDArray[np.floating]]:
-    for first in range(0, len(points), size):
-        yield points[first : first + size]
+    return np.asarray(model.kneighbors(points)[0][:, 0])

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from calorefine.text import number, with_error
-from calorefine.twosample.binned import (
-    Comparison,
-    ContextBin,
-    Deviation,
-    Efficiencies,
-    Moments,
-    corrected_p_value,
-)
+from calorefine.text import aligned, number, with_error
+from calorefine.twosample.binned import BinWidths, Comparison, ContextBin, Deviation, Efficiencies, corrected_p_value
 from calorefine.twosample.classifier import ClassifierTest, Separation
 from calorefine.twosample.distances import ColumnDistances, Distance
 from calorefine.twosample.pair import Twins
@@ -69,7 +61,7 @@ class Memorization:
         median: weighted medians of the distances; a ratio well below 1 means that training events were memorized.
         ks: of the distances.
         zero_generated: share of generated events at distance 0 of a training event in the features alone, within
-            `validate.ROUNDING` of their half-widths; unweighted.
+            `validation.COPY_ROUNDING` of their half-widths; unweighted.
         zero_reference: likewise: by accident, or where the reference shares events with the training sample.
     """
 
@@ -114,7 +106,7 @@ class Validation:
     distances: dict[str, ColumnDistances]
     sliced: Distance
     moment_bins: dict[str, list[ContextBin]]
-    moments: dict[str, dict[str, list[Moments]]]
+    moments: dict[str, dict[str, list[BinWidths]]]
     efficiency_bins: dict[str, list[ContextBin]]
     efficiencies: dict[str, dict[str, Efficiencies]]
     deviations: dict[str, Deviation]
@@ -123,17 +115,17 @@ class Validation:
 
     def worst(self, quantity: Quantity) -> WorstPull | None:
         """Largest pull of this quantity; None if there is none."""
-        found = [
-            (feature, context, index, one)
+        pulls = [
+            (feature, context, index, comparison)
             for feature, contexts in self.moments.items()
             for context, bins in contexts.items()
             for index, moments in enumerate(bins)
-            if (one := getattr(moments, quantity)).pull is not None
+            if (comparison := getattr(moments, quantity)).pull is not None
         ]
-        if not found:
+        if not pulls:
             return None
-        feature, context, index, one = max(found, key=lambda item: abs(item[3].pull))
-        return WorstPull(feature, context, index, one, len(found), corrected_p_value(one.pull, len(found)))
+        largest = max(pulls, key=lambda pull: abs(pull[3].pull))
+        return WorstPull(*largest, len(pulls), corrected_p_value(largest[3].pull, len(pulls)))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types, without NaN."""
@@ -141,7 +133,7 @@ class Validation:
         return asdict(self) | {
             "output": str(self.output),
             "pictures": [str(path) for path in self.pictures],
-            "worst": {name: None if one is None else asdict(one) for name, one in worst.items()},
+            "worst": {name: pull and asdict(pull) for name, pull in worst.items()},
         }
 
     def __str__(self) -> str:
@@ -153,65 +145,59 @@ class Validation:
         return f"{text}\n\n{self.output}: all numbers; pictures: {pictures}"
 
 
-def _sample_lines(found: Validation) -> list[str]:
+def _sample_lines(result: Validation) -> list[str]:
     lines = []
-    for label, one in (("generated", found.generated), ("reference", found.reference)):
-        sizes = f"{one.n} events, sum of weights {number(one.sum_w, 6)}, n_eff {one.n_eff:.0f}"
-        lines.append(f"{label}: {', '.join(one.files)}, tree '{one.tree}', weight '{one.weight}': {sizes}")
-    known = "unknown" if found.training_n_eff is None else f"{found.training_n_eff:.0f}, in the errors below"
+    for label, sample in (("generated", result.generated), ("reference", result.reference)):
+        sizes = f"{sample.n} events, sum of weights {number(sample.sum_w, 6)}, n_eff {sample.n_eff:.0f}"
+        lines.append(f"{label}: {', '.join(sample.files)}, tree '{sample.tree}', weight '{sample.weight}': {sizes}")
+    known = "unknown" if result.training_n_eff is None else f"{result.training_n_eff:.0f}, in the errors below"
     lines.append(f"n_eff of the generator's training sample: {known}")
-    return [*lines, f"events that share their conditions are known by: {found.twins}"]
+    return [*lines, f"events that share their conditions are known by: {result.twins}"]
 
 
 def _classifier_lines(test: ClassifierTest) -> list[str]:
-    rows = (("classifier", test.separation), ("floor", test.floor))
+    rows = {"classifier": test.separation, "floor": test.floor}
     refused = [f"{name} refused: {reason}" for name, reason in test.refused.items()]
-    return [f"{label:<10}  {_separation(one)}" for label, one in rows] + refused
+    return [f"{label:<10}  {_separation(separation)}" for label, separation in rows.items()] + refused
 
 
-def _separation(one: Separation | None) -> str:
-    if one is None:
+def _separation(separation: Separation | None) -> str:
+    if separation is None:
         return "-"
-    jsd = "-" if one.jsd is None else with_error(one.jsd, one.jsd_spread)
-    return f"AUC {with_error(one.auc, one.auc_error)}  JSD {jsd}"
+    jsd = "-" if separation.jsd is None else with_error(separation.jsd, separation.jsd_spread)
+    return f"AUC {with_error(separation.auc, separation.auc_error)}  JSD {jsd}"
 
 
-def _distance_lines(found: Validation) -> list[str]:
+def _distance_lines(result: Validation) -> list[str]:
     rows = [["feature", "KS", "p", "W1", "p", "energy", "p"]]
-    for name, one in found.distances.items():
-        rows.append([name, *(text for d in (one.ks, one.wasserstein, one.energy) for text in _distance(d))])
-    rows.append(["sliced", "", "", *_distance(found.sliced), "", ""])
-    return _aligned(rows)
+    for name, column in result.distances.items():
+        rows.append([name, *_distance(column.ks), *_distance(column.wasserstein), *_distance(column.energy)])
+    return aligned([*rows, ["sliced", "", "", *_distance(result.sliced), "", ""]])
 
 
-def _distance(one: Distance) -> tuple[str, str]:
-    return number(one.value, 3), f"{one.p_value:.3f}"
+def _distance(distance: Distance) -> tuple[str, str]:
+    return number(distance.value, 3), f"{distance.p_value:.3f}"
 
 
-def _bin_lines(found: Validation) -> list[str]:
+def _bin_lines(result: Validation) -> list[str]:
     rows = [["largest pull", "feature", "in bin", "generated", "reference", "ratio", "pull", "p (of all)"]]
     for quantity in get_args(Quantity):
-        if (worst := found.worst(quantity)) is None:
-            continue
-        one = worst.comparison
-        where = f"{worst.context} {worst.bin + 1}/{len(found.moment_bins[worst.context])}"
-        values = [number(one.generated), number(one.reference), with_error(one.ratio, one.ratio_error)]
-        pull = "-" if one.pull is None else f"{one.pull:+.1f}"
-        rows.append([quantity.replace("_", "-"), worst.feature, where, *values, pull, number(worst.p_value, 2)])
-    return _aligned(rows)
+        if worst := result.worst(quantity):
+            pair = worst.comparison
+            where = f"{worst.context} {worst.bin + 1}/{len(result.moment_bins[worst.context])}"
+            values = number(pair.generated), number(pair.reference), with_error(pair.ratio, pair.ratio_error)
+            label = quantity.replace("_", "-")
+            rows.append([label, worst.feature, where, *values, f"{pair.pull:+.1f}", number(worst.p_value, 2)])
+    return aligned(rows)
 
 
 def _deviation_lines(deviations: dict[str, Deviation]) -> list[str]:
     rows = [["efficiency above the quantile", *deviations]]
-    for label, name in (
-        ("mean |ratio - 1|", "mean"),
-        ("by accident", "expected"),
-        ("largest", "worst"),
-        ("mean |difference|", "absolute"),
-    ):
-        values = [getattr(one, name) for one in deviations.values()]
+    names = {"mean |ratio - 1|": "mean", "by accident": "expected", "largest": "worst", "mean |difference|": "absolute"}
+    for label, name in names.items():
+        values = [getattr(deviation, name) for deviation in deviations.values()]
         rows.append([label, *("-" if value is None else f"{100 * value:.1f} %" for value in values)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _memory_lines(memory: Memorization | None) -> list[str]:
@@ -219,16 +205,5 @@ def _memory_lines(memory: Memorization | None) -> list[str]:
         return []
     ratio = with_error(memory.median.ratio, memory.median.ratio_error)
     shares = f"{100 * memory.zero_generated:.2f} % copied (reference {100 * memory.zero_reference:.2f} %)"
-    text = f"nearest training event: median distance {ratio} of the reference's, KS p {memory.ks.p_value:.3f}, {shares}"
-    return [text]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if index == 0 else f"{cell:>{width}}"
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    distance = f"median distance {ratio} of the reference's, KS p {memory.ks.p_value:.3f}"
+    return [f"nearest training event: {distance}, {shares}"]

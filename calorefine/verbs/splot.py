@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
-
-from numpy.typing import NDArray
+from typing import Literal
 
 from calorefine.errors import FactorizationError
-from calorefine.events import Columns
+from calorefine.events import Arrays, Columns
 from calorefine.io.chunks import NonFinite
 from calorefine.io.formats import open_source
 from calorefine.io.sources import TreeFormat
@@ -16,8 +14,6 @@ from calorefine.pages.figures.spectator import fit_figure
 from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
 from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
-
-_Table = dict[str, NDArray[Any]]
 
 
 def splot_file(
@@ -88,10 +84,10 @@ def splot_file(
 
 
 def _tested(
-    splot: SPlot, fit: SPlotResult, table: _Table, columns: _Table, dependence: str, what: str
+    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: str, what: str
 ) -> list[FactorizationResult]:
     """Test factorization; a refusal shows fit and tests, since nothing is written then."""
-    tests = factorization_test(splot, table[splot.spectator], columns | _bin_columns(splot, table), result=fit)
+    tests = factorization_test(splot, table[splot.spectator], {**columns, **_bin_columns(splot, table)}, result=fit)
     try:
         reject_if_dependent(tests, what=what, raise_below=1e-3 if dependence == "error" else 0.0)
     except FactorizationError as error:
@@ -100,7 +96,7 @@ def _tested(
     return tests
 
 
-def _bin_columns(splot: SPlot, table: _Table) -> _Table:
+def _bin_columns(splot: SPlot, table: Arrays) -> Arrays:
     return {name: table[name] for name in splot.context_bins.edges}
 
 

@@ -2,12 +2,12 @@
 
 Each number answers "do they differ?" with its error, its p-value or its floor, for weights of any sign on either side:
 a classifier (`classifier`), distances by column and sliced (`distances`), means, widths and efficiencies in bins of the
-context (`efficiencies`), and the distance to the nearest training event, which is too small if a generator has learned
+context (`binned`), and the distance to the nearest training event, which is too small if a generator has learned
 its training sample by heart.
 
 Events of both samples that have the same key, or are rows of files made one from the other by `calorefine sample`,
 share their conditions.  All errors and p-values take that into account, those of the pictures included.  A warning
-tells if their contexts are distributed differently (`contexts`), which then shows in all other numbers.
+tells if their contexts are distributed differently (`context_check`), which then shows in all other numbers.
 
 Errors and pulls of means, widths and efficiencies hold the statistics of the generator's training sample where the
 generated file's provenance tells its effective number of events.  The other p-values and the AUC's error don't: they
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,36 +25,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from calorefine import keys, stats
-from calorefine.errors import CalorefineWarning, ConfigError
+from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.figures.binned import efficiency_figure, widths_figure
 from calorefine.pages.figures.overlay import Sample, compare
-from calorefine.twosample.binned import (
-    N_EFFICIENCY_BINS,
-    N_MOMENT_BINS,
-    Binning,
-    Deviation,
-    Efficiencies,
-    binned_efficiencies,
-    binned_moments,
-    compared,
-    context_values,
-    deviation,
-    median_estimate,
-)
-from calorefine.twosample.classifier import classifier_test
 from calorefine.twosample.context_check import warn_of_contexts
-from calorefine.twosample.distances import Points, compare_columns, nearest_distances, sliced_wasserstein, standardized
 from calorefine.twosample.pair import Samples, read_samples, read_training
-from calorefine.twosample.results import Memorization, SampleNumbers, Validation
-
-MOST_NEIGHBORS = 20_000  # events of each sample whose nearest training event is looked up
-ROUNDING = 1e-4  # of a copied feature, in half-widths: float32 passes through a transform and back
+from calorefine.twosample.results import SampleNumbers, Validation
+from calorefine.twosample.validation import validation
 
 
 def validate_files(
@@ -108,27 +88,33 @@ def validate_files(
     )
     samples = read_samples(*files, columns=columns)
     warn_of_contexts(samples, (generated_weight, reference_weight))
-    names = samples.columns.feature_names
-    paths = _pictures(Path(output), names)
+    paths = [Path(output), *_pictures(Path(output), samples.columns.feature_names)]
     with ExitStack() as stack:
-        beside = [stack.enter_context(replacing(path, overwrite=overwrite)) for path in (Path(output), *paths)]
+        partial = [stack.enter_context(replacing(path, overwrite=overwrite)) for path in paths]
         known = read_training(training, reference_tree or tree, columns or files[0].columns) if training else None
-        numbers = [
-            SampleNumbers([str(path) for path in one.source.paths], **one.numbers(events.weight))
-            for one, events in zip(files, (samples.generated, samples.reference), strict=True)
-        ]
-        n_eff = _n_eff(files[0].provenance)
-        found = _validated(samples, known, numbers, (Path(output), paths), n_eff, repetitions=repetitions, seed=seed)
-        beside[0].write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        for path, figure in zip(beside[1:], _figures(samples, found), strict=True):
+        result = validation(
+            samples,
+            known,
+            (_numbers(files[0], samples.generated), _numbers(files[1], samples.reference)),
+            outputs=(paths[0], paths[1:]),
+            training_n_eff=_n_eff(files[0].provenance),
+            repetitions=repetitions,
+            seed=seed,
+        )
+        partial[0].write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        for path, figure in zip(partial[1:], _figures(samples, result), strict=True):
             figure.savefig(path, format="png", dpi=110)
-    return found
+    return result
 
 
 def _pictures(output: Path, features: list[str]) -> list[Path]:
     """Names of the pictures."""
     parts = ["features", "widths", *(f"efficiency_{re.sub(r'[^0-9A-Za-z_.-]', '_', name)}" for name in features)]
     return [output.with_name(f"{output.stem}_{part}.png") for part in parts]
+
+
+def _numbers(files: WeightedFiles, events: Events) -> SampleNumbers:
+    return SampleNumbers([str(path) for path in files.source.paths], **files.numbers(events.weight))
 
 
 def _n_eff(provenance: dict[str, Any]) -> float | None:
@@ -138,123 +124,14 @@ def _n_eff(provenance: dict[str, Any]) -> float | None:
     return None if n_eff is None else float(n_eff)
 
 
-def _validated(
-    samples: Samples,
-    training: Events | None,
-    numbers: list[SampleNumbers],
-    outputs: tuple[Path, list[Path]],
-    n_eff: float | None,
-    *,
-    repetitions: int,
-    seed: int,
-) -> Validation:
-    """Compute everything."""
-    made, target, names = samples.generated, samples.reference, samples.columns.feature_names
-    columns = [Points(events.x, events.weight, events.event_key) for events in (made, target)]
-    points = standardized(_points(target), _points(made))
-    learned = numbers[1].n_eff / n_eff if n_eff else 0.0
-    coarse, fine = (_binnings(samples, n_bins, learned) for n_bins in (N_MOMENT_BINS, N_EFFICIENCY_BINS))
-    pairs = {name: (made.x[:, k].astype(np.float64), target.x[:, k].astype(np.float64)) for k, name in enumerate(names)}
-    efficiencies = {name: binned_efficiencies(*pair, fine, weight=target.weight) for name, pair in pairs.items()}
-    return Validation(
-        output=outputs[0],
-        pictures=outputs[1],
-        generated=numbers[0],
-        reference=numbers[1],
-        twins=samples.twins,
-        classifier=classifier_test(made, target, repetitions=repetitions, seed=seed),
-        distances=dict(zip(names, compare_columns(*columns, seed=seed), strict=True)),
-        sliced=sliced_wasserstein(points[1], points[0], seed=seed),
-        moment_bins={name: one.bins for name, one in coarse.items()},
-        moments={name: binned_moments(*pair, coarse) for name, pair in pairs.items()},
-        efficiency_bins={name: one.bins for name, one in fine.items()},
-        efficiencies=efficiencies,
-        deviations=_deviations(efficiencies),
-        training_n_eff=n_eff,
-        memorization=None if training is None else _memorization(samples, training, seed),
-    )
-
-
-def _points(events: Events) -> Points:
-    """Features and context."""
-    return Points(events.table, events.weight, events.event_key)
-
-
-def _binnings(samples: Samples, n_bins: int, training: float) -> dict[str, Binning]:
-    """Bins of each context column; of everything if there is none."""
-    made, target = samples.generated, samples.reference
-    values = [context_values(samples.columns, events) or {"all": np.zeros(len(events))} for events in (made, target)]
-    weights, event_keys = (made.weight, target.weight), (made.event_key, target.event_key)
-    return {
-        name: Binning(*pair, weights=weights, event_keys=event_keys, n_bins=n_bins, training=training)
-        for name, pair in {name: (values[0][name], values[1][name]) for name in values[0]}.items()
-    }
-
-
-def _deviations(efficiencies: dict[str, dict[str, Efficiencies]]) -> dict[str, Deviation]:
-    """Average deviation at each level, over features and bins of all context columns."""
-    levels = next(iter(efficiencies.values()))
-    return {
-        level: deviation([one for f in efficiencies.values() for bins in f[level].bins.values() for one in bins])
-        for level in levels
-    }
-
-
-def _memorization(samples: Samples, training: Events, seed: int) -> Memorization:
-    """Look up the nearest training events of as many events as is quick, the same ones of twins."""
-    made, target = (_some(events, seed) for events in (samples.generated, samples.reference))
-    reference, *others = (one.values for one in standardized(*map(_points, (target, made, training))))
-    distances = [nearest_distances(values, others[1]) for values in (others[0], reference)]
-    copied = [_copied(values, others[1], training.x.shape[1]) for values in (others[0], reference)]
-    _warn_of_shared(np.isin(target.event_key, training.event_key) & (distances[1] < ROUNDING))
-    a, b = (
-        Points(values, events.weight, events.event_key)
-        for values, events in zip(distances, (made, target), strict=True)
-    )
-    estimates = [
-        median_estimate(values, events.weight) for values, events in zip(distances, (made, target), strict=True)
-    ]
-    group = np.unique(np.concatenate([a.key, b.key]), return_inverse=True)[1]
-    return Memorization(
-        n_training=len(training),
-        n_generated=len(made),
-        n_reference=len(target),
-        median=compared(estimates[0], estimates[1], group),
-        ks=compare_columns(a, b, seed=seed)[0].ks,
-        zero_generated=copied[0],
-        zero_reference=copied[1],
-    )
-
-
-def _warn_of_shared(shared: NDArray[np.bool_]) -> None:
-    """Warn if reference events (m,) are training events: the same key, and the same values."""
-    if shared.any():
-        msg = f"{100 * float(np.mean(shared)):.3g} % of the reference's events are in the training sample too: events "
-        msg += "learned by heart go unnoticed, and differences seem smaller; expected events that no training saw"
-        warnings.warn(msg, CalorefineWarning, stacklevel=2)
-
-
-def _copied(points: NDArray[np.floating], training: NDArray[np.floating], n_features: int) -> float:
-    """Share of points (n, k) whose first columns, the features, are those of a training event (m, k)."""
-    distance = nearest_distances(points[:, :n_features], training[:, :n_features])
-    return float(stats.mean(distance < ROUNDING, np.ones(len(distance))))
-
-
-def _some(events: Events, seed: int) -> Events:
-    if len(events) <= MOST_NEIGHBORS:
-        return events
-    chosen = np.argsort(keys.stream(events.event_key, "nearest", seed=seed), kind="stable")[:MOST_NEIGHBORS]
-    return events.take(np.sort(chosen))
-
-
-def _figures(samples: Samples, found: Validation) -> Iterator[Figure]:
+def _figures(samples: Samples, result: Validation) -> Iterator[Figure]:
     """In the order of `_pictures`."""
     names = samples.columns.feature_names
-    drawn = [
-        Sample(dict(zip(names, one.x.T.astype(np.float64), strict=True)), one.weight, one.event_key)
-        for one in (samples.generated, samples.reference)
+    pair = [
+        Sample(dict(zip(names, events.x.T.astype(np.float64), strict=True)), events.weight, events.event_key)
+        for events in (samples.generated, samples.reference)
     ]
-    yield compare(names, *drawn)
-    yield widths_figure(found.moments, found.moment_bins)
+    yield compare(names, *pair)
+    yield widths_figure(result.moments, result.moment_bins)
     for name in names:
-        yield efficiency_figure(name, found.efficiencies[name], found.efficiency_bins)
+        yield efficiency_figure(name, result.efficiencies[name], result.efficiency_bins)

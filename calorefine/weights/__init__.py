@@ -1,23 +1,14 @@
 """Where an event's weight comes from: a fit of a spectator, or fractions of labelled samples; and its bootstrap."""
 
-from calorefine.weights.bootstrap import Replica, replica_fit, replica_weights
+from calorefine.weights.bootstrap import Replica, bootstrap_weights, replica_fit
 from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
+from calorefine.weights.peaks import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Gaussian
+from calorefine.weights.polynomials import Bernstein, Chebyshev
 from calorefine.weights.positive import PositiveResult, PositiveWeights
-from calorefine.weights.shapes import (
-    Bernstein,
-    Chebyshev,
-    CrystalBall,
-    DoubleGaussian,
-    DoubleSidedCrystalBall,
-    Exponential,
-    Gaussian,
-    Shape,
-    Sum,
-)
+from calorefine.weights.shapes import Exponential, Sum
 from calorefine.weights.source import WeightFit, WeightSource
-from calorefine.weights.splot import SPlot, SPlotResult
-from calorefine.weights.splot_fit import SPlotFit
+from calorefine.weights.splot import SPlot
 
 __all__ = [
     "Bernstein",
@@ -34,14 +25,11 @@ __all__ = [
     "PositiveWeights",
     "Replica",
     "SPlot",
-    "SPlotFit",
-    "SPlotResult",
-    "Shape",
     "Sum",
     "WeightFit",
     "WeightSource",
+    "bootstrap_weights",
     "factorization_test",
     "reject_if_dependent",
     "replica_fit",
-    "replica_weights",
 ]

@@ -1,4 +1,4 @@
-"""Bins of context in which weights are found independently of each other."""
+"""ContextBins of context in which weights are found independently of each other."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-from calorefine.weights.source import Table, column_of
+from calorefine.weights.source import column_of
 
 
 @dataclass(frozen=True)
-class Bins:
+class ContextBins:
     """Rectangular bins, numbered with the last column running fastest; without columns there is one bin, of everything.
 
     Args:
@@ -52,7 +53,7 @@ class Bins:
         ]
         return [", ".join(parts) or "all events" for parts in product(*ranges)]
 
-    def index(self, table: Table, n_events: int) -> NDArray[np.int64]:
+    def index(self, table: Arrays, n_events: int) -> NDArray[np.int64]:
         """Number of each event's bin (n,); -1 outside.
 
         Raises:
@@ -68,9 +69,8 @@ class Bins:
         return np.where(inside, number, -1)
 
 
-def _values(table: Table, name: str) -> FloatArray:
+def _values(table: Arrays, name: str) -> FloatArray:
     values = column_of(table, name, "in_bins_of:")
-    missing = int(np.isnan(values).sum())
-    if missing:
+    if missing := int(np.isnan(values).sum()):
         raise ValueRangeError(f"in_bins_of {name}: {missing} of {len(values)} values are NaN, expected none; add a cut")
     return values

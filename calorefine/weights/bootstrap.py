@@ -18,14 +18,17 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from itertools import accumulate
+from math import factorial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calorefine import keys
 from calorefine.errors import CalorefineWarning, ConfigError, FitError, ValueRangeError
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-from calorefine.weights.source import Table, WeightFit, WeightSource
+from calorefine.weights.source import WeightFit, WeightSource
 
 PURPOSE = "bootstrap"
 _UNDECIDED = 255
@@ -93,14 +96,14 @@ def check_blocks(key: keys.KeyArray, block: list[str]) -> None:
         CalorefineWarning: there are fewer than 20: their number tells how well a spread is known.
     """
     n_blocks = len(np.unique(key))
-    found = f"block [{', '.join(block)}]: {n_blocks} block{'s' * (n_blocks > 1)} in {len(key)} events"
+    blocks = f"block [{', '.join(block)}]: {n_blocks} block{'s' * (n_blocks > 1)} in {len(key)} events"
     if n_blocks == 1:
-        raise ConfigError(f"{found}, expected several: a bootstrap of one has no spread; leave out columns.block")
+        raise ConfigError(f"{blocks}, expected several: a bootstrap of one has no spread; leave out columns.block")
     if n_blocks < FEW_BLOCKS:
-        warnings.warn(f"{found}: replicas differ by few independent numbers", CalorefineWarning, stacklevel=2)
+        warnings.warn(f"{blocks}: replicas differ by few independent numbers", CalorefineWarning, stacklevel=2)
 
 
-def replica_fit(source: WeightSource, nominal: WeightFit, table: Table, key: keys.KeyArray, r: Replica) -> WeightFit:
+def replica_fit(source: WeightSource, nominal: WeightFit, table: Arrays, key: keys.KeyArray, r: Replica) -> WeightFit:
     """Weight functions of a replica: its own, from its counts and its own draw of what is uncertain in the source.
 
     Args:
@@ -118,12 +121,12 @@ def replica_fit(source: WeightSource, nominal: WeightFit, table: Table, key: key
     try:
         return source.varied(r.index, r.seed).fit(table, multiplicity=r.counts(key), near=nominal)
     except FitError as error:
-        msg = f"replica {r.index}: {error}. A replica has fewer distinct events than the sample: take wider bins"
-        raise FitError(msg) from error
+        hint = "A replica has fewer distinct events than the sample: take wider bins"
+        raise FitError(f"replica {r.index}: {error}. {hint}") from error
 
 
-def replica_weights(
-    source: WeightSource, table: Table, key: keys.KeyArray, *, n_replicas: int, seed: int = 0, refit: bool = True
+def bootstrap_weights(
+    source: WeightSource, table: Arrays, key: keys.KeyArray, *, n_replicas: int, seed: int = 0, refit: bool = True
 ) -> Iterator[FloatArray]:
     """Weights of the target in replica 0, 1, ..., `n_replicas`: (n,) each, bootstrap counts included.
 
@@ -151,12 +154,9 @@ def _thresholds() -> NDArray[np.uint64]:
     """Poisson distribution function of mean 1 times 2^64, as far as it is below 2^64."""
     with localcontext() as context:
         context.prec = 60
-        term, total, found = Decimal(-1).exp(), Decimal(0), []
-        for k in range(1, 30):
-            total += term
-            found.append(int(total * 2**64))
-            term /= k
-    return np.array([value for value in found if value < 2**64 - 1], np.uint64)
+        terms = [Decimal(-1).exp() / factorial(k) for k in range(30)]
+        values = [int(total * 2**64) for total in accumulate(terms)]
+    return np.array([value for value in values if value < 2**64 - 1], np.uint64)
 
 
 def _table(thresholds: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -45,7 +45,7 @@ from calorefine.stats import FloatArray, chi2_p_value
 from calorefine.weights.profile_likelihood import Profile, information, profiled_yields
 from calorefine.weights.splot import SPlot, SPlotResult
 
-LEAST_SIGNIFICANCE = 10.0
+LEAST_YIELD = 10.0
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,9 @@ class FactorizationResult:
     @property
     def largest(self) -> tuple[str, float, int]:
         """Parameter, deviation and bin of the largest deviation; an empty name if there is none."""
-        found = [
-            (name, value, index)
-            for name, values in self.deviations.items()
-            for index, value in enumerate(values)
-            if value is not None
-        ]
-        return max(found, key=lambda item: abs(item[1]), default=("", 0.0, 0))
+        of_bins = ((name, index, value) for name, row in self.deviations.items() for index, value in enumerate(row))
+        known = [(name, value, index) for name, index, value in of_bins if value is not None]
+        return max(known, key=lambda deviation: abs(deviation[1]), default=("", 0.0, 0))
 
 
 def factorization_test(
@@ -117,7 +113,7 @@ def factorization_test(
     tests: dict[str, list[FactorizationResult]] = {name: [] for name in columns}
     for number, (label, fit) in enumerate(zip(result.bins.labels, result.fits, strict=True)):
         inside = (index == number) & (m >= fit.mixture.low) & (m <= fit.mixture.high)
-        profile = Profile.of(fit)
+        profile = Profile(fit)
         for name, values in columns.items():
             test = _test(name, _column(name, values, inside), m[inside], profile, n_bins)
             tests[name].append(replace(test, where=label if result.bins.edges else ""))
@@ -150,10 +146,8 @@ def reject_if_dependent(
         if result.p_corrected < warn_below:
             warnings.warn(f"{what}{_complaint(result, len(results))}. {_REMEDY}", FactorizationWarning, stacklevel=2)
     if untested := [r.column for r in results if r.ndf == 0 and r.edges[0] < r.edges[-1]]:
-        msg = (
-            f"not tested whether the spectator's shape depends on {', '.join(untested)}: too few events of any species"
-        )
-        warnings.warn(f"{msg} in two of its bins", FactorizationWarning, stacklevel=2)
+        text = f"not tested whether the spectator's shape depends on {', '.join(untested)}: too few events of any"
+        warnings.warn(f"{text} species in two of its bins", FactorizationWarning, stacklevel=2)
 
 
 _REMEDY = (
@@ -166,12 +160,10 @@ _REMEDY = (
 def _complaint(result: FactorizationResult, n_columns: int) -> str:
     name, deviation, index = result.largest
     low, high = result.edges[index : index + 2]
-    return (
-        f"the spectator's shape depends on {result.column}: chi2/ndf = {result.chi2:.1f}/{result.ndf}, "
-        f"p = {result.p_corrected:.2g} corrected for {n_columns} columns; largest deviation: {name} by "
-        f"{deviation:+.1f} standard deviations for {result.column} in [{low:.4g}, {high:.4g}]"
-        + (f", {result.where}" if result.where else "")
-    )
+    test = f"chi2/ndf = {result.chi2:.1f}/{result.ndf}, p = {result.p_corrected:.2g} corrected for {n_columns} columns"
+    where = f"{result.column} in [{low:.4g}, {high:.4g}]" + (f", {result.where}" if result.where else "")
+    largest = f"largest deviation: {name} by {deviation:+.1f} standard deviations for {where}"
+    return f"the spectator's shape depends on {result.column}: {test}; {largest}"
 
 
 def _added(parts: list[FactorizationResult]) -> FactorizationResult:
@@ -194,9 +186,8 @@ def _test(name: str, values: FloatArray, m: FloatArray, profile: Profile, n_bins
     chi2 = sum(gain for gain, _ in compared)
     ndf = _degrees(free) + len(profile.further) * len(counts)
     p_value = chi2_p_value(chi2, ndf)
-    deviations = zip(*(pulls for _, pulls in compared), strict=True)
-    names = [name for name, probe in zip(profile.names, profile.probes, strict=True) if probe]
-    named = dict(zip([*names, *_further_names(profile)], deviations, strict=True))
+    names = [*profile.probe_names, *(f"further term {k + 1}" for k in range(len(profile.further)))]
+    named = dict(zip(names, zip(*(pulls for _, pulls in compared), strict=True), strict=True))
     return FactorizationResult(name, chi2, ndf, p_value, p_value, tuple(edges.tolist()), named)
 
 
@@ -209,11 +200,10 @@ def _compare(
     """
     values, best, errors = shared, profile.deviance(shared, counts, extended=True), np.zeros(len(shared))
     if free.any():
-        own = profile.minimize(shared, counts, free, extended=True)
-        values, best, errors = np.array(own.values), float(own.fval), np.array(own.errors)
-    shifts = zip(values - shared, errors, free, strict=True)
-    pulls = [float(shift / error) if allowed and error > 0 else None for shift, error, allowed in shifts]
-    of_probes = [pull for pull, probe in zip(pulls, profile.probes, strict=True) if probe]
+        minuit = profile.minimize(shared, counts, free, extended=True)
+        values, best, errors = np.array(minuit.values), float(minuit.fval), np.array(minuit.errors)
+    shifts = zip((values - shared)[profile.probes], (free * errors)[profile.probes], strict=True)
+    of_probes = [float(shift / error) if error > 0 else None for shift, error in shifts]
     fractions, single = profile.extended(values)
     yields = profiled_yields(fractions, counts, single)
     covariance = np.linalg.pinv(information(fractions, counts, yields)[0], hermitian=True)
@@ -232,31 +222,24 @@ def _degrees(free: NDArray[np.bool_]) -> int:
     return int(np.sum(free.sum(axis=0) - free.all(axis=0)))
 
 
-def _further_names(profile: Profile) -> list[str]:
-    """Names of the further terms' yields, for messages."""
-    return [f"further term {number + 1}" for number in range(len(profile.further))]
-
-
 def _free(profile: Profile, shared: FloatArray, counts: FloatArray) -> NDArray[np.bool_]:
     """Which parameters each bin determines (q, p): probes of species with a significant yield, in two bins or more."""
     fractions = profile.fractions(shared)
     yields = profiled_yields(fractions, counts, profile.single)
     covariance = np.linalg.pinv(information(fractions, counts, yields), hermitian=True)
-    significant = yields > LEAST_SIGNIFICANCE * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    significant = yields > LEAST_YIELD * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     free = np.zeros((len(counts), len(profile.names)), bool)
-    free[:, profile.probes] = significant[:, profile.owners()]
+    free[:, profile.probes] = significant[:, profile.owners]
     return np.asarray(free & (free.sum(axis=0) > 1), bool)
 
 
 def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> FloatArray:
     values = np.asarray(values, np.float64)
     if values.shape != inside.shape:
-        msg = f"column {name} has shape {values.shape}, expected {inside.shape}, that of the spectator"
-        raise ValueRangeError(msg)
-    missing = int(np.isnan(values[inside]).sum())
-    if missing:
-        msg = f"column {name}: {missing} of {int(inside.sum())} values are NaN, expected none; add a cut"
-        raise ValueRangeError(msg)
+        raise ValueRangeError(f"column {name} has shape {values.shape}, expected {inside.shape}, that of the spectator")
+    if missing := int(np.isnan(values[inside]).sum()):
+        problem = f"{missing} of {int(inside.sum())} values are NaN"
+        raise ValueRangeError(f"column {name}: {problem}, expected none; add a cut")
     return values[inside]
 
 

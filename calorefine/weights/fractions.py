@@ -31,21 +31,20 @@ from __future__ import annotations
 
 import copy
 import zlib
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calorefine import keys
-from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
+from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-from calorefine.weights.bins import Bins
 from calorefine.weights.fraction_errors import balanced_variances, can_balance
-from calorefine.weights.linear_weights import Rows, diagonal_of, inverse_of, moments, ratio, row_weights, sum_rule_of
-from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts, column_of, known_name
+from calorefine.weights.labels import LabelSource
+from calorefine.weights.linear_weights import ProbabilityRows, ratio
+from calorefine.weights.source import column_of, known_name
 
 Numbers = dict[str, dict[str, float | list[float]]]
 
@@ -53,171 +52,11 @@ ROW_SUM = 1e-4
 """How far a sample's fractions may sum from 1: numbers of four digits."""
 PROBABILITY_SUM = 1e-3
 """How far an event's probabilities may sum from 1."""
-ROUNDING = 1e-6
+PROBABILITY_ROUNDING = 1e-6
 """How far a probability may lie outside of [0, 1]: single precision."""
 
 
-@dataclass(frozen=True)
-class LabelFit(WeightFit):
-    """Weights of B bins and L species, found in K samples (K = 1 for probabilities per event).
-
-    Attributes:
-        target: species whose weight is *the* weight.
-        source: what was fitted, with the fractions used.
-        sizes: (B, K) events, bootstrap counts included.
-        n_outside: events outside of the bins, likewise; their weight is 0.
-        yields: (B, L) events of each species.
-        yield_errors: (B, L) their standard deviations, from the sizes of the samples and the errors of the fractions.
-        inverse: (B, L, L) inverse of V; 0 in bins without events.
-        condition: (B,) condition number of V with its diagonal scaled to 1; NaN in bins without events.
-        sum_rule: relative deviation of the sum of each species' weights from its yield; for "event", the largest one
-            of the sum over the species from 1.
-    """
-
-    target: str
-    source: _LabelSource
-    sizes: NDArray[np.int64]
-    n_outside: int
-    yields: FloatArray
-    yield_errors: FloatArray
-    inverse: FloatArray
-    condition: FloatArray
-    sum_rule: dict[str, float]
-
-    @property
-    def species(self) -> tuple[str, ...]:
-        """Names of the species."""
-        return self.source.species
-
-    @property
-    def sum_w2(self) -> FloatArray:
-        """(B, L) sum of the squared weights: the variance of a weighted sum of events, for given weights."""
-        return self.yields**2 * diagonal_of(self.inverse)
-
-    @property
-    def n_eff(self) -> dict[str, float]:
-        """Effective number of events of each species' weights, as `calorefine.stats.n_eff` of the events."""
-        sizes = ratio(self.yields.sum(axis=0) ** 2, self.sum_w2.sum(axis=0), empty=0.0)
-        return dict(zip(self.species, sizes.tolist(), strict=True))
-
-    @property
-    def n_eff_over_yield(self) -> FloatArray:
-        """(B, L): 1 if the labels were certain, smaller the less they say; 0 in bins without events."""
-        return ratio(self.yields, self.sum_w2, empty=0.0)
-
-    @property
-    def correlation(self) -> FloatArray:
-        """(B, L, L) correlation of the yields, as weighted sums of events; NaN in bins without events."""
-        width = np.sqrt(diagonal_of(self.inverse))
-        return ratio(self.inverse, width[:, :, None] * width[:, None, :])
-
-    def weights(self, table: Table, species: str | None = None) -> FloatArray:
-        """Weight (n,) of each event, of any sign; 0 outside of the bins, and in bins that had no events in the fit.
-
-        Args:
-            table: name to (n,) values, with the names of `WeightSource.branches`.
-            species: whose weight; the target's if left out.
-
-        Raises:
-            ConfigError: no such species.
-            BranchError: a column is missing.
-            ValueRangeError: no such sample, or values that are no probabilities.
-        """
-        index = self.species.index(known_name(self.target if species is None else species, self.species, "species"))
-        rows = self.source.rows(table)
-        factor = self.yields[:, index, None] * self.inverse[:, index]
-        return np.append(row_weights(rows, factor), 0.0)[rows.of_event]
-
-    def summary(self) -> str:
-        """Fixed-width table of each bin's samples and species."""
-        labels, width = self.source.bins.labels, [max(10, len(name) + 2) for name in self.source.samples]
-        title = f"label weights of {self.target}: {self.sizes.sum()} events" + (
-            f" in {len(labels)} bins" if len(labels) > 1 else ""
-        )
-        header = "".join(f"{name:>{wide}}" for name, wide in zip(self.source.samples, width, strict=True))
-        columns = f"{'species':<16}{'yield':>12}{'+-':>10}{'n_eff':>12}{'n_eff/yield':>13}"
-        first = max(map(len, [*labels, "bin"]))
-        lines = [f"{title} ({self.n_outside} outside, weight 0)", f"{'bin':<{first}}{header}  {columns}"]
-        numbers = zip(labels, self.sizes, self.yields, self.yield_errors, self.n_eff_over_yield, strict=True)
-        for label, sizes, *rows in numbers:
-            left = f"{label:<{first}}" + "".join(f"{size:>{wide}}" for size, wide in zip(sizes, width, strict=True))
-            for name, value, error, share in zip(self.species, *rows, strict=True):
-                text = f"{value:>12.1f}{error:>10.1f}{value * share:>12.1f}{share:>13.3g}"
-                lines.append(f"{left}  {name:<16}{text}")
-                left = " " * len(left)
-        sums = ", ".join(f"{name} {deviation:.1e}" for name, deviation in self.sum_rule.items())
-        sizes = ", ".join(f"{name} {size:.0f}" for name, size in self.n_eff.items())
-        return "\n".join([*lines, f"sum rules, relative deviation: {sums}", f"effective number of events: {sizes}"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON types; None for what a bin without events does not have."""
-        totals = dict(zip(self.species, self.yields.sum(axis=0).tolist(), strict=True))
-        source = self.source
-        names = {"target": self.target, "species": list(self.species), "samples": list(source.samples)}
-        inputs = {"inputs": source.inputs, "bins": source.bins.labels}
-        sizes = {"sizes": self.sizes.tolist(), "n_outside": self.n_outside}
-        results = {"yields": totals, "n_effective": self.n_eff, "sum_rule": self.sum_rule}
-        arrays = ("yields", "yield_errors", "sum_w2", "n_eff_over_yield", "condition", "correlation")
-        in_bins = {key: _plain(getattr(self, key)) for key in arrays}
-        return names | inputs | sizes | results | {"in_bins": in_bins}
-
-
-class _LabelSource(WeightSource):
-    """What fractions and probabilities have in common: all but how an event's probabilities are found."""
-
-    def __init__(
-        self, species: Iterable[str], samples: Iterable[str], in_bins_of: dict[str, list[float]] | None, target: str
-    ) -> None:
-        self.species, self.samples, self.bins = tuple(species), tuple(samples), Bins(in_bins_of or {})
-        if len(self.species) < 2:
-            raise ConfigError(f"label weights need at least two species, found {', '.join(self.species) or 'none'}")
-        self.target = known_name(target, self.species, "target: species")
-
-    @property
-    @abstractmethod
-    def inputs(self) -> dict[str, Any]:
-        """Fractions or probabilities, as JSON types."""
-
-    @abstractmethod
-    def rows(self, table: Table) -> Rows:
-        """Probabilities of the table's events."""
-
-    def fit(self, table: Table, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None) -> LabelFit:
-        """Solve each bin by itself; arguments as in `WeightSource.fit`, but there is nothing to start from.
-
-        Raises:
-            BranchError: a column is missing.
-            ValueRangeError: no such sample, values that are no probabilities, or multiplicities that are no counts.
-            EmptySelectionError: no event within the bins.
-            FitError: the species of a bin can't be told apart.
-        """
-        del near
-        rows = self.rows(table)
-        counts = checked_counts(multiplicity, len(rows.of_event))
-        total: FloatArray = np.bincount(rows.of_event + 1, counts, len(rows.bin) + 1).astype(np.float64)
-        n, shape = total[1:], (len(self.bins), len(self.samples))
-        if not n.any():
-            where = f"in the bins of {', '.join(self.bins.edges)}" if self.bins.edges else "there: the input is empty"
-            raise EmptySelectionError(f"label weights: none of {counts.sum()} events is {where}")
-        sizes = np.bincount(rows.cell, n, shape[0] * shape[1]).astype(np.int64).reshape(shape)
-        yields, overlap = moments(rows, n, len(self.bins))
-        inverse, condition = inverse_of(overlap, self.species, lambda number: self._place(number, sizes[number]))
-        sum_rule = dict(zip((*self.species, "event"), sum_rule_of(rows, n, yields, inverse), strict=True))
-        errors = np.sqrt(diagonal_of(overlap) + self.yield_variances(sizes))
-        return LabelFit(self.target, self, sizes, int(total[0]), yields, errors, inverse, condition, sum_rule)
-
-    def yield_variances(self, sizes: NDArray[np.int64]) -> FloatArray | float:  # noqa: ARG002 (for subclasses)
-        """Variance (B, L) of the yields that comes from uncertain inputs, for samples of these sizes (B, K)."""
-        return 0.0
-
-    def _place(self, number: int, sizes: NDArray[np.int64]) -> str:
-        """Name of the bin for messages, with its samples without events."""
-        missing = [f"'{name}'" for name, size in zip(self.samples, sizes, strict=True) if size == 0]
-        empty = f" (where sample {', '.join(missing)} has no events)" if missing else ""
-        return f"{self.bins.labels[number]}{empty}"
-
-
-class LabelFractions(_LabelSource):
+class LabelFractions(LabelSource):
     """Weights for samples whose fractions of the species are known.
 
     Attributes:
@@ -257,8 +96,8 @@ class LabelFractions(_LabelSource):
                 known_name(species, self.species, f"fractions of sample '{name}': species")
                 known_name(species, row, f"fractions of sample '{name}': species")
         if len(self.samples) < len(self.species):
-            found = f"{len(self.samples)} samples ({', '.join(self.samples)}), {len(self.species)} species"
-            raise ConfigError(f"fractions: {found} found, expected no fewer samples than species; add a sample")
+            problem = f"{len(self.samples)} samples ({', '.join(self.samples)}), {len(self.species)} species"
+            raise ConfigError(f"fractions: {problem} found, expected no fewer samples than species; add a sample")
         for name in errors or {}:
             known_name(name, self.samples, "errors: sample")
         self.values = self._numbers(fractions, "fractions")
@@ -286,18 +125,18 @@ class LabelFractions(_LabelSource):
         values = numbers.transpose(1, 2, 0).tolist()
         return {name: dict(zip(self.species, row, strict=True)) for name, row in zip(self.samples, values, strict=True)}
 
-    def rows(self, table: Table) -> Rows:
+    def rows(self, table: Arrays) -> ProbabilityRows:
         """One row per bin and sample."""
         number = column_of(table, self.sample, "sample:")
         good = (number >= 0) & (number < len(self.samples)) & (number == np.floor(number))
         if not good.all():
             names = ", ".join(f"{index} ({name})" for index, name in enumerate(self.samples))
-            found = f"{np.sum(~good)} of {len(good)} values are no number of a sample, such as {number[~good][0]:g}"
-            raise ValueRangeError(f"sample {self.sample}: {found}; expected {names}")
+            problem = f"{np.sum(~good)} of {len(good)} values are no number of a sample, such as {number[~good][0]:g}"
+            raise ValueRangeError(f"sample {self.sample}: {problem}; expected {names}")
         in_bin = self.bins.index(table, len(number))
         of_event = np.where(in_bin < 0, -1, in_bin * len(self.samples) + number.astype(np.int64))
         cell = np.arange(len(self.bins) * len(self.samples))
-        return Rows(of_event, cell, cell // len(self.samples), self.values.reshape(len(cell), -1))
+        return ProbabilityRows(of_event, cell, cell // len(self.samples), self.values.reshape(len(cell), -1))
 
     def varied(self, replica: int, seed: int = 0) -> LabelFractions:
         r"""Fractions drawn from their errors for this replica; itself for replica 0 or without errors.
@@ -321,8 +160,7 @@ class LabelFractions(_LabelSource):
 
     def yield_variances(self, sizes: NDArray[np.int64]) -> FloatArray:
         """Variance (B, L) of the yields that comes from the errors of the fractions."""
-        variances: FloatArray = np.einsum("bk,bkl->bl", sizes.astype(np.float64) ** 2, self.errors**2)
-        return variances
+        return np.asarray(np.einsum("bk,bkl->bl", sizes.astype(np.float64) ** 2, self.errors**2))
 
     def _numbers(self, given: Mapping[str, Mapping[str, float | list[float]]], option: str) -> FloatArray:
         """(B, K, L) array of the numbers; 0 where missing."""
@@ -331,35 +169,34 @@ class LabelFractions(_LabelSource):
             for name, value in row.items():
                 index = self.species.index(known_name(name, self.species, f"{option} of sample '{sample}': species"))
                 if np.ndim(value) and np.shape(value) != (len(out),):
-                    found = f"{option} of '{name}' in sample '{sample}': {np.size(value)} numbers found"
-                    raise ConfigError(f"{found}, expected one, or {len(out)}: one per bin of in_bins_of")
+                    problem = f"{option} of '{name}' in sample '{sample}': {np.size(value)} numbers found"
+                    raise ConfigError(f"{problem}, expected one, or {len(out)}: one per bin of in_bins_of")
                 out[:, k, index] = value
         return out
 
     def _check(self) -> None:
         """Raise if fractions or errors are out of range, or can't sum to 1."""
         labels = self.bins.labels
+        balance = "equal for two, else at most the root of the sum of squares of the others"
         for b, k in np.ndindex(self.values.shape[:2]):
             row, error, where = self.values[b, k], self.errors[b, k], f"of sample '{self.samples[k]}' in {labels[b]}"
-            total = row.sum()
+            fractions, errors, total = f"fractions {where}", f"errors {where}", row.sum()
             if not np.all((row >= 0) & (row <= 1)):
-                self._refuse(f"fractions {where}", row, "expected numbers within [0, 1]")
+                self._refuse(fractions, row, "numbers within [0, 1]")
             if abs(total - 1) > ROW_SUM * (1 + 1e-9):
-                expected = f"expected 1 within {ROW_SUM:g}; give more digits, or all species"
-                self._refuse(f"fractions {where} sum to {total:g}", row, expected)
+                expected = f"1 within {ROW_SUM:g}; give more digits, or all species"
+                self._refuse(f"{fractions} sum to {total:g}", row, expected)
             if not np.all((error >= 0) & np.isfinite(error)):
-                self._refuse(f"errors {where}", error, "expected standard deviations, not negative")
+                self._refuse(errors, error, "standard deviations, not negative")
             if not can_balance(error):
-                rule = "equal for two, else at most the root of the sum of squares of the others"
-                expected = f"expected that the others balance the largest, as fractions sum to 1: {rule}"
-                self._refuse(f"errors {where}", error, expected)
+                self._refuse(errors, error, f"that the others balance the largest, as fractions sum to 1: {balance}")
 
     def _refuse(self, what: str, numbers: FloatArray, expected: str) -> NoReturn:
-        found = ", ".join(f"{name} {value:g}" for name, value in zip(self.species, numbers, strict=True))
-        raise ConfigError(f"{what}: {found} found, {expected}")
+        given = ", ".join(f"{name} {value:g}" for name, value in zip(self.species, numbers, strict=True))
+        raise ConfigError(f"{what}: {given} found, expected {expected}")
 
 
-class LabelProbabilities(_LabelSource):
+class LabelProbabilities(LabelSource):
     """Weights for events whose label is known with a probability.
 
     The probability must be the posterior of the label given something that is independent of the features within each
@@ -392,23 +229,23 @@ class LabelProbabilities(_LabelSource):
         """Species to expression."""
         return dict(self.probabilities)
 
-    def rows(self, table: Table) -> Rows:
+    def rows(self, table: Arrays) -> ProbabilityRows:
         """One row per event in the bins."""
         columns = [column_of(table, name, f"probability of {species}:") for species, name in self.probabilities.items()]
         in_bin = self.bins.index(table, len(columns[0]))
         inside = in_bin >= 0
         probability = np.stack(columns, axis=1)[inside]
         for name, values in zip(self.species, probability.T, strict=True):
-            bad = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))
+            bad = ~((values >= -PROBABILITY_ROUNDING) & (values <= 1 + PROBABILITY_ROUNDING))
             if bad.any():
-                found = f"{bad.sum()} of {len(bad)} values are not, such as {values[bad][0]:g}"
-                raise ValueRangeError(f"probability of {name}: {found}; expected numbers within [0, 1]")
+                problem = f"{bad.sum()} of {len(bad)} values are not, such as {values[bad][0]:g}"
+                raise ValueRangeError(f"probability of {name}: {problem}; expected numbers within [0, 1]")
         worst = np.max(np.abs(probability.sum(axis=1) - 1), initial=0.0)
         if worst > PROBABILITY_SUM:
-            found = f"the sum over {', '.join(self.species)} is off 1 by up to {worst:.2g}"
-            raise ValueRangeError(f"probabilities: {found}, expected below {PROBABILITY_SUM:g}; give all species")
+            problem = f"the sum over {', '.join(self.species)} is off 1 by up to {worst:.2g}"
+            raise ValueRangeError(f"probabilities: {problem}, expected below {PROBABILITY_SUM:g}; give all species")
         of_event = np.where(inside, np.cumsum(inside) - 1, -1)
-        return Rows(of_event, in_bin[inside], in_bin[inside], probability)
+        return ProbabilityRows(of_event, in_bin[inside], in_bin[inside], probability)
 
 
 def _both(row: Mapping[str, float | list[float]], species: Sequence[str]) -> Mapping[str, float | list[float]]:
@@ -418,9 +255,3 @@ def _both(row: Mapping[str, float | list[float]], species: Sequence[str]) -> Map
 
 def _hashes(names: Sequence[str]) -> NDArray[np.int64]:
     return np.array([zlib.crc32(name.encode()) for name in names])
-
-
-def _plain(values: FloatArray) -> Any:
-    plain = values.astype(object)
-    plain[np.isnan(values)] = None
-    return plain.tolist()

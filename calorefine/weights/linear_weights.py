@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from calorefine.errors import FitError, SumRuleWarning
 from calorefine.stats import FloatArray
-from calorefine.weights.source import SUM_RULE_WARNING
+from calorefine.weights.source import SUM_RULE_WARNING, sum_rules
 
 MAX_CONDITION = 1e4
 """Of V with its diagonal scaled to 1.
 
-Two species reach it when their yields have a correlation of -0.9998.  Then 10^6 events are worth fewer than 400, and
-fractions that are wrong by 0.01 hide all difference between the species.
+Two species reach it when their yields have a correlation of -0.9998.  Then 10^6 events are equivalent to less than 400,
+and fractions that are wrong by 0.01 hide all difference between the species.
 """
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProbabilityRows:
     """Probabilities (R, L) of the species, one row for all events that share them.
 
     `of_event` (n,) is each event's row, -1 outside of the bins; `cell` (R,) is bin times K plus sample.
@@ -34,14 +34,12 @@ class Rows:
     probability: FloatArray
 
 
-def moments(rows: Rows, n: FloatArray, n_bins: int) -> tuple[FloatArray, FloatArray]:
+def moments(rows: ProbabilityRows, n: FloatArray, n_bins: int) -> tuple[FloatArray, FloatArray]:
     """Yields N (B, L) and matrix V (B, L, L) of each bin, for rows that hold n (R,) events."""
-    weighted = n * rows.probability.T
-    sums = [np.bincount(rows.bin, column, n_bins) for column in weighted]
-    yields: FloatArray = np.stack(sums, axis=1, dtype=np.float64)
-    overlap: FloatArray = np.empty((*yields.shape, yields.shape[1]))
-    for i, m in zip(*np.tril_indices(yields.shape[1]), strict=True):
-        overlap[:, i, m] = overlap[:, m, i] = np.bincount(rows.bin, weighted[i] * rows.probability[:, m], n_bins)
+    weighted = n[:, None] * rows.probability
+    yields, overlap = np.zeros((n_bins, weighted.shape[1])), np.zeros((n_bins, *[weighted.shape[1]] * 2))
+    np.add.at(yields, rows.bin, weighted)
+    np.add.at(overlap, rows.bin, weighted[:, :, None] * rows.probability[:, None, :])
     return yields, overlap
 
 
@@ -53,8 +51,8 @@ def inverse_of(
     filled: NDArray[np.bool_] = np.any(diagonal != 0, axis=1)
     scale = np.sqrt(np.where(filled[:, None], diagonal, 1.0))
     for number, index in np.argwhere(scale == 0):
-        found = f"species '{species[index]}' has fraction 0 in each sample with events in {place(number)}"
-        raise FitError(f"label weights: {found}, expected some; leave the species out, or use wider bins")
+        problem = f"species '{species[index]}' has fraction 0 in each sample with events in {place(number)}"
+        raise FitError(f"label weights: {problem}, expected some; leave the species out, or use wider bins")
     product = scale[:, :, None] * scale[:, None, :]
     cosine = np.where(filled[:, None, None], overlap / product, np.eye(len(species)))
     level = np.linalg.eigvalsh(cosine)
@@ -77,36 +75,32 @@ def _alike(cosine: FloatArray, species: Sequence[str], where: str) -> str:
     )
 
 
-def row_weights(rows: Rows, factor: FloatArray) -> FloatArray:
+def row_weights(rows: ProbabilityRows, factor: FloatArray) -> FloatArray:
     """Weights (R,) of a species whose row of ``diag(N) V^-1`` is `factor` (B, L)."""
-    weight: FloatArray = np.einsum("rm,rm->r", factor[rows.bin], rows.probability)
-    return weight
+    return np.asarray(np.einsum("rm,rm->r", factor[rows.bin], rows.probability))
 
 
-def sum_rule_of(rows: Rows, n: FloatArray, yields: FloatArray, inverse: FloatArray) -> list[float]:
-    """Relative deviations of the sums of the species' weights from their yields; the largest of an event's sum from 1.
+def sum_rule_of(rows: ProbabilityRows, n: FloatArray, yields: FloatArray, inverse: FloatArray) -> list[float]:
+    """Relative deviations, see `sum_rules`.
 
-    A yield below the root of the number of events counts as that.  It warns where the probabilities don't sum to 1 well
-    enough for how alike the species are.
+    Warns:
+        SumRuleWarning: the probabilities don't sum to 1 well enough for how alike the species are.
     """
     factors = np.moveaxis(yields[:, :, None] * inverse, 1, 0)
     weight = np.stack([row_weights(rows, factor) for factor in factors])
-    total = yields.sum(axis=0)
-    off = np.abs(weight @ n - total) / np.maximum(np.abs(total), np.sqrt(n.sum()))
-    deviation = [*off.tolist(), float(np.max(np.abs(weight.sum(axis=0) - 1), where=n > 0, initial=0.0))]
+    deviation = sum_rules(weight, n, yields.sum(axis=0))
     if max(deviation) > SUM_RULE_WARNING:
-        found = f"label weights: a sum rule is off by {max(deviation):.2g}, expected below {SUM_RULE_WARNING:g}"
-        warnings.warn(f"{found}: the probabilities do not sum to 1 well enough", SumRuleWarning, stacklevel=4)
+        problem = f"label weights: a sum rule is off by {max(deviation):.2g}, expected below {SUM_RULE_WARNING:g}"
+        warnings.warn(f"{problem}: the probabilities do not sum to 1 well enough", SumRuleWarning, stacklevel=4)
     return deviation
 
 
 def diagonal_of(matrices: FloatArray) -> FloatArray:
     """Diagonals (B, L) of matrices (B, L, L)."""
-    diagonal: FloatArray = np.diagonal(matrices, axis1=1, axis2=2)
-    return diagonal
+    return np.asarray(np.diagonal(matrices, axis1=1, axis2=2))
 
 
 def ratio(top: FloatArray, bottom: FloatArray, *, empty: float = np.nan) -> FloatArray:
     """Ratio, `empty` where the lower number is 0."""
-    out: FloatArray = np.full(np.broadcast(top, bottom).shape, empty)
-    return np.divide(top, bottom, out=out, where=bottom != 0)
+    out = np.full(np.broadcast(top, bottom).shape, empty)
+    return np.asarray(np.divide(top, bottom, out=out, where=bottom != 0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from iminuit import Minuit
 from numpy.polynomial import chebyshev
@@ -11,57 +9,49 @@ from numpy.typing import NDArray
 
 from calorefine.errors import FitError
 from calorefine.stats import FloatArray
-from calorefine.weights.shapes import Mixture
 from calorefine.weights.splot_fit import SPlotFit
 
 SPECTATOR_BINS = 200
 
 
-@dataclass(frozen=True)
 class Profile:
-    """Deviance of spectator histograms as a function of the shapes' parameters, with the yields profiled."""
+    """Deviance of spectator histograms as a function of the shapes' parameters, with the yields profiled.
 
-    mixture: Mixture
-    edges: FloatArray
-    names: tuple[str, ...]
-    values: FloatArray
-    errors: FloatArray
-    limits: tuple[tuple[float, float], ...]
-    single: NDArray[np.bool_]
-    further: FloatArray
-    varied: NDArray[np.bool_]
-    probes: NDArray[np.bool_]
+    It starts from a fit; what that held fixed stays fixed.  Each species of several terms gets a further one to test
+    them with: the Chebyshev polynomial whose degree is the number of its terms, of either sign.
 
-    @classmethod
-    def of(cls, fit: SPlotFit) -> Profile:
-        """Start from a fit; what it held fixed stays fixed.
+    Attributes:
+        names: (p) parameters of the shapes.
+        values: (p,) from the fit.
+        varied: (p,) those that are not fixed.
+        probes: (p,) those of species of a single term that tell its position and size, and are not fixed.
+        single: (K,) terms that are all of their species; their yields are not negative.
+        further: (E, b) shares of the further terms in the spectator's bins.
+    """
 
-        Each species of several terms gets a further one to test them with: the Chebyshev polynomial whose degree is the
-        number of its terms, of either sign.
-        """
-        first = len(fit.mixture.shapes)
-        names, values = fit.names[first:], np.array(fit.values[first:])
-        single = {own[0] for own in fit.terms.values() if len(own) == 1}
+    def __init__(self, fit: SPlotFit) -> None:
+        """Take all from a fit."""
+        first, sizes = len(fit.mixture.shapes), [len(terms) for terms in fit.terms.values()]
+        single = {terms[0] for terms in fit.terms.values() if len(terms) == 1}
         probes = {f"{term}.{probe}" for term in single for probe in fit.mixture.shapes[term].probes}
-        errors = np.array(fit.errors[first:])
-        return cls(
-            fit.mixture,
-            np.linspace(fit.mixture.low, fit.mixture.high, SPECTATOR_BINS + 1),
-            names,
-            values,
-            np.where(errors > 0, errors, 0.01 * np.abs(values) + 1e-6),
-            fit.limits[first:],
-            np.array([name in single for name in fit.mixture.shapes]),
-            _chebyshev_shares([len(own) for own in fit.terms.values() if len(own) > 1]),
-            np.array([name not in fit.fixed for name in names]),
-            np.array([name in probes and name not in fit.fixed for name in names]),
-        )
+        self.mixture, self.names, self.limits = fit.mixture, fit.names[first:], fit.limits[first:]
+        self.edges = np.linspace(fit.mixture.low, fit.mixture.high, SPECTATOR_BINS + 1)
+        self.values, errors = np.array(fit.values[first:]), np.array(fit.errors[first:])
+        self.errors = np.where(errors > 0, errors, 0.01 * np.abs(self.values) + 1e-6)
+        self.single = np.array([name in single for name in fit.mixture.shapes])
+        self.further = _chebyshev_shares([size for size in sizes if size > 1])
+        self.varied = np.array([name not in fit.fixed for name in self.names])
+        self.probes = self.varied & [name in probes for name in self.names]
 
+    @property
+    def probe_names(self) -> list[str]:
+        """Names of the probes."""
+        return [name for name, probe in zip(self.names, self.probes, strict=True) if probe]
+
+    @property
     def owners(self) -> list[int]:
-        """Index of the species that each probe belongs to."""
-        species = list(self.mixture.shapes)
-        probes = np.array(self.names)[self.probes]
-        return [species.index(name.rpartition(".")[0]) for name in probes]
+        """Index of the term that each probe belongs to."""
+        return [list(self.mixture.shapes).index(name.rpartition(".")[0]) for name in self.probe_names]
 
     def fractions(self, values: FloatArray) -> FloatArray:
         """Share of each term in each spectator bin (K, b), above 0."""
@@ -100,8 +90,8 @@ class Profile:
             minuit = self.minimize(self.values, counts, free)
             if minuit.valid:
                 return np.array(minuit.values)
-        msg = f"factorization of {name}: the fit with shared shapes did not converge, distance {minuit.fmin.edm:.2g}"
-        raise FitError(msg)
+        failed = f"the fit with shared shapes did not converge, distance {minuit.fmin.edm:.2g}"
+        raise FitError(f"factorization of {name}: {failed}")
 
 
 def information(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
@@ -159,5 +149,4 @@ def _uphill(
 
 def _log_likelihood(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
     expected = yields @ fractions
-    total: FloatArray = np.sum(counts * np.log(np.maximum(expected, 1e-300)) - expected, axis=1)
-    return total
+    return np.asarray(np.sum(counts * np.log(np.maximum(expected, 1e-300)) - expected, axis=1))

@@ -29,9 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-
-Table = Mapping[str, NDArray[Any]]
 
 SUM_RULE_WARNING = 5e-3
 """Relative deviation from what the weights should sum to, above which there is a warning."""
@@ -49,7 +48,7 @@ class WeightFit(ABC):
         """Names of the species."""
 
     @abstractmethod
-    def weights(self, table: Table, species: str | None = None) -> FloatArray:
+    def weights(self, table: Arrays, species: str | None = None) -> FloatArray:
         """Weight (n,) of each event of the table, any sign; 0 for those outside of what was fitted.
 
         Args:
@@ -82,7 +81,7 @@ class WeightSource(ABC):
 
     @abstractmethod
     def fit(
-        self, table: Table, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
+        self, table: Arrays, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
     ) -> WeightFit:
         """Find the weight functions.
 
@@ -97,7 +96,7 @@ class WeightSource(ABC):
         """Return the source with its own uncertain inputs drawn for this replica; itself if it has none."""
         return self
 
-    def weights(self, table: Table, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
+    def weights(self, table: Arrays, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
         """Fit, and return the target's weights (n,) for the same table; arguments as for `fit`."""
         return self.fit(table, multiplicity=multiplicity).weights(table)
 
@@ -109,7 +108,7 @@ def known_name(name: str, names: Collection[str], what: str) -> str:
     return name
 
 
-def column_of(table: Table, name: str, what: str) -> FloatArray:
+def column_of(table: Arrays, name: str, what: str) -> FloatArray:
     """Return a column (n,) of the table, or raise `BranchError`, which says `what` it should be, if there is none."""
     if name not in table:
         raise BranchError(f"{what} '{name}' is not among {', '.join(table)}{nearest(name, table)}")
@@ -126,9 +125,29 @@ def checked_counts(multiplicity: NDArray[Any] | None, n_events: int) -> NDArray[
         return np.ones(n_events, np.int64)
     counts = np.asarray(multiplicity)
     if counts.shape != (n_events,):
-        msg = f"multiplicity has shape {counts.shape}, expected ({n_events},), one count per event"
-        raise ValueRangeError(msg)
+        raise ValueRangeError(f"multiplicity has shape {counts.shape}, expected ({n_events},), one count per event")
     if not np.all((counts >= 0) & (counts == np.floor(counts))):
-        msg = "multiplicity holds values that are no counts (negative, fractional or NaN), expected 0, 1, 2, ..."
-        raise ValueRangeError(msg)
+        problem = "values that are no counts (negative, fractional or NaN)"
+        raise ValueRangeError(f"multiplicity holds {problem}, expected 0, 1, 2, ...")
     return counts.astype(np.int64)
+
+
+def sum_rules(weight: FloatArray, n: FloatArray, yields: FloatArray) -> list[float]:
+    """Relative deviations of the sums of the species' weights from their yields; the largest of an event's sum from 1.
+
+    A yield below the root of the number of events counts as that.
+
+    Args:
+        weight: (L, R) weights of the species, any sign.
+        n: (R,) how often each of them counts.
+        yields: (L,) what they should sum to.
+    """
+    off = np.abs(weight @ n - yields) / np.maximum(np.abs(yields), np.sqrt(n.sum()))
+    return [*off.tolist(), float(np.max(np.abs(weight.sum(axis=0) - 1), where=n > 0, initial=0.0))]
+
+
+def check_lines(sum_rule: Mapping[str, float], n_effective: Mapping[str, float]) -> list[str]:
+    """Lines for the terminal: deviations of the sum rules, and the effective number of events of each species."""
+    sums = ", ".join(f"{name} {deviation:.1e}" for name, deviation in sum_rule.items())
+    sizes = ", ".join(f"{name} {size:.0f}" for name, size in n_effective.items())
+    return [f"sum rules, relative deviation: {sums}", f"effective number of events: {sizes}"]

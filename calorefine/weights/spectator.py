@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from sweights import Cows
 
 from calorefine.errors import EmptySelectionError, FitError, SumRuleWarning, ValueRangeError
 from calorefine.stats import FloatArray, n_eff
-from calorefine.weights.shapes import Guess, Mixture, Parameter, Shape
-from calorefine.weights.source import SUM_RULE_WARNING, checked_counts
+from calorefine.weights.mixture import Mixture
+from calorefine.weights.shapes import Guess, Parameter
+from calorefine.weights.source import SUM_RULE_WARNING, checked_counts, sum_rules
 from calorefine.weights.splot_fit import SPlotFit
 
 SUM_RULE_ERROR = 5e-2
@@ -32,37 +34,18 @@ class SpectatorFit:
 
     Args:
         spectator: its name, for messages.
-        range: lowest and highest value fitted, both included.
-        species: name to its terms; the yield of a species' only term is not negative, those of several may be.
+        mixture: species and range, both ends included; the yield of a species' only term is not negative, those of
+            several may be.
         target: species whose weight is *the* weight.
         max_unbinned: events above which the fit is binned.
         bins: number of bins then.
     """
 
     spectator: str
-    range: tuple[float, float]
-    species: dict[str, list[Shape]]
+    mixture: Mixture
     target: str
     max_unbinned: int
     bins: int
-
-    @property
-    def terms(self) -> dict[str, tuple[str, ...]]:
-        """Species to the names of its terms: its own, or numbered."""
-        return {
-            name: (name,) if len(shapes) == 1 else tuple(f"{name}_{k}" for k in range(len(shapes)))
-            for name, shapes in self.species.items()
-        }
-
-    @property
-    def mixture(self) -> Mixture:
-        """All terms."""
-        shapes = {
-            term: shape
-            for name, terms in self.terms.items()
-            for term, shape in zip(terms, self.species[name], strict=True)
-        }
-        return Mixture(shapes, *self.range)
 
     def fit(
         self, spectator: NDArray[Any], *, multiplicity: NDArray[Any] | None = None, near: SPlotFit | None = None
@@ -84,20 +67,18 @@ class SpectatorFit:
             FitError: no convergence, or a sum rule is broken.
         """
         m, n_outside = self._select(spectator, multiplicity)
-        mixture = self.mixture
-        parameters = self._start(mixture, m, near)
-        method, cost = self._cost(mixture, m)
+        parameters = self._start(m, near)
+        method, cost = self._cost(m)
         minuit = _minimize(cost, parameters, self.spectator, near)
         values = tuple(float(value) for value in minuit.values)
-        self._check_species(mixture, values)
-        cows = _weight_functions(mixture, values, m)
-        weights = {term: cows[index](m) for index, term in enumerate(mixture.shapes)}
-        edges, observed, expected = _binned(mixture, values, m)
+        self._check_species(values)
+        cows = _weight_functions(self.mixture, values, m)
+        weights = self.mixture.by_species(cows[k](m) for k in range(len(self.mixture.shapes)))
+        edges, observed, expected = _binned(self.mixture, values, m)
         return SPlotFit(
             spectator=self.spectator,
             target=self.target,
-            mixture=mixture,
-            terms=self.terms,
+            mixture=self.mixture,
             names=tuple(minuit.parameters),
             values=values,
             errors=tuple(0.0 if fixed else float(e) for e, fixed in zip(minuit.errors, minuit.fixed, strict=True)),
@@ -113,82 +94,56 @@ class SpectatorFit:
             observed=observed,
             expected=expected,
             cows=cows,
-            sum_rule=_check_sum_rule(self._by_species(weights), self._yields(mixture, values), self.spectator),
-            n_effective={name: n_eff(weight) for name, weight in self._by_species(weights).items()},
+            sum_rule=_check_sum_rule(weights, self.mixture.by_species(values), self.spectator),
+            n_effective={name: n_eff(weight) for name, weight in weights.items()},
         )
 
     def _select(self, spectator: NDArray[Any], multiplicity: NDArray[Any] | None) -> tuple[FloatArray, int]:
         """Events within the range, repeated by their multiplicity; and the number of those outside."""
-        m = np.asarray(spectator, np.float64)
-        missing = int(np.isnan(m).sum())
-        if missing:
-            msg = f"spectator {self.spectator}: {missing} of {len(m)} values are NaN, expected none; add a cut"
-            raise ValueRangeError(msg)
+        m, low, high = np.asarray(spectator, np.float64), self.mixture.low, self.mixture.high
+        if missing := int(np.isnan(m).sum()):
+            problem = f"{missing} of {len(m)} values are NaN"
+            raise ValueRangeError(f"spectator {self.spectator}: {problem}, expected none; add a cut")
         if multiplicity is not None:
             m = np.repeat(m, checked_counts(multiplicity, len(m)))
-        inside = (m >= self.range[0]) & (m <= self.range[1])
+        inside = (m >= low) & (m <= high)
         if not inside.any():
-            found = f"they lie in [{m.min():g}, {m.max():g}]" if len(m) else "the input is empty"
-            msg = (
-                f"spectator {self.spectator}: none of {len(m)} events is in the range "
-                f"[{self.range[0]:g}, {self.range[1]:g}], {found}; check the unit"
-            )
-            raise EmptySelectionError(msg)
+            where = f"they lie in [{m.min():g}, {m.max():g}]" if len(m) else "the input is empty"
+            none = f"none of {len(m)} events is in the range [{low:g}, {high:g}]"
+            raise EmptySelectionError(f"spectator {self.spectator}: {none}, {where}; check the unit")
         return m[inside], int(np.sum(~inside))
 
-    def _start(self, mixture: Mixture, m: FloatArray, near: SPlotFit | None) -> list[Parameter]:
-        shapes = mixture.parameters(Guess.from_data(m, *self.range))
+    def _start(self, m: FloatArray, near: SPlotFit | None) -> list[Parameter]:
+        shapes = self.mixture.parameters(Guess.from_data(m, self.mixture.low, self.mixture.high))
         if near is not None:
-            known = dict(zip(near.names, near.values, strict=True))
-            within = dict(zip(near.names, near.limits, strict=True))
-            shapes = [Parameter(p.name, known[p.name], within[p.name], p.fixed) for p in shapes]
-        yields = mixture.yields_only(m, tuple(p.start for p in shapes))
-        limits = [POSITIVE if len(terms) == 1 else ANY_SIGN for terms in self.terms.values() for _ in terms]
-        named = zip(mixture.shapes, np.maximum(yields, 1e-3 * len(m)), limits, strict=True)
+            known = dict(zip(near.names, zip(near.values, near.limits, strict=True), strict=True))
+            shapes = [Parameter(p.name, *known[p.name], p.fixed) for p in shapes]
+        yields = self.mixture.yields_only(m, tuple(p.start for p in shapes))
+        limits = [POSITIVE if len(terms) == 1 else ANY_SIGN for terms in self.mixture.terms.values() for _ in terms]
+        named = zip(self.mixture.shapes, np.maximum(yields, 1e-3 * len(m)), limits, strict=True)
         return [Parameter(f"n_{name}", float(value), limit) for name, value, limit in named] + shapes
 
-    def _cost(self, mixture: Mixture, m: FloatArray) -> tuple[str, ExtendedUnbinnedNLL | ExtendedBinnedNLL]:
+    def _cost(self, m: FloatArray) -> tuple[str, ExtendedUnbinnedNLL | ExtendedBinnedNLL]:
         if len(m) <= self.max_unbinned:
-            return "unbinned", ExtendedUnbinnedNLL(m, mixture.scaled_log_pdf, log=True)
-        counts, edges = np.histogram(m, self.bins, self.range)
-        return f"binned, {self.bins} bins", ExtendedBinnedNLL(counts, edges, mixture.scaled_cdf)
+            return "unbinned", ExtendedUnbinnedNLL(m, self.mixture.scaled_log_pdf, log=True)
+        counts, edges = np.histogram(m, self.bins, (self.mixture.low, self.mixture.high))
+        return f"binned, {self.bins} bins", ExtendedBinnedNLL(counts, edges, self.mixture.scaled_cdf)
 
-    def _by_species(self, terms: dict[str, FloatArray]) -> dict[str, FloatArray]:
-        return {name: np.sum([terms[term] for term in own], axis=0) for name, own in self.terms.items()}
-
-    def _yields(self, mixture: Mixture, values: tuple[float, ...]) -> dict[str, float]:
-        found = dict(zip(mixture.shapes, values, strict=False))
-        return {name: sum(found[term] for term in own) for name, own in self.terms.items()}
-
-    def _check_species(self, mixture: Mixture, values: tuple[float, ...]) -> None:
-        groups = dict(zip(mixture.shapes, mixture.split(values)[1], strict=True))
-        for name, size in self._yields(mixture, values).items():
-            own = self.terms[name]
-            complaints = [mixture.shapes[term].complaint(*self.range, *groups[term]) for term in own]
+    def _check_species(self, values: tuple[float, ...]) -> None:
+        ends = self.mixture.low, self.mixture.high
+        groups = dict(zip(self.mixture.shapes, self.mixture.split(values)[1], strict=True))
+        for name, size in self.mixture.by_species(values).items():
+            terms = {term: self.mixture.shapes[term] for term in self.mixture.terms[name]}
+            complaints = [shape.complaint(*ends, *groups[term]) for term, shape in terms.items()]
             if size < 0.5:
                 complaints = [f"its fitted yield is {size:.2g} events, expected some; remove it, or check the shapes"]
-            if found := "; ".join(filter(None, complaints)):
-                raise FitError(f"species '{name}': {found}")
-        grid = np.linspace(*self.range, 201)
-        if np.min(total := mixture.total(grid, values)) <= 0:
+            if text := "; ".join(filter(None, complaints)):
+                raise FitError(f"species '{name}': {text}")
+        grid = np.linspace(*ends, 201)
+        if np.min(total := self.mixture.total(grid, values)) <= 0:
             where = grid[int(np.argmin(total))]
-            msg = f"the fitted density of {self.spectator} is negative at {where:.4g}; take fewer terms in a Sum"
-            raise FitError(msg)
-
-
-@dataclass(frozen=True)
-class _Density:
-    """A species' density, or the total's, as a function of the spectator alone (and so that it can be pickled)."""
-
-    mixture: Mixture
-    values: tuple[float, ...]
-    index: int | None
-
-    def __call__(self, x: FloatArray) -> FloatArray:
-        if self.index is not None:
-            shape = list(self.mixture.shapes.values())[self.index]
-            return shape.pdf(x, self.mixture.low, self.mixture.high, *self.mixture.split(self.values)[1][self.index])
-        return self.mixture.total(x, self.values) / sum(self.values[: len(self.mixture.shapes)])
+            below = f"the fitted density of {self.spectator} is negative at {where:.4g}"
+            raise FitError(f"{below}; take fewer terms in a Sum")
 
 
 def _minimize(
@@ -225,12 +180,12 @@ def _failure(minuit: Minuit, parameters: list[Parameter], spectator: str) -> str
         f"the distance to the minimum is still {minuit.fmin.edm:.2g}": minuit.fmin.is_above_max_edm,
         "the covariance is not positive": not minuit.fmin.has_posdef_covar,
     }
-    found = [reason for reason, holds in reasons.items() if holds] or ["MIGRAD reports an invalid minimum"]
+    problem = [reason for reason, holds in reasons.items() if holds] or ["MIGRAD reports an invalid minimum"]
     limits = _at_limit(parameters, tuple(minuit.values))
     where = f"; at a limit: {', '.join(limits)}" if limits else ""
     values = ", ".join(f"{name} = {value:.4g}" for name, value in minuit.values.to_dict().items())
     return (
-        f"the fit of {spectator} did not converge, also with SIMPLEX and strategy 2: {', '.join(found)}{where}. "
+        f"the fit of {spectator} did not converge, also with SIMPLEX and strategy 2: {', '.join(problem)}{where}. "
         f"Last values: {values}. Give better start values, fix a parameter or choose a shape with fewer"
     )
 
@@ -246,13 +201,21 @@ def _at_limit(parameters: list[Parameter], values: tuple[float, ...]) -> tuple[s
 
 def _weight_functions(mixture: Mixture, values: tuple[float, ...], m: FloatArray) -> Cows:
     """W matrix by summation over the sample, and its inverse, by `sweights`."""
-    densities = [_Density(mixture, values, index) for index in range(len(mixture.shapes))]
-    total = _Density(mixture, values, None)
+    signal, *others = (partial(_density, mixture, values, k) for k in range(len(mixture.shapes)))
+    total = partial(_density, mixture, values, None)
     try:
-        return Cows(m, densities[:1], densities[1:], total, range=(mixture.low, mixture.high), summation=True)
+        return Cows(m, [signal], others, total, range=(mixture.low, mixture.high), summation=True)
     except np.linalg.LinAlgError as error:
-        msg = "the W matrix of the sWeights can't be inverted: two species have the same shape, or one has no events"
-        raise FitError(msg) from error
+        alike = "two species have the same shape, or one has no events"
+        raise FitError(f"the W matrix of the sWeights can't be inverted: {alike}") from error
+
+
+def _density(mixture: Mixture, values: tuple[float, ...], index: int | None, m: FloatArray) -> FloatArray:
+    """Density (n,) of a term, or of all, at `m` (n,); a function of the module, so that it can be pickled."""
+    yields, groups = mixture.split(values)
+    if index is None:
+        return np.asarray(mixture.total(m, values) / sum(yields))
+    return list(mixture.shapes.values())[index].pdf(m, mixture.low, mixture.high, *groups[index])
 
 
 def _check_sum_rule(weights: dict[str, FloatArray], yields: dict[str, float], spectator: str) -> dict[str, float]:
@@ -261,11 +224,9 @@ def _check_sum_rule(weights: dict[str, FloatArray], yields: dict[str, float], sp
     Both hold where the yields are at their maximum (arXiv:physics/0402083, properties of the sWeights;
     arXiv:2112.04574).  A yield below the root of the number of events counts as that.
     """
-    least = np.sqrt(len(next(iter(weights.values()))))
-    deviations = {
-        name: float(abs(weight.sum() - yields[name]) / max(yields[name], least)) for name, weight in weights.items()
-    }
-    deviations["event"] = float(np.max(np.abs(sum(weights.values()) - 1)))
+    weight, sums = np.stack(list(weights.values())), np.array([yields[name] for name in weights])
+    off = sum_rules(weight, np.ones(weight.shape[1]), sums)
+    deviations = dict(zip((*weights, "event"), off, strict=True))
     name, worst = max(deviations.items(), key=lambda item: item[1])
     msg = (
         f"sWeights of {spectator}: the sum rule for {name} is off by {worst:.2g}, expected below {SUM_RULE_WARNING:g} "

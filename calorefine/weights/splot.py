@@ -21,7 +21,7 @@ arXiv:2112.04574 (variant B of the W matrix; section 3.4 for several terms).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, EmptySelectionError, FitError
+from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-from calorefine.weights.bins import Bins
+from calorefine.weights.bins import ContextBins
+from calorefine.weights.mixture import Mixture
 from calorefine.weights.shapes import SpectatorModel
-from calorefine.weights.source import Table, WeightFit, WeightSource, checked_counts, column_of, known_name
+from calorefine.weights.source import WeightFit, WeightSource, checked_counts, column_of, known_name
 from calorefine.weights.spectator import SpectatorFit
 from calorefine.weights.splot_fit import SPlotFit
 
@@ -74,18 +76,20 @@ class SPlot(WeightSource):
                 or an alternative replaces nothing.
         """
         if not range[0] < range[1]:
-            msg = f"range of the spectator {spectator} is [{range[0]:g}, {range[1]:g}], expected lowest < highest"
-            raise ConfigError(msg)
+            ends = f"[{range[0]:g}, {range[1]:g}]"
+            raise ConfigError(f"range of the spectator {spectator} is {ends}, expected lowest < highest")
         if len(species) < 2:
-            msg = f"sWeights need at least two species, found {', '.join(species) or 'none'}"
-            raise ConfigError(msg)
+            raise ConfigError(f"sWeights need at least two species, found {', '.join(species) or 'none'}")
         self.spectator, self.range, self.species = spectator, (float(range[0]), float(range[1])), dict(species)
         self.target = known_name(target, species, "species")
-        self.context_bins = Bins(in_bins_of or {})
+        self.context_bins = ContextBins(in_bins_of or {})
         self.alternatives = dict(alternatives or {})
         self.max_unbinned, self.bins = max_unbinned, bins
         for name, replaced in self.alternatives.items():
-            _check_alternative(name, replaced, species)
+            if not replaced:
+                raise ConfigError(f"alternative '{name}' replaces no shape, expected some of {', '.join(species)}")
+            for changed in replaced:
+                known_name(changed, species, "species")
 
     @property
     def branches(self) -> dict[str, str]:
@@ -99,18 +103,12 @@ class SPlot(WeightSource):
             ConfigError: no such alternative.
         """
         replaced = self.alternatives[known_name(name, self.alternatives, "alternative")]
-        return SPlot(
-            spectator=self.spectator,
-            range=self.range,
-            species={**self.species, **replaced},
-            target=self.target,
-            in_bins_of={column: list(edges) for column, edges in self.context_bins.edges.items()},
-            max_unbinned=self.max_unbinned,
-            bins=self.bins,
-        )
+        other = copy.copy(self)
+        other.species, other.alternatives = {**self.species, **replaced}, {}
+        return other
 
     def fit(
-        self, table: Table, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
+        self, table: Arrays, *, multiplicity: NDArray[Any] | None = None, near: WeightFit | None = None
     ) -> SPlotResult:
         """Fit the table's spectator, in each bin by itself; see `fit_spectator` and `WeightSource.fit`.
 
@@ -125,11 +123,11 @@ class SPlot(WeightSource):
         fits = []
         for number, label in enumerate(self.context_bins.labels):
             inside = index == number
-            own = None if counts is None else counts[inside]
+            repeated = None if counts is None else counts[inside]
             try:
-                fits.append(self.fit_spectator(m[inside], multiplicity=own, near=starts[number]))
+                fits.append(self.fit_spectator(m[inside], multiplicity=repeated, near=starts[number]))
             except (FitError, EmptySelectionError) as error:
-                if len(self.context_bins) == 1 and not self.context_bins.edges:
+                if not self.context_bins.edges:
                     raise
                 raise type(error)(f"bin {label}: {error}") from error
         return SPlotResult(self.target, self.context_bins, tuple(fits), int(np.sum(index < 0)))
@@ -138,9 +136,9 @@ class SPlot(WeightSource):
         self, spectator: NDArray[Any], *, multiplicity: NDArray[Any] | None = None, near: SPlotFit | None = None
     ) -> SPlotFit:
         """Fit all values together, whatever the bins; see `SpectatorFit.fit` for arguments, result and errors."""
-        terms = {name: model.terms() for name, model in self.species.items()}
-        what = SpectatorFit(self.spectator, self.range, terms, self.target, self.max_unbinned, self.bins)
-        return what.fit(spectator, multiplicity=multiplicity, near=near)
+        mixture = Mixture(self.species, *self.range)
+        model = SpectatorFit(self.spectator, mixture, self.target, self.max_unbinned, self.bins)
+        return model.fit(spectator, multiplicity=multiplicity, near=near)
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ class SPlotResult(WeightFit):
     """
 
     target: str
-    bins: Bins
+    bins: ContextBins
     fits: tuple[SPlotFit, ...]
     n_outside_bins: int
 
@@ -172,29 +170,25 @@ class SPlotResult(WeightFit):
     @property
     def n_effective(self) -> dict[str, float]:
         """Effective number of events of each species' weights in all bins."""
-        squares = {
-            name: sum(fit.yields[name] ** 2 / fit.n_effective[name] for fit in self.fits) for name in self.yields
+        return {
+            name: size**2 / sum(fit.yields[name] ** 2 / fit.n_effective[name] for fit in self.fits)
+            for name, size in self.yields.items()
         }
-        return {name: size**2 / squares[name] for name, size in self.yields.items()}
 
     @property
     def warnings(self) -> list[str]:
         """What is off, in plain words: species hardly seen, parameters at limits, events outside of the bins."""
-        found = []
         labels = [f"{label}: " for label in self.bins.labels] if self.bins.edges else [""]
-        for label, fit in zip(labels, self.fits, strict=True):
-            found += [f"{label}{text}" for text in fit.warnings]
+        warnings = [f"{label}{text}" for label, fit in zip(labels, self.fits, strict=True) for text in fit.warnings]
         n_all = self.n_outside_bins + sum(fit.n_events + fit.n_outside for fit in self.fits)
         if self.n_outside_bins > 0.01 * n_all:
-            found.append(f"{self.n_outside_bins} of {n_all} events are outside of the bins and have weight 0")
-        return found
+            warnings.append(f"{self.n_outside_bins} of {n_all} events are outside of the bins and have weight 0")
+        return warnings
 
-    def weights(self, table: Table, species: str | None = None) -> FloatArray:
+    def weights(self, table: Arrays, species: str | None = None) -> FloatArray:
         """Weights (n,) of any sign; 0 outside the range and the bins; see `WeightFit.weights`."""
         m = column_of(table, self.fits[0].spectator, "spectator")
         index = self.bins.index(table, len(m))
-        if not self.bins.edges:
-            return self.fits[0].weights(m, species)
         result = np.zeros(len(m))
         for number, fit in enumerate(self.fits):
             result[index == number] = fit.weights(m[index == number], species)
@@ -217,10 +211,3 @@ class SPlotResult(WeightFit):
         totals = {"yields": self.yields, "n_effective": self.n_effective, "n_outside_bins": self.n_outside_bins}
         fits = [{"bin": label} | fit.to_dict() for label, fit in zip(self.bins.labels, self.fits, strict=True)]
         return {"target": self.target, "in_bins_of": edges, **totals, "bins": fits}
-
-
-def _check_alternative(name: str, replaced: Mapping[str, Any], species: Mapping[str, Any]) -> None:
-    if not replaced:
-        raise ConfigError(f"alternative '{name}' replaces no shape, expected one or more of {', '.join(species)}")
-    for changed in replaced:
-        known_name(changed, species, "species")

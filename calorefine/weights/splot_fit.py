@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats as distributions
 from sweights import Cows
 
-from calorefine.stats import FloatArray
-from calorefine.weights.shapes import Mixture
-from calorefine.weights.source import known_name
+from calorefine.stats import FloatArray, chi2_p_value
+from calorefine.weights.mixture import Mixture
+from calorefine.weights.source import check_lines, known_name
 
-LEAST_SIGNIFICANCE, LEAST_N_EFF = 5.0, 20.0
+LEAST_SEEN, LEAST_N_EFF = 5.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,6 @@ class SPlotFit:
         spectator: name of the spectator.
         target: species whose weight is *the* weight.
         mixture: fitted model, of all terms.
-        terms: species to the names of its terms in the mixture.
         names: parameters, yields first.
         values: their fitted values.
         errors: their standard deviations (0 if fixed).
@@ -48,7 +46,6 @@ class SPlotFit:
     spectator: str
     target: str
     mixture: Mixture
-    terms: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
     values: tuple[float, ...]
     errors: tuple[float, ...]
@@ -68,34 +65,37 @@ class SPlotFit:
     n_effective: dict[str, float]
 
     @property
+    def terms(self) -> dict[str, tuple[str, ...]]:
+        """Species to the names of its terms in the mixture."""
+        return self.mixture.terms
+
+    @property
     def yields(self) -> dict[str, float]:
         """Fitted number of events of each species."""
-        found = dict(zip(self.mixture.shapes, self.values, strict=False))
-        return {name: sum(found[term] for term in own) for name, own in self.terms.items()}
+        return self.mixture.by_species(self.values)
 
     def yield_error(self, species: str) -> float:
         """Standard deviation of a species' yield."""
-        own = [list(self.mixture.shapes).index(term) for term in self.terms[species]]
-        return float(np.sqrt(self.covariance[np.ix_(own, own)].sum()))
+        index = [list(self.mixture.shapes).index(term) for term in self.terms[species]]
+        return float(np.sqrt(self.covariance[np.ix_(index, index)].sum()))
 
     @property
     def warnings(self) -> list[str]:
         """What is off, in plain words."""
-        found = [f"parameter {name} is at its limit" for name in self.at_limit]
+        warnings = [f"parameter {name} is at its limit" for name in self.at_limit]
         for name, size in self.yields.items():
-            if size < LEAST_SIGNIFICANCE * self.yield_error(name):
-                found.append(f"the yield of {name} is {size:.0f} +- {self.yield_error(name):.0f}: hardly seen")
+            if size < LEAST_SEEN * self.yield_error(name):
+                warnings.append(f"the yield of {name} is {size:.0f} +- {self.yield_error(name):.0f}: hardly seen")
             if self.n_effective[name] < LEAST_N_EFF:
-                found.append(f"the weights of {name} are worth {self.n_effective[name]:.0f} events")
+                warnings.append(f"the weights of {name} are equivalent to {self.n_effective[name]:.0f} events")
         if self.n_outside > self.n_events:
-            found.append(f"{self.n_outside} of {self.n_outside + self.n_events} events are outside of the range")
-        return found
+            warnings.append(f"{self.n_outside} of {self.n_outside + self.n_events} events are outside of the range")
+        return warnings
 
     def densities(self, m: FloatArray) -> dict[str, FloatArray]:
         """Expected events of each species per unit of the spectator at `m` (n,)."""
-        scaled = self.mixture.split(self.values)[0][:, None] * self.mixture.pdfs(m, self.values)
-        found = dict(zip(self.mixture.shapes, scaled, strict=True))
-        return {name: np.sum([found[term] for term in own], axis=0) for name, own in self.terms.items()}
+        yields = self.mixture.split(self.values)[0]
+        return self.mixture.by_species(yields[:, None] * self.mixture.pdfs(m, self.values))
 
     @property
     def pulls(self) -> FloatArray:
@@ -115,7 +115,7 @@ class SPlotFit:
     @property
     def p_value(self) -> float:
         """Probability of a larger `chi2`; NaN without degrees of freedom."""
-        return float(distributions.chi2.sf(self.chi2, self.ndf)) if self.ndf > 0 else float("nan")
+        return chi2_p_value(self.chi2, self.ndf) if self.ndf > 0 else float("nan")
 
     def weights(self, m: FloatArray, species: str | None = None) -> FloatArray:
         """sWeights; they sum to the yield over the fitted sample, and to 1 over the species for each event.
@@ -130,13 +130,11 @@ class SPlotFit:
         Raises:
             ConfigError: no such species.
         """
-        own = self.terms[known_name(species or self.target, self.terms, "species")]
+        terms = self.terms[known_name(species or self.target, self.terms, "species")]
         m = np.asarray(m, np.float64)
         inside = (m >= self.mixture.low) & (m <= self.mixture.high)
         result = np.zeros(m.shape)
-        for index, term in enumerate(self.mixture.shapes):
-            if term in own:
-                result[inside] += self.cows[index](m[inside])
+        result[inside] = sum(self.cows[k](m[inside]) for k, term in enumerate(self.mixture.shapes) if term in terms)
         return result
 
     def summary(self) -> str:
@@ -150,16 +148,9 @@ class SPlotFit:
         for name, value, error in zip(self.names, self.values, self.errors, strict=True):
             note = "fixed" if name in self.fixed else "AT LIMIT" if name in self.at_limit else ""
             lines.append(f"{name:<28}{value:>14.6g}{error:>12.3g}  {note}".rstrip())
-        worst = float(np.max(np.abs(self.pulls)))
-        lines.append(
-            f"chi2/ndf = {self.chi2:.1f}/{self.ndf}, p = {self.p_value:.3g}; "
-            f"largest of {len(self.pulls)} pulls {worst:.1f}"
-        )
-        sums = ", ".join(f"{name} {deviation:.1e}" for name, deviation in self.sum_rule.items())
-        lines.append(f"sum rules, relative deviation: {sums}")
-        sizes = ", ".join(f"{name} {size:.0f}" for name, size in self.n_effective.items())
-        lines.append(f"effective number of events: {sizes}")
-        return "\n".join(lines)
+        pulls = f"largest of {len(self.pulls)} pulls {np.max(np.abs(self.pulls)):.1f}"
+        lines.append(f"chi2/ndf = {self.chi2:.1f}/{self.ndf}, p = {self.p_value:.3g}; {pulls}")
+        return "\n".join([*lines, *check_lines(self.sum_rule, self.n_effective)])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the functions, as JSON types (None for a p-value without degrees of freedom)."""

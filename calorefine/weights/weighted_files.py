@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, KeyColumnError
-from calorefine.events import Columns
+from calorefine.events import Arrays, Columns
 from calorefine.io.chunks import Chunk, NonFinite, Request
 from calorefine.io.rewrite import Rewriter, rewriting
 from calorefine.io.sources import Source, TreeFormat
@@ -24,8 +24,6 @@ from calorefine.keys import KeyArray
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.factorization import FactorizationResult
 from calorefine.weights.source import WeightFit, WeightSource
-
-_Table = dict[str, NDArray[Any]]
 
 
 class WeightedInput:
@@ -53,10 +51,10 @@ class WeightedInput:
         named = columns.expressions("features", "context") | columns.block_expressions
         self.request = Request.of(columns, needed | named, nonfinite=nonfinite)
 
-    def read(self) -> tuple[_Table, KeyArray]:
+    def read(self) -> tuple[Arrays, KeyArray]:
         """All expressions, and the keys (n,) that bootstrap counts go by."""
         parts = [read_table(source, self.request) for source in self.sources]
-        values = [table | self._number(number, len(key)) for number, (table, key, _) in enumerate(parts)]
+        values = [{**table, **self._number(number, len(key))} for number, (table, key, _) in enumerate(parts)]
         self._check_distinct([key for _, key, _ in parts])
         table = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
         return table, self.columns.bootstrap_key(table, np.concatenate([event for _, _, event in parts]))
@@ -71,17 +69,17 @@ class WeightedInput:
                 )
                 raise KeyColumnError(msg)
 
-    def chunks(self, copy: Rewriter) -> Iterator[tuple[Chunk, _Table]]:
+    def chunks(self, copy: Rewriter) -> Iterator[tuple[Chunk, Arrays]]:
         """Rows with the branches to copy, and their expressions."""
         for number, source in enumerate(self.sources):
             for chunk in copy.chunks(source):
-                yield chunk, chunk.values | self._number(number, len(chunk))
+                yield chunk, {**chunk.values, **self._number(number, len(chunk))}
 
     def names(self) -> list[str]:
         """Files read."""
         return [path.name for source in self.sources for path in source.paths]
 
-    def _number(self, number: int, n: int) -> _Table:
+    def _number(self, number: int, n: int) -> Arrays:
         return {"sample": np.full(n, float(number))} if self.numbered else {}
 
 
@@ -89,7 +87,7 @@ class Replicas:
     """The nominal weights and those of each replica."""
 
     def __init__(
-        self, source: WeightSource, table: _Table, key: KeyArray, *, n: int, seed: int, refit: bool, block: list[str]
+        self, source: WeightSource, table: Arrays, key: KeyArray, *, n: int, seed: int, refit: bool, block: list[str]
     ) -> None:
         """Fit the nominal sample and, with `refit`, each of the n replicas."""
         if n < 0:
@@ -101,7 +99,7 @@ class Replicas:
         self.replicas = [Replica(index, seed, refit) for index in range(1, n + 1)]
         self.fits = [replica_fit(source, self.nominal, table, key, replica) for replica in self.replicas]
 
-    def weights(self, table: _Table, key: KeyArray, species: str) -> NDArray[np.float32]:
+    def weights(self, table: Arrays, key: KeyArray, species: str) -> NDArray[np.float32]:
         """Weights (n, replicas) of a species, counts included."""
         out = np.empty((len(key), self.n), np.float32)
         for index, (replica, fit) in enumerate(zip(self.replicas, self.fits, strict=True)):
@@ -147,7 +145,7 @@ class WeightedOutput:
         return list(added)
 
     def _weights(
-        self, table: _Table, key: KeyArray, bootstrap: Replicas, others: Mapping[str, WeightFit]
+        self, table: Arrays, key: KeyArray, bootstrap: Replicas, others: Mapping[str, WeightFit]
     ) -> dict[str, NDArray[Any]]:
         added: dict[str, NDArray[Any]] = {}
         for species in bootstrap.nominal.species:

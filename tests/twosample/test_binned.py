@@ -9,20 +9,17 @@ from calorefine import Column, Columns, stats
 from calorefine.errors import ConfigError
 from calorefine.events import Events
 from calorefine.twosample.binned import (
-    LEVELS,
-    Binning,
+    CUT_LEVELS,
     Comparison,
+    PairedBins,
     binned_efficiencies,
     binned_moments,
     compared,
     context_values,
     corrected_p_value,
     deviation,
-    half_width_estimate,
-    mean_estimate,
-    median_estimate,
-    std_estimate,
 )
+from calorefine.twosample.estimates import half_width_estimate, mean_estimate, median_estimate, std_estimate
 
 ESTIMATORS = [mean_estimate, std_estimate, half_width_estimate, median_estimate]
 
@@ -103,7 +100,7 @@ def binning(generated, reference, *, weight=None, n_bins=5, training=0.0):
     weights = np.ones(len(generated)), np.ones(len(reference)) if weight is None else weight
     own = np.arange(len(generated) + len(reference), dtype=np.uint64)
     pair = own[: len(generated)], own[len(generated) :]
-    return Binning(generated, reference, weights=weights, event_keys=pair, n_bins=n_bins, training=training)
+    return PairedBins(generated, reference, weights=weights, event_keys=pair, n_bins=n_bins, training=training)
 
 
 def test_bins_hold_equal_sums_of_weights_and_few_values_get_a_bin_each():
@@ -131,7 +128,7 @@ def test_efficiencies_are_the_levels_and_find_a_shift():
     context, x = rng.random((2, 4000)), rng.normal(size=(2, 4000))
     bins = {"c": binning(context[0], context[1], n_bins=4)}
     same = binned_efficiencies(x[0], x[1], bins, weight=np.ones(4000))
-    assert list(same) == [f"{level:g}" for level in LEVELS]
+    assert list(same) == [f"{level:g}" for level in CUT_LEVELS]
     assert np.mean([one.reference for one in same["0.9"].bins["c"]]) == pytest.approx(0.1, abs=0.001)
     accident = deviation(same["0.5"].bins["c"])
     assert accident.mean < 3 * accident.expected

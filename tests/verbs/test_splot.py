@@ -17,7 +17,7 @@ from calorefine.errors import (
     KeyColumnError,
 )
 from calorefine.io.provenance import read_provenance
-from calorefine.weights import Exponential, Gaussian, LabelFractions, SPlot, replica_weights
+from calorefine.weights import Exponential, Gaussian, LabelFractions, SPlot, bootstrap_weights
 
 COLUMNS = ["--columns.features", "{x: , y: }", "--columns.context", "{c: }", "--columns.key", "[run, event]"]
 SPECIES = "{signal: {class_path: Gaussian}, background: {class_path: Exponential}}"
@@ -69,7 +69,7 @@ def test_splot_writes_replicas(toy_file, tmp_path, refit, tree_format):
     splot(path, output, *options)
     written = read(output)
     key = keys.make_keys([arrays["run"], arrays["event"]])
-    expected = list(replica_weights(source(), arrays, key, n_replicas=3, seed=5, refit=refit == "true"))
+    expected = list(bootstrap_weights(source(), arrays, key, n_replicas=3, seed=5, refit=refit == "true"))
     np.testing.assert_allclose(written["sw_signal"], expected[0], rtol=1e-9)
     np.testing.assert_allclose(written["sw_signal_replica"], np.stack(expected[1:], axis=1), rtol=1e-5, atol=1e-6)
     replicas = read_provenance(output)["splot"]["replicas"]
@@ -185,7 +185,7 @@ def test_fractions_of_files(toy_file, tmp_path):
     expected = LabelFractions(fractions=FRACTIONS).weights({"sample": written["sample"]})
     np.testing.assert_allclose(written["w_signal"], expected)
     key = keys.make_keys([written["run"], written["event"]])
-    replicas = replica_weights(LabelFractions(fractions=FRACTIONS), {"sample": written["sample"]}, key, n_replicas=2)
+    replicas = bootstrap_weights(LabelFractions(fractions=FRACTIONS), {"sample": written["sample"]}, key, n_replicas=2)
     np.testing.assert_allclose(written["w_signal_replica"][:, 1], list(replicas)[2], rtol=1e-5)
     content = json.loads(output.with_suffix(".json").read_text())
     assert content["yields"]["signal"] == pytest.approx(written["w_signal"].sum())

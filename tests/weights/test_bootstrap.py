@@ -18,7 +18,7 @@ from scipy.stats import chi2, poisson
 from calorefine import keys
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.weights import bootstrap
-from calorefine.weights.bootstrap import Replica, counts, replica_fit, replica_weights
+from calorefine.weights.bootstrap import Replica, bootstrap_weights, counts, replica_fit
 from calorefine.weights.fractions import LabelFractions
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
@@ -136,7 +136,7 @@ def sample():
 
 def test_replica_with_refit_redoes_fit_and_fractions(sample):
     source, table, key = sample
-    for index, weight in enumerate(replica_weights(source, table, key, n_replicas=3, seed=4)):
+    for index, weight in enumerate(bootstrap_weights(source, table, key, n_replicas=3, seed=4)):
         count = counts(key, replica=index, seed=4)
         own = source.varied(index, 4).fit(table, multiplicity=count)
         np.testing.assert_array_equal(weight, count * own.weights(table))
@@ -146,7 +146,7 @@ def test_replica_with_refit_redoes_fit_and_fractions(sample):
 def test_replica_without_refit_keeps_the_weights(sample):
     source, table, key = sample
     nominal = source.weights(table)
-    replicas = list(replica_weights(source, table, key, n_replicas=3, seed=4, refit=False))
+    replicas = list(bootstrap_weights(source, table, key, n_replicas=3, seed=4, refit=False))
     assert len(replicas) == 4
     np.testing.assert_array_equal(replicas[0], nominal)
     for index, weight in enumerate(replicas):
@@ -164,7 +164,7 @@ def test_nominal_fit_is_returned_as_it_is(sample):
 def test_spread_is_the_standard_deviation_of_a_weighted_sum(sample):
     """400 replicas, without refit: root of the sum of the squared weights, within 4 standard deviations (6e-5)."""
     source, table, key = sample
-    replicas = replica_weights(source, table, key, n_replicas=400, refit=False)
+    replicas = bootstrap_weights(source, table, key, n_replicas=400, refit=False)
     nominal = next(replicas)
     spread = np.std([weight.sum() for weight in replicas], ddof=1)
     assert spread == pytest.approx(np.sqrt(np.sum(nominal**2)), rel=4 / np.sqrt(800))
@@ -176,7 +176,7 @@ def test_events_of_a_block_stay_together(sample):
     block = np.repeat(np.arange(300), 10)
     key = keys.make_keys([block])
     assert np.all(np.ptp(counts(key, replica=1).reshape(300, 10), axis=1) == 0)
-    replicas = replica_weights(source, table, key, n_replicas=400, refit=False)
+    replicas = bootstrap_weights(source, table, key, n_replicas=400, refit=False)
     per_block = np.bincount(block, next(replicas))
     spread = np.std([weight.sum() for weight in replicas], ddof=1)
     assert spread == pytest.approx(np.sqrt(np.sum(per_block**2)), rel=4 / np.sqrt(800))
@@ -187,4 +187,4 @@ def test_bad_replicas_and_keys_are_errors(sample):
     with pytest.raises(ConfigError, match="replica: index -1 found, expected 0"):
         Replica(-1)
     with pytest.raises(ValueRangeError, match=r"key has shape \(1,\), expected \(3000,\)"):
-        list(replica_weights(source, table, key[:1], n_replicas=1))
+        list(bootstrap_weights(source, table, key[:1], n_replicas=1))

@@ -24,9 +24,10 @@ from calorefine.errors import (
     SumRuleWarning,
     ValueRangeError,
 )
-from calorefine.weights.bootstrap import replica_weights
+from calorefine.weights.bootstrap import bootstrap_weights
 from calorefine.weights.fraction_errors import balanced_variances, can_balance
-from calorefine.weights.fractions import LabelFit, LabelFractions, LabelProbabilities
+from calorefine.weights.fractions import LabelFractions, LabelProbabilities
+from calorefine.weights.labels import LabelFit
 from calorefine.weights.source import WeightSource
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
@@ -71,7 +72,7 @@ def test_means_and_widths_of_each_species_close(name):
     x = rng.normal(species, 0.5 + 0.25 * species)
     key = keys.make_keys([np.arange(len(x))])
     for i, target in enumerate(SPECIES[: matrix.shape[1]]):
-        replicas = replica_weights(make(matrix, target=target), table, key, n_replicas=50, seed=41)
+        replicas = bootstrap_weights(make(matrix, target=target), table, key, n_replicas=50, seed=41)
         found = np.array([[stats.mean(x, w), np.sqrt(stats.covariance(x[:, None], w)[0, 0])] for w in replicas])
         error = found[1:].std(axis=0, ddof=1)
         assert np.all(np.abs(found[0] - [i, 0.5 + 0.25 * i]) < 4 * error)

@@ -5,19 +5,10 @@ import pytest
 from scipy import integrate, stats
 
 from calorefine.errors import ConfigError
-from calorefine.weights.shapes import (
-    Bernstein,
-    BernsteinTerm,
-    Chebyshev,
-    CrystalBall,
-    DoubleGaussian,
-    DoubleSidedCrystalBall,
-    Exponential,
-    Gaussian,
-    Guess,
-    Mixture,
-    Sum,
-)
+from calorefine.weights.mixture import Mixture
+from calorefine.weights.peaks import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Gaussian
+from calorefine.weights.polynomials import Bernstein, BernsteinTerm, Chebyshev
+from calorefine.weights.shapes import Exponential, Guess, Sum
 
 LOW, HIGH = 2.6, 3.6
 CASES = {

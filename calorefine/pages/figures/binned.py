@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from calorefine.pages.figures.overlay import PANELS_PER_ROW, STYLE
 from calorefine.stats import FloatArray
-from calorefine.twosample.binned import Comparison, ContextBin, Efficiencies, Moments, significant
+from calorefine.twosample.binned import BinWidths, Comparison, ContextBin, Efficiencies, significant
 
 SHOWN_LEVELS = ("0.1", "0.5", "0.9")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: told apart by all
@@ -52,7 +52,7 @@ def efficiency_figure(
     return figure
 
 
-def widths_figure(moments: Mapping[str, Mapping[str, list[Moments]]], bins: Mapping[str, list[ContextBin]]) -> Figure:
+def widths_figure(moments: Mapping[str, Mapping[str, list[BinWidths]]], bins: Mapping[str, list[ContextBin]]) -> Figure:
     """Draw the ratio of the 68 % half-widths, generated over reference, of each feature in the bins of the context.
 
     Args:
@@ -83,7 +83,7 @@ def widths_figure(moments: Mapping[str, Mapping[str, list[Moments]]], bins: Mapp
 
 
 def _widths(
-    axes: Axes, feature: str, moments: Mapping[str, list[Moments]], bins: Mapping[str, list[ContextBin]]
+    axes: Axes, feature: str, moments: Mapping[str, list[BinWidths]], bins: Mapping[str, list[ContextBin]]
 ) -> None:
     """One feature's panel."""
     axes.axhline(1, color="gray", linewidth=0.8)
