@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from calorefine.events import Columns
 from calorefine.io.provenance import digest, versions
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
-from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood
+from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood, recipe_named
 
 BLOCK = 8192
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
@@ -40,21 +40,26 @@ class Simulator:
         self.domain = np.asarray(spec["domain"], np.float64).reshape(-1, 2)
 
     @classmethod
-    def load(cls, path: str | Path) -> Simulator:
+    def load(cls, path: str | Path, *, models: Iterable[type[GenerativeModel]] = ()) -> Simulator:
         """Load a checkpoint written by `lightning fit` or by `save`, without running code from it.
 
+        Args:
+            path: of the checkpoint.
+            models: recipes from outside of calorefine; those that have been imported are known without.
+
         Raises:
-            CheckpointError: the file is missing, is no checkpoint of calorefine, or was written by a newer version.
+            CheckpointError: the file is missing, is no checkpoint of calorefine, was written by a newer version, or
+                holds a recipe that is not known: nothing is imported because a checkpoint names it.
         """
         checkpoint = _read_checkpoint(Path(path))
         spec, state = checkpoint[CHECKPOINT_KEY], checkpoint["state_dict"]
-        if spec["format"] != CHECKPOINT_FORMAT or spec["model"] not in MODELS:
-            msg = (
-                f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected one of {', '.join(MODELS)} in "
-                f"format {CHECKPOINT_FORMAT}; it was written by another version of calorefine"
-            )
-            raise CheckpointError(msg)
-        model = MODELS[spec["model"]](**spec["init_args"])
+        if spec["format"] != CHECKPOINT_FORMAT:
+            msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format {CHECKPOINT_FORMAT}"
+            raise CheckpointError(f"{msg}; it was written by another version of calorefine")
+        try:
+            model = recipe_named(spec["model"], models)(**spec["init_args"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         maps = {
             name: kind(*(state[f"{name}.{part}"] for part in kind.parts))
             for name, kind in (("features", Preprocessing), ("context", Conditions))

@@ -2,8 +2,8 @@
 
 Small networks spend as much time between matrix products as in them; several of them share what is between.  Each
 replica has its own events' weights, preprocessing, starting point, order of events and noise, and becomes what it would
-become alone, up to the rounding of its matrix products.  A recipe can be trained so if all its parameters are those of
-linear layers; others train one after the other.
+become alone, up to the rounding of its matrix products.  A recipe declares by `leading_axis` whether it can be trained
+so; others train one after the other.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calorefine.data.batches import Batch, ShuffledBatches
 from calorefine.data.module import EventDataModule
 from calorefine.errors import CheckpointError, ConfigError
-from calorefine.models.base import EPOCHS_KEY, GenerativeModel, TrainedModel, step_seed
+from calorefine.models.base import EPOCHS_KEY, GenerativeModel
+from calorefine.models.updates import step_seed
 from calorefine.nets import Noise, side_by_side
 from calorefine.simulator import Simulator
 
@@ -29,13 +29,11 @@ DIGESTS = "calorefine_digests"
 
 
 def can_train_together(model: GenerativeModel) -> bool:
-    """Whether all parameters of a prepared recipe are those of linear layers."""
-    layers = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    covered = {f"{name}.{part}" for name in layers for part in ("weight", "bias")}
-    return isinstance(model, TrainedModel) and {name for name, _ in model.named_parameters()} <= covered
+    """Whether replicas of a prepared recipe can share a leading axis; it declares that itself."""
+    return model.leading_axis
 
 
-class Together(GenerativeModel):
+class Together(GenerativeModel, recipe=False):
     """What a recipe whose networks are stacked does in another way than one that trains alone; see `together`."""
 
     replicas: list[GenerativeModel]
@@ -46,9 +44,20 @@ class Together(GenerativeModel):
     def setup(self, stage: str) -> None:
         """Nothing: the replicas are prepared."""
 
+    def on_fit_start(self) -> None:
+        """Take the replicas to the device."""
+        for replica in self.replicas:
+            replica.to(self.device)
+
     def step_noise(self, *position: int) -> Noise:
         """Each replica's own."""
-        return Noise(*(step_seed(int(replica.noise_seed), position) for replica in self.replicas))
+        seeds = [step_seed(int(replica.noise_seed), position) for replica in self.replicas]
+        return Noise(*seeds, device=self.device)
+
+    def physical(self, x: torch.Tensor) -> torch.Tensor:
+        """Each replica's events, by its own preprocessing."""
+        pairs = zip(self.replicas, x, strict=True)
+        return torch.stack([replica.features.inverse(events) for replica, events in pairs])
 
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Each replica's batch, spread by its own preprocessing."""
@@ -129,10 +138,12 @@ def together(replicas: Sequence[GenerativeModel], checkpoints: Sequence[Path]) -
     if not can_train_together(first):
         raise ConfigError(f"a {type(first).__name__} can't be trained side by side with others; expected together: 1")
     joined: Any = side_by_side(replicas)
-    joined.__class__ = type(f"{type(first).__name__}Together", (Together, type(first)), {})
+    joined.__class__ = type(f"{type(first).__name__}Together", (Together, type(first)), {}, recipe=False)
     joined.__dict__["replicas"] = list(replicas)  # not as submodules: their parameters are not trained
     joined.checkpoints, joined.lowest_of, joined.history = list(checkpoints), [None] * len(replicas), []
-    joined.mean_weight = torch.tensor([replica.mean_weight for replica in replicas])
+    del joined.mean_weight
+    mean_weight = torch.tensor([replica.mean_weight for replica in replicas])
+    joined.register_buffer("mean_weight", mean_weight, persistent=False)
     return joined  # type: ignore[no-any-return]
 
 

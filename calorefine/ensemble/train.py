@@ -125,8 +125,7 @@ def _data(first: EventDataModule, members: Sequence[Member]) -> list[EventDataMo
 def _prepared(model: GenerativeModel, data: EventDataModule, seed: int) -> GenerativeModel:
     """Return a model as it is before its first step, with the numbers that this seed gives it."""
     pl.seed_everything(seed, verbose=False)
-    arguments = {name: value for name, value in model.hparams.items() if not name.startswith("_")}
-    fresh = type(model)(**arguments)
+    fresh = type(model)(**model.options)
     fresh.set_up(data)
     return fresh
 

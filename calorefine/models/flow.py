@@ -20,8 +20,8 @@ The parameters that are validated, saved and sampled from are an exponential mov
 
 from __future__ import annotations
 
-import copy
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,13 +33,13 @@ from nflows.transforms import (
 )
 from torch import nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import LambdaLR
 
 from calorefine import losses
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
-from calorefine.models.base import Likelihood, TrainedModel, frozen
-from calorefine.nets import Activation, Conditioner, Cosine, update_average
+from calorefine.models.base import Likelihood, TrainedModel
+from calorefine.models.updates import Average, Update, averaged, check_decay
+from calorefine.nets import Activation, Conditioner, Noise, cosine
 
 LATTICE = 256
 SMALLEST_BIN = 0.01
@@ -83,20 +83,24 @@ class Flow(TrainedModel, Likelihood):
         super().__init__(latent_size=0)
         if n_bins < 2:
             raise ConfigError(f"n_bins: {n_bins} found, expected at least 2")
-        if not 0 <= average_decay < 1:
-            raise ConfigError(f"average_decay: {average_decay} found, expected at least 0 and less than 1")
-        self.automatic_optimization = False
+        check_decay(average_decay)
         self.kind, self.n_layers, self.hidden, self.act = kind, n_layers, hidden, act
         self.n_bins, self.tail_bound = n_bins, tail_bound
         self.learning_rate, self.clip_norm, self.average_decay = learning_rate, clip_norm, average_decay
-        self.save_hyperparameters()
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create the layers and their moving average; the latent space has as many dimensions as there are features."""
         self.latent_size = n_features
-        make = self._coupling if self.kind == "coupling" and n_features > 1 else self._autoregressive
+        make = self._coupling if self.is_coupling else self._autoregressive
         self.flow = CompositeTransform(make(n_features, n_context))
-        self.average = frozen(copy.deepcopy(self.flow))
+        self.average = averaged(self.flow)
+
+    @property
+    def is_coupling(self) -> bool:
+        """Whether the layers are couplings; of one feature they are autoregressive."""
+        return self.kind == "coupling" and self.latent_size > 1
+
+    leading_axis = is_coupling  # the other layers have masks for the parameters of one training
 
     @property
     def network(self) -> nn.Module:
@@ -198,40 +202,18 @@ class Flow(TrainedModel, Likelihood):
         log_prob: torch.Tensor = standard_normal_log_prob(z) + log_det
         return log_prob.reshape(u.shape[:-1])
 
-    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
-        """Weighted negative log likelihood of the full sample."""
-        return self.estimate(batch, latent, float(batch.weight.mean()))
-
-    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
+    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:
         """Weighted negative log likelihood of a minibatch."""
-        del latent
+        del noise
         log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
         return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of Adam, and of the moving average."""
-        noise = self.step_noise(self.current_epoch, batch_idx)
-        loss = self.estimate(self.dequantized(batch, noise), batch.x, self.mean_weight)
-        self.check_finite(loss, "loss")
-        optimizer: Any = self.optimizers()
-        scheduler: Any = self.lr_schedulers()
-        optimizer.zero_grad()
-        self.manual_backward(loss.sum())
-        self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
-        optimizer.step()
-        scheduler.step()
-        count = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
-        update_average(self.average, self.flow, min(self.average_decay, count / (count + 10)))
-        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Lightning
-            self.log("loss", loss.detach().mean(), prog_bar=True, sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
+    def updates(self) -> list[Update]:
         """Adam, with a rate that falls like a cosine."""
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise ConfigError("trainer.max_epochs: no limit found, expected a number for the rate to fall over")
-        optimizer = Adam(self.flow.parameters(), lr=self.learning_rate)
-        return [optimizer], [LambdaLR(optimizer, Cosine(total))]
+        adam = partial(Adam, lr=self.learning_rate)
+        average = Average(self.flow, self.average, self.average_decay)
+        parameters = list(self.flow.parameters())
+        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
 
 
 def coupling_masks(n_features: int, n_layers: int | None = None) -> list[torch.Tensor]:

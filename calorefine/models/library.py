@@ -41,7 +41,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from scipy.special import ndtr
-from torch.optim import SGD
 
 from calorefine import keys, stats
 from calorefine.data.batches import Batch
@@ -82,10 +81,8 @@ class Library(GenerativeModel):
         super().__init__(latent_size=2)  # one number chooses the neighbor, one among events of the same context
         if neighbors < 1:
             raise ConfigError(f"neighbors: {neighbors} found, expected at least 1")
-        self.automatic_optimization = False
         self.neighbors, self.seed = neighbors, seed
         self.index: Index | None = None
-        self.save_hyperparameters()
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create an empty library."""
@@ -142,15 +139,10 @@ class Library(GenerativeModel):
         u: torch.Tensor = torch.linalg.solve(mixing[:-1], z - mixing[-1], left=False)  # same bits after save and load
         return u
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Train nothing; a step is counted, without which Lightning writes no checkpoint."""
-        optimizer: Any = self.optimizers()
-        optimizer.step()
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Train nothing; tell how many events there are."""
+        super().training_step(batch, batch_idx)
         self.log("n_library", float(len(self.library_x)), on_step=False, on_epoch=True)
-
-    def configure_optimizers(self) -> Any:
-        """Return an optimizer of nothing."""
-        return SGD([torch.zeros(0, requires_grad=True)])
 
     def _make_index(self) -> Index:
         if len(self.library_x) == 0 or self.spec is None:
