@@ -169,13 +169,13 @@ class Flow(TrainedModel, Likelihood):
         c = self.context(context)
         low, high = ends = self.features.intervals(x)
         discrete = (high > low).any(dim=1)
-        log_density = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        log_density = low.new_full((len(x),), -torch.inf)
         possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
-        for rows, points in ((~discrete, torch.full((1, x.shape[1]), 0.5)), (discrete, self._lattice())):
+        for rows, points in ((~discrete, low.new_full((1, x.shape[1]), 0.5)), (discrete, self._lattice().to(low))):
             chosen = torch.nonzero(possible & rows)[:, 0]
             if len(chosen):
                 z, step, where = low[chosen], (high - low)[chosen], c[chosen]
-                lattice = (self.features.whiten(z + step * point).to(c.dtype) for point in points.double())
+                lattice = (self.features.whiten(z + step * point).to(c.dtype) for point in points)
                 found = [self.network_log_prob(u, where).double() for u in lattice]
                 log_density[chosen] = torch.logsumexp(torch.stack(found), dim=0) - math.log(len(points))
         volume = torch.where(high > low, (high - low).clamp_min(1e-300).log(), 0.0).sum(dim=1)
@@ -185,9 +185,10 @@ class Flow(TrainedModel, Likelihood):
 
     def _lattice(self) -> torch.Tensor:
         """Points (LATTICE, d) that fill the unit cube evenly."""
-        number = torch.arange(1, self.latent_size + 1, dtype=torch.float64)
+        number = torch.arange(1, self.latent_size + 1, dtype=torch.float64, device="cpu")
         steps = torch.exp(-number * math.log(_generalized_golden_ratio(self.latent_size)))
-        return (0.5 + torch.arange(LATTICE, dtype=torch.float64)[:, None] * steps) % 1
+        row = torch.arange(LATTICE, dtype=torch.float64, device="cpu")
+        return torch.remainder(row[:, None] * steps + 0.5, 1)
 
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
         """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).
@@ -230,7 +231,7 @@ def coupling_masks(n_features: int, n_layers: int | None = None) -> list[torch.T
     [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
     """
     bits = (n_features - 1).bit_length()
-    number = torch.arange(n_features)
+    number = torch.arange(n_features, device="cpu")
     pattern = [(number >> bit & 1) ^ flip for bit in range(bits) for flip in (0, 1)]
     if n_layers is not None and n_layers < len(pattern):
         msg = f"n_layers: {n_layers} couplings found, expected at least {len(pattern)} for {n_features} features"

@@ -41,15 +41,16 @@ def weights(recipe, rng):
     return rng.normal(0.5, 1.0, N) if recipe.signed_weights else rng.random(N) ** 4
 
 
-def make_untrained(name, seed=5):
-    """A model as it is after set-up."""
+def make_untrained(name, seed=5, kind="quantile"):
+    """A model as it is after set-up; its last feature is of this kind."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     x, context = rng.normal(size=(N, D)), rng.random((N, 2))
+    x[:, 2] = np.round(2 * x[:, 2]) if kind == "integer" else x[:, 2]
     weight = weights(RECIPES[name], rng)
     prepared = Prepared(
         columns=COLUMNS,
-        features=Preprocessing.fit(x, weight, ["quantile", "standard", "quantile"], ["a", "b", "d"], whiten=True),
+        features=Preprocessing.fit(x, weight, ["quantile", "standard", kind], ["a", "b", "d"], whiten=True),
         context=Preprocessing.fit(context, weight, ["quantile", "standard"], ["p", "q"]),
         domain=np.array([[0.0, 1.0], [0.0, 1.0]]),
         mean_weight=float(weight.mean()),
@@ -76,9 +77,15 @@ def untrained():
 
 
 @pytest.fixture(params=sorted(RECIPES))
-def model(request):
+def recipe(request):
+    """Name of every recipe."""
+    return request.param
+
+
+@pytest.fixture
+def model(recipe):
     """Every recipe, untrained."""
-    return make_untrained(request.param)
+    return make_untrained(recipe)
 
 
 @pytest.fixture(params=TRAINED)
