@@ -56,10 +56,7 @@ class Simulator:
         if spec["format"] != CHECKPOINT_FORMAT:
             msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format {CHECKPOINT_FORMAT}"
             raise CheckpointError(f"{msg}; it was written by another version of calorefine")
-        try:
-            model = recipe_named(spec["model"], models)(**spec["init_args"])
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+        model = recipe_named(spec["model"], models, where=path)(**spec["init_args"])
         maps = {
             name: kind(*(state[f"{name}.{part}"] for part in kind.parts))
             for name, kind in (("features", Preprocessing), ("context", Conditions))

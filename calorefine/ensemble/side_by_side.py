@@ -51,13 +51,11 @@ class Together(GenerativeModel, recipe=False):
 
     def step_noise(self, *position: int) -> Noise:
         """Each replica's own."""
-        seeds = [step_seed(int(replica.noise_seed), position) for replica in self.replicas]
-        return Noise(*seeds, device=self.device)
+        return Noise(*(step_seed(int(replica.noise_seed), position) for replica in self.replicas), device=self.device)
 
     def physical(self, x: torch.Tensor) -> torch.Tensor:
         """Each replica's events, by its own preprocessing."""
-        pairs = zip(self.replicas, x, strict=True)
-        return torch.stack([replica.features.inverse(events) for replica, events in pairs])
+        return torch.stack([replica.physical(events) for replica, events in zip(self.replicas, x, strict=True)])
 
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Each replica's batch, spread by its own preprocessing."""

@@ -79,8 +79,8 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
             made.
     """
     without_hints()
-    if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.append(str(Path.cwd()))
+    if "" not in sys.path:
+        sys.path.append("")
     return CLI(
         GenerativeModel,
         EventDataModule,

@@ -29,11 +29,6 @@ from calorefine.models.updates import Average, Update, averaged, check_decay
 from calorefine.nets import MLP, Activation, LatentSkip, Noise
 
 
-def all_features(x: Tensor) -> Tensor:
-    """View of the whole event in network units."""
-    return x
-
-
 @dataclass(frozen=True)
 class Critic:
     """One of the critics, which sees reference and generated events apart.
@@ -50,7 +45,7 @@ class Critic:
     """
 
     network: nn.Module
-    view: Callable[[Tensor], Tensor] = all_features
+    view: Callable[[Tensor], Tensor] = nn.Identity()  # noqa: RUF009 (has no state)
     weight: float = 1.0
     eventwise: bool = False
 
@@ -81,7 +76,7 @@ class Auxiliary:
     loss: Callable[[Batch, Tensor], Tensor] | None = None
 
 
-class AdversarialModel(TrainedModel):
+class AdversarialModel(TrainedModel, recipe=False):
     """Generator and critic, both fully connected.
 
     Args:
@@ -191,12 +186,14 @@ class AdversarialModel(TrainedModel):
             share = None if critic.eventwise else losses.shares(batch.weight, self.mean_weight)
             (values,) = critic((points, batch.context), share=share)
             terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
-        return _sum([*terms, *(own.loss(batch, generated) for own in self.auxiliaries() if own.loss is not None)])
+        terms += [own.loss(batch, generated) for own in self.auxiliaries() if own.loss is not None]
+        return torch.stack(terms).sum(0)
 
     def _generator_terms(self, batch: Batch, noise: Noise, mean_weight: float | Tensor, *, full: bool) -> Tensor:
         generated = self._generated(batch, noise)
-        distances = [c.weight * self._distance(c, batch, generated, mean_weight, full=full) for c in self.critics()]
-        return _sum([*distances, *(own.weight * own.term(batch, generated, mean_weight) for own in self.auxiliaries())])
+        terms = [c.weight * self._distance(c, batch, generated, mean_weight, full=full) for c in self.critics()]
+        terms += [own.weight * own.term(batch, generated, mean_weight) for own in self.auxiliaries()]
+        return torch.stack(terms).sum(0)
 
     def _distance(
         self, critic: Critic, batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool
@@ -212,8 +209,3 @@ class AdversarialModel(TrainedModel):
         latent = noise.normal(batch.weight.shape[-1], self.latent_size)
         generated: Tensor = self.generator(torch.cat([latent, batch.context], dim=-1))
         return generated
-
-
-def _sum(terms: list[Tensor]) -> Tensor:
-    """Sum of tensors of the same shape."""
-    return torch.stack(terms).sum(0)

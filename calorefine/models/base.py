@@ -6,6 +6,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -47,11 +48,10 @@ class GenerativeModel(UpdatedModule, ABC):
     terms_order: ClassVar[int] = 2
     """Order of that as a U-statistic: the standard error is that of the mean of the terms, times the order."""
 
-    features: Preprocessing
     context: Preprocessing
 
     def __init_subclass__(cls, *, recipe: bool = True, **options: Any) -> None:
-        """Remember the class by its name; the latest one of the same file, where that is executed again."""
+        """Remember a class that is a recipe by its name; the latest one of a file that is executed again."""
         super().__init_subclass__(**options)
         if recipe:
             file = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
@@ -183,11 +183,6 @@ class GenerativeModel(UpdatedModule, ABC):
         """Events (..., d) in physical units, from network units; with a gradient, but for integers."""
         return self.features.inverse(x)
 
-    def dequantized(self, batch: Batch, noise: Noise) -> Batch:
-        """Batch in network units with its atoms and integers spread anew, as a continuous generator makes them."""
-        spread = self.features.dequantize(batch.x, noise.generators[0], noise.ranks)
-        return Batch(spread, batch.context, batch.weight)
-
     @torch.no_grad()
     def distance(self, events: Batch) -> torch.Tensor:
         """Energy distance of held-out events and events generated at their contexts, event by event.
@@ -251,7 +246,7 @@ class GenerativeModel(UpdatedModule, ABC):
         return self.features.inverse(self.generate(latent, self.context(batch.context)))
 
 
-class TrainedModel(GenerativeModel):
+class TrainedModel(GenerativeModel, recipe=False):
     """A generator with an objective that its training minimizes."""
 
     @abstractmethod
@@ -288,19 +283,17 @@ class Likelihood(ABC):
         """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
 
 
-def recipe_named(name: str, models: Iterable[type[GenerativeModel]] = ()) -> type[GenerativeModel]:
-    """Find a recipe by its name among these, or else among all that have been imported.
+def recipe_named(name: str, models: Iterable[type[GenerativeModel]], *, where: str | Path) -> type[GenerativeModel]:
+    """Find the recipe that a checkpoint names among these, or else among all that have been imported.
 
     Raises:
         CheckpointError: there is none, or several files have one.
     """
     known = {repr(model): model for model in models if model.__name__ == name} or _RECIPES.get(name, {})
-    known = {origin: model for origin, model in known.items() if not inspect.isabstract(model)}
     if len(known) == 1:
         return next(iter(known.values()))
     if known:
-        msg = f"holds a '{name}', which is the name of several recipes ({', '.join(known)})"
+        msg = f"{where}: holds a '{name}', which is the name of several recipes ({', '.join(known)})"
         raise CheckpointError(f"{msg}; expected one of them as models=[{name}]")
-    names = sorted(n for n, classes in _RECIPES.items() if not all(map(inspect.isabstract, classes.values())))
-    msg = f"holds a '{name}', which is none of the recipes {', '.join(names)}{nearest(name, names)}"
+    msg = f"{where}: holds a '{name}', which is none of {', '.join(sorted(_RECIPES))}{nearest(name, _RECIPES)}"
     raise CheckpointError(f"{msg}; expected its file to be imported before, or models=[{name}] to be given")

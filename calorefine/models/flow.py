@@ -91,16 +91,14 @@ class Flow(TrainedModel, Likelihood):
     def build(self, n_features: int, n_context: int) -> None:
         """Create the layers and their moving average; the latent space has as many dimensions as there are features."""
         self.latent_size = n_features
-        make = self._coupling if self.is_coupling else self._autoregressive
+        make = self._coupling if self.leading_axis else self._autoregressive
         self.flow = CompositeTransform(make(n_features, n_context))
         self.average = averaged(self.flow)
 
     @property
-    def is_coupling(self) -> bool:
-        """Whether the layers are couplings; of one feature they are autoregressive."""
+    def leading_axis(self) -> bool:
+        """Whether the layers are couplings, which one feature can't have; the other layers have masks of their own."""
         return self.kind == "coupling" and self.latent_size > 1
-
-    leading_axis = is_coupling  # the other layers have masks for the parameters of one training
 
     @property
     def network(self) -> nn.Module:
@@ -169,7 +167,7 @@ class Flow(TrainedModel, Likelihood):
         c = self.context(context)
         low, high = ends = self.features.intervals(x)
         discrete = (high > low).any(dim=1)
-        log_density = low.new_full((len(x),), -torch.inf)
+        log_density: torch.Tensor = low.new_full((len(x),), -torch.inf)
         possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
         for rows, points in ((~discrete, low.new_full((1, x.shape[1]), 0.5)), (discrete, self._lattice().to(low))):
             chosen = torch.nonzero(possible & rows)[:, 0]
@@ -187,8 +185,7 @@ class Flow(TrainedModel, Likelihood):
         """Points (LATTICE, d) that fill the unit cube evenly."""
         number = torch.arange(1, self.latent_size + 1, dtype=torch.float64, device="cpu")
         steps = torch.exp(-number * math.log(_generalized_golden_ratio(self.latent_size)))
-        row = torch.arange(LATTICE, dtype=torch.float64, device="cpu")
-        return torch.remainder(row[:, None] * steps + 0.5, 1)
+        return (0.5 + torch.arange(LATTICE, dtype=torch.float64, device="cpu")[:, None] * steps) % 1
 
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
         """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).
@@ -203,9 +200,8 @@ class Flow(TrainedModel, Likelihood):
         log_prob: torch.Tensor = standard_normal_log_prob(z) + log_det
         return log_prob.reshape(u.shape[:-1])
 
-    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:
-        """Weighted negative log likelihood of a minibatch."""
-        del noise
+    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Weighted negative log likelihood of a minibatch, which needs no noise."""
         log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
         return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
 

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +20,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from calorefine.data.batches import Batch
+from calorefine.data.preprocessing import Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError, TrainingError
 from calorefine.nets import Noise, linear
@@ -78,6 +78,7 @@ class Update:
 class UpdatedModule(pl.LightningModule):
     """A Lightning module that is trained by `updates`; without any, a training only passes over the data."""
 
+    features: Preprocessing
     noise_seed: torch.Tensor
 
     def __init__(self) -> None:
@@ -92,9 +93,9 @@ class UpdatedModule(pl.LightningModule):
         return []
 
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
-        """Batch as the losses get it."""
-        del noise
-        return batch
+        """Batch in network units with its atoms and integers spread anew, as a continuous generator makes them."""
+        spread = self.features.dequantize(batch.x, noise.generators[0], noise.ranks)
+        return Batch(spread, batch.context, batch.weight)
 
     def configure_optimizers(self) -> Any:
         """Make optimizer and schedule of each update.
@@ -115,7 +116,8 @@ class UpdatedModule(pl.LightningModule):
             msg = "trainer.max_epochs: no limit found, expected a number of epochs for the rates to fall over"
             raise ConfigError(msg)
         optimizers = [update.optimizer(update.parameters) for update in self._updates]
-        rates = [partial(_rate, update.schedule, total / update.every) for update in self._updates]
+        falls = [(update.schedule, total / update.every) for update in self._updates]
+        rates = [lambda step, fall=fall, steps=steps: fall(step / steps) for fall, steps in falls]
         return optimizers, [LambdaLR(*pair) for pair in zip(optimizers, rates, strict=True)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -194,10 +196,6 @@ def step_seed(seed: int, position: tuple[int, ...]) -> int:
     for number in position:
         seed = (seed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**64
     return seed % 2**63
-
-
-def _rate(schedule: Callable[[float], float], total: float, step: int) -> float:
-    return schedule(step / total)
 
 
 def _listed(one_or_several: Any) -> list[Any]:

@@ -26,7 +26,6 @@ class WGAN(AdversarialModel):
         del full
         return losses.wasserstein(reference[..., 0], generated[..., 0], weight=weight, mean_weight=mean_weight)
 
-    def penalty(self, values: Tensor, points: Tensor, noise: Noise) -> Tensor:
+    def penalty(self, values: Tensor, points: Tensor, noise: Noise) -> Tensor:  # noqa: ARG002 (draws no direction)
         """Gradient of the critic's values."""
-        del noise
         return losses.gradient_penalty(values[..., 0], points)
