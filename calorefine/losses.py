@@ -13,14 +13,10 @@ Arrays may have a leading axis that numbers replicas trained side by side: each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from calorefine.nets import Noise
 from calorefine.stats import batch_mean, require_nonnegative
-
-Critic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def wasserstein(

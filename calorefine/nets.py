@@ -130,7 +130,7 @@ class Noise:
 
     def _drawn(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
         whole = self.ranks.whole(shape)
-        drawn = [self.ranks.own(draw(whole, generator=own, device="cpu")) for own in self.generators]
+        drawn = [self.ranks.own(draw(whole, generator=generator, device="cpu")) for generator in self.generators]
         return (drawn[0] if len(drawn) == 1 else torch.stack(drawn)).to(self.device)
 
 

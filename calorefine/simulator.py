@@ -204,7 +204,7 @@ def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        siblings = [str(found) for found in path.parent.glob("*.ckpt")]
+        siblings = [str(sibling) for sibling in path.parent.glob("*.ckpt")]
         raise CheckpointError(f"{path}: no such checkpoint{nearest(str(path), siblings)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -218,8 +218,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, int]) -> str:
     """Report of how many of n conditions are outside the training domain, for the terminal."""
     columns = ", ".join(f"{name} {count}" for name, count in by_column.items() if count)
-    found = f"outside the training domain ({flag} = false): {n_outside} conditions, {n_outside / max(n, 1):.2%}"
-    return found + (f" ({columns})" if columns else "")
+    text = f"outside the training domain ({flag} = false): {n_outside} conditions, {n_outside / max(n, 1):.2%}"
+    return text + (f" ({columns})" if columns else "")
 
 
 def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:

@@ -81,10 +81,10 @@ class Together(GenerativeModel, recipe=False):
         if self.trainer.sanity_checking:
             return
         self.history.append([])
-        for index, (replica, own) in enumerate(zip(self.replicas, batch, strict=True)):
+        for index, (replica, held_out) in enumerate(zip(self.replicas, batch, strict=True)):
             self.split_off(index)
             replica.lowest = self.lowest_of[index]
-            terms = replica.validation_terms(own)
+            terms = replica.validation_terms(held_out)
             self.check_finite(terms.mean(), f"replica {index}: the {self.validated_by} of held-out events")
             self.history[-1].append(float(terms.mean()))
             if replica.lowest is None or terms.mean() < replica.lowest.mean():
@@ -95,9 +95,9 @@ class Together(GenerativeModel, recipe=False):
     def split_off(self, index: int) -> GenerativeModel:
         """Return replica `index` with its present parameters."""
         replica, state = self.replicas[index], self.state_dict()
-        own = dict(replica.named_parameters())
+        parameters = dict(replica.named_parameters())
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(state[name][index])
         return replica
 
@@ -155,7 +155,7 @@ class _Stacked(Dataset[Batch]):
         return len(self.events[0].weight)
 
     def __getitem__(self, index: torch.Tensor) -> Batch:
-        parts = [Batch(*(a[rows] for a in own)) for own, rows in zip(self.events, index, strict=True)]
+        parts = [Batch(*(a[rows] for a in events)) for events, rows in zip(self.events, index, strict=True)]
         return Batch(*(torch.stack(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -179,10 +179,10 @@ class _Orders(Sampler[torch.Tensor]):
 
 def training_batches(data: Sequence[EventDataModule], seeds: Sequence[int]) -> DataLoader[Batch]:
     """Batches (k, B, ...) of the replicas, each in the order that its seed gives it."""
-    orders = [ShuffledBatches(len(own.train), own.epoch, seed=seed) for own, seed in zip(data, seeds, strict=True)]
-    return DataLoader(_Stacked([own.network_events for own in data]), sampler=_Orders(orders), batch_size=None)
+    orders = [ShuffledBatches(len(each.train), each.epoch, seed=seed) for each, seed in zip(data, seeds, strict=True)]
+    return DataLoader(_Stacked([each.network_events for each in data]), sampler=_Orders(orders), batch_size=None)
 
 
 def validation_batches(data: Sequence[EventDataModule]) -> DataLoader[Any]:
     """One list of the replicas' held-out events, in physical units."""
-    return DataLoader([[next(iter(own.val_dataloader())) for own in data]], batch_size=None)  # type: ignore[arg-type]
+    return DataLoader([[next(iter(each.val_dataloader())) for each in data]], batch_size=None)  # type: ignore[arg-type]

@@ -161,7 +161,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         """Adam for the critics and for the generator, with linearly falling rates."""
         adam = partial(Adam, lr=self.learning_rate, betas=self.betas)
         judges = nn.ModuleList(critic.network for critic in self.critics())
-        judges.extend(own.network for own in self.auxiliaries() if own.network is not None)
+        judges.extend(auxiliary.network for auxiliary in self.auxiliaries() if auxiliary.network is not None)
         average = Average(self.generator, self.average, self.average_decay, warm_up=2)
         generator = list(self.generator.parameters())
         return [
@@ -186,13 +186,13 @@ class AdversarialModel(TrainedModel, recipe=False):
             share = None if critic.eventwise else losses.shares(batch.weight, self.mean_weight)
             (values,) = critic((points, batch.context), share=share)
             terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
-        terms += [own.loss(batch, generated) for own in self.auxiliaries() if own.loss is not None]
+        terms += [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
         return torch.stack(terms).sum(0)
 
     def _generator_terms(self, batch: Batch, noise: Noise, mean_weight: float | Tensor, *, full: bool) -> Tensor:
         generated = self._generated(batch, noise)
         terms = [c.weight * self._distance(c, batch, generated, mean_weight, full=full) for c in self.critics()]
-        terms += [own.weight * own.term(batch, generated, mean_weight) for own in self.auxiliaries()]
+        terms += [other.weight * other.term(batch, generated, mean_weight) for other in self.auxiliaries()]
         return torch.stack(terms).sum(0)
 
     def _distance(

@@ -162,11 +162,11 @@ class GenerativeModel(UpdatedModule, ABC):
         if self.spec is None or not self.trainer.training:
             return
         self.lowest = checkpoint[LOWEST_KEY]
-        found = checkpoint[CHECKPOINT_KEY]["provenance"]["digest"]
+        trained_on = checkpoint[CHECKPOINT_KEY]["provenance"]["digest"]
         expected = self.spec["provenance"]["digest"]
-        if found != expected:
+        if trained_on != expected:
             msg = (
-                f"the checkpoint was trained on data with digest {found[:12]}, these have {expected[:12]}; "
+                f"the checkpoint was trained on data with digest {trained_on[:12]}, these have {expected[:12]}; "
                 "resume with the same files, columns, cut, weights and split"
             )
             raise CheckpointError(msg)

@@ -174,8 +174,8 @@ class Flow(TrainedModel, Likelihood):
             if len(chosen):
                 z, step, where = low[chosen], (high - low)[chosen], c[chosen]
                 lattice = (self.features.whiten(z + step * point).to(c.dtype) for point in points)
-                found = [self.network_log_prob(u, where).double() for u in lattice]
-                log_density[chosen] = torch.logsumexp(torch.stack(found), dim=0) - math.log(len(points))
+                terms = [self.network_log_prob(u, where).double() for u in lattice]
+                log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
         volume = torch.where(high > low, (high - low).clamp_min(1e-300).log(), 0.0).sum(dim=1)
         slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
         whitening: torch.Tensor = torch.linalg.slogdet(self.features.unmixing.double())[1]
