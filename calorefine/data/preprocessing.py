@@ -137,7 +137,7 @@ class Preprocessing(nn.Module):
 
         That of a bound reaches `BEYOND` the last point: there is nothing else beyond.
         """
-        points = torch.linspace(-Z_MAX, Z_MAX, self.knots.shape[1], dtype=torch.float64)
+        points = torch.linspace(-Z_MAX, Z_MAX, self.knots.shape[1], dtype=torch.float64, device=self.knots.device)
         found = []
         for knots, integer, bounds in zip(self.knots.double(), self.integer, self.bounds.double(), strict=True):
             value, inverse = torch.unique_consecutive(knots, return_inverse=True)
@@ -152,7 +152,7 @@ class Preprocessing(nn.Module):
     @cached_property
     def discrete(self) -> torch.Tensor:
         """Whether each column (d,) has atoms or is integer."""
-        return self.integer | torch.tensor([len(atoms) > 0 for atoms in self.atoms], dtype=torch.bool)
+        return self.integer | torch.tensor([len(atoms) > 0 for atoms in self.atoms], device=self.integer.device)
 
     @cached_property
     def is_discrete(self) -> bool:
@@ -201,13 +201,13 @@ class Preprocessing(nn.Module):
         if not self.is_discrete:
             return u
         x = self._off_bounds(self.inverse(u))
-        low, high = torch.zeros((2, *x.shape), dtype=x.dtype)
+        low, high = x.new_zeros((2, *x.shape))
         for j in range(self.n_columns):
             if self.integer[j] or len(self.atoms[j]):
                 low[:, j], high[:, j] = self._interval(x[:, j].contiguous(), j)
         z = self.unwhiten(u)
-        uniform = ranks.own(torch.rand(ranks.whole(low.shape), generator=noise, dtype=low.dtype))
-        spread = low + (high - low) * uniform
+        uniform = ranks.own(torch.rand(ranks.whole(low.shape), generator=noise, dtype=low.dtype, device=noise.device))
+        spread = low + (high - low) * uniform.to(low.device)
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
     def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -225,7 +225,7 @@ class Preprocessing(nn.Module):
         inside = z.clamp(-Z_MAX, Z_MAX)
         position = (inside + Z_MAX) * (last / (2 * Z_MAX))
         index = position.to(torch.int32).clamp(max=last - 1)
-        flat = (index + torch.arange(self.n_columns, dtype=torch.int32) * (last + 1)).flatten()
+        flat = (index + torch.arange(self.n_columns, dtype=torch.int32, device=z.device) * (last + 1)).flatten()
         low = self.knots.flatten().index_select(0, flat).view_as(z)
         step = self.knots.diff(dim=1, append=self.knots[:, -1:]).flatten().index_select(0, flat).view_as(z)
         beyond = z - inside
@@ -304,7 +304,7 @@ class Preprocessing(nn.Module):
     def _unit_ends(self, x: torch.Tensor, j: int) -> torch.Tensor:
         """Ends (2, n) of the z that are mapped to x (n,) of an integer column j."""
         low, high = (self._to_network(x + shift, j) for shift in (-0.5, 0.5))
-        end = torch.tensor(Z_MAX + BEYOND, dtype=x.dtype)
+        end = x.new_tensor(Z_MAX + BEYOND)
         lowest = torch.where(torch.isneginf(low), torch.minimum(-end, high - BEYOND), low)
         highest = torch.where(torch.isposinf(high), torch.maximum(end, low + BEYOND), high)
         return torch.where(x == x.round(), torch.stack([lowest, highest]), torch.inf)
