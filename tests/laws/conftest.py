@@ -41,8 +41,8 @@ def weights(recipe, rng):
     return rng.normal(0.5, 1.0, N) if recipe.signed_weights else rng.random(N) ** 4
 
 
-def make_untrained(name, seed=5, kind="quantile"):
-    """A model as it is after set-up; its last feature is of this kind."""
+def make_untrained(name, seed=5, *, kind="quantile", dtype=torch.float64):
+    """A model as it is after set-up, but for its numbers of another type; its last feature is of this kind."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     x, context = rng.normal(size=(N, D)), rng.random((N, 2))
@@ -60,7 +60,7 @@ def make_untrained(name, seed=5, kind="quantile"):
     made.prepare(prepared)
     key = keys.make_keys([np.arange(N)])
     made.take_events(Events(x.astype(np.float32), context.astype(np.float32), weight, key, key))
-    return made.double()
+    return made if dtype == torch.float32 else made.to(dtype)
 
 
 def make_sample(model, seed=6):
