@@ -78,10 +78,7 @@ class GenerativeModel(pl.LightningModule, ABC):
             "format": CHECKPOINT_FORMAT,
             "model": type(self).__name__,
             "init_args": {k: v for k, v in self.hparams.items() if not k.startswith("_")},
-            "columns": prepared.columns.to_dict(),
-            "domain": prepared.domain.tolist(),
-            "mean_weight": prepared.mean_weight,
-            "provenance": prepared.provenance,
+            **prepared.to_dict(),
         }
 
     def setup(self, stage: str) -> None:

@@ -45,14 +45,13 @@ from torch.optim import SGD
 
 from calorefine import keys, stats
 from calorefine.data.batches import Batch
-from calorefine.data.preprocessing import CHUNK, Z_CLIP, Preprocessing
+from calorefine.data.column_transforms import CHUNK, Z_CLIP
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.events import Columns, Events
 from calorefine.models.base import GenerativeModel
 from calorefine.stats import FloatArray, IntArray
 
 CATEGORY_SCALE = 1000.0  # numeric context is within 8: no distance in it makes up for another category
-Z_LIMIT = 1000.0  # a value at a bound of its column is at infinity
 MAX_STRETCH = 2.0
 WORKING_SET = 100_000  # neighbors that are looked at together
 TINY = 1e-12
@@ -108,7 +107,7 @@ class Library(GenerativeModel):
         context = torch.cat([self.context(part) for part in _parts(accepted.context)])
         order = np.lexsort([accepted.key, *context.numpy().T])
         self.index = None
-        self.library_x = torch.cat([network_values(self.features, part) for part in _parts(accepted.x[order])])
+        self.library_x = torch.cat([self.features.exact(part) for part in _parts(accepted.x[order])])
         self.library_context = context[torch.from_numpy(order)]
         if self.spec is not None:
             self.spec["provenance"] = self.spec["provenance"] | {"n_library": len(accepted)}
@@ -133,14 +132,7 @@ class Library(GenerativeModel):
         if self.neighbors == 1 or wanted.shape[1] == 0:
             return x
         moved = index.moved(x, near, group, wanted)
-        return self._with_discrete(moved, x) if self.features.is_discrete else moved
-
-    def _with_discrete(self, moved: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        """Moved events (n, d), with the features that have atoms or are integer as they were found."""
-        z = torch.where(self.features.discrete, self.features.unwhiten(found), self.features.unwhiten(moved))
-        mixing = self.features.mixing
-        u: torch.Tensor = torch.linalg.solve(mixing[:-1], z - mixing[-1], left=False)  # same bits after save and load
-        return u
+        return self.features.with_discrete(moved, x) if self.features.is_discrete else moved
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
         """Train nothing; a step is counted, without which Lightning writes no checkpoint."""
@@ -189,14 +181,6 @@ def accept(weight: FloatArray, key: keys.KeyArray, *, seed: int) -> NDArray[np.b
     stats.require_positive_sum(weight, "Library")
     accepted: NDArray[np.bool_] = keys.uniform(keys.stream(key, "library", seed=seed)) * np.max(weight) < weight
     return accepted
-
-
-def network_values(features: Preprocessing, x: torch.Tensor) -> torch.Tensor:
-    """Network values (n, d) whose inverse is x (n, d): those of `features`, but limited far later.
-
-    Values come back within the precision of float32 at the scale of the column.
-    """
-    return features.whiten(features.to_normal(x).clamp(-Z_LIMIT, Z_LIMIT)).float()
 
 
 @dataclass(frozen=True)
