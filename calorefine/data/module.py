@@ -23,7 +23,9 @@ from calorefine.data.preprocessing import Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.events import Columns, Events
-from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
+from calorefine.io.chunks import NonFinite, Request
+from calorefine.io.formats import open_source
+from calorefine.io.table import memory_map, read_table
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 from calorefine.weights.bootstrap import check_blocks
 
@@ -131,7 +133,7 @@ class EventDataModule(pl.LightningDataModule):
             raise ConfigError(f"validation_fraction: {validation_fraction} found, expected between 0 and 1")
         if batch_size < 2:
             raise ConfigError(f"batch_size: {batch_size} found, expected at least 2")
-        self.source = RootFiles(files, tree)
+        self.source = open_source(files, tree)
         self.columns = columns
         self.weights = weights
         self.preprocessing = preprocessing or ColumnTransforms()
@@ -200,7 +202,7 @@ class EventDataModule(pl.LightningDataModule):
         """Columns (n,), keys (n,) and event keys (n,) of the selected rows."""
         named = self.columns.expressions("features", "context") | self.columns.block_expressions
         wanted = self._weight_expressions() | named
-        request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
+        request = Request.of(self.columns, wanted, nonfinite=self.nonfinite)
         return read_table(self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir)
 
     def for_replica(self, replica: Replica) -> EventDataModule:

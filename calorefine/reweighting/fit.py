@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calorefine import stats
 from calorefine.errors import ConfigError
-from calorefine.events import Columns, Events
-from calorefine.io.provenance import read_provenance, versions
-from calorefine.io.root import RootFiles
+from calorefine.events import Columns
+from calorefine.io.provenance import versions
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import not_an_input, replacing
 from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
@@ -124,24 +123,26 @@ def fit_reweighter(
         WeightError: negative generated weights, or weights without a positive sum.
     """
     path = _checked(output, reference, rounds, replicas)
-    sources = RootFiles(generated, tree), RootFiles(str(reference), reference_tree or tree)
-    weights = generated_weight, reference_weight
+    files = (
+        WeightedFiles(generated, tree, generated_weight),
+        WeightedFiles(str(reference), reference_tree or tree, reference_weight),
+    )
     paths = [path, *_beside(path)]
     for one in paths:
-        not_an_input(one, [*sources[0].paths, *sources[1].paths])
+        not_an_input(one, [*files[0].source.paths, *files[1].source.paths])
     with ExitStack() as stack:
         beside = [stack.enter_context(replacing(one, overwrite=overwrite)) for one in paths]
-        samples = read_samples(*sources, columns=columns, weights=weights)
+        samples = read_samples(*files, columns=columns)
         estimator = estimator or NetworkRatio()
         reweighter, history = _fit(samples, estimator, conditional=conditional, rounds=rounds, seed=seed)
-        reweighter.provenance = _provenance(samples, sources, weights, estimator) | {
+        reweighter.provenance = _provenance(samples, files, estimator) | {
             "conditional": conditional,
             "rounds": len(reweighter.rounds),
             "history": [asdict(one) for one in history],
             "seed": seed,
         }
         if replicas:
-            copies = bootstrap_copies(samples, sources[1], reference_weight, n=replicas, seed=bootstrap_seed)
+            copies = bootstrap_copies(samples, files[1].source, reference_weight, n=replicas, seed=bootstrap_seed)
             reweighter.replicas = fit_replicas(reweighter, copies, estimator, repeats=replica_repeats, seed=seed)
             reweighter.provenance["replicas"] = copies.to_dict() | {"repeats": replica_repeats}
         found = diagnose(reweighter, samples.generated, samples.reference, repetitions=REPETITIONS, seed=seed)
@@ -212,31 +213,21 @@ def _round_test(
 
 
 def _provenance(
-    samples: Samples, sources: tuple[RootFiles, RootFiles], weights: tuple[str, str], estimator: RatioEstimator
+    samples: Samples, files: tuple[WeightedFiles, WeightedFiles], estimator: RatioEstimator
 ) -> dict[str, Any]:
     """Versions, samples and estimator, as JSON types."""
-    pairs = zip(("generated", "reference"), (samples.generated, samples.reference), sources, weights, strict=True)
-    described = {name: _described(events, source, weight) for name, events, source, weight in pairs}
-    names = set(sources[0].branch_names())
-    keyed = bool(samples.columns.key) and set(samples.columns.key_branches) <= names
-    own = "branches" if keyed else "rows"
-    described["generated"]["keys"] = "reference" if samples.twins == "rows" else own
-    described["generated"]["provenance"] = read_provenance(sources[0].paths[0])
+    events = {"generated": samples.generated, "reference": samples.reference}
+    described = {
+        name: {"files": [path.name for path in one.source.paths], **one.numbers(events[name].weight)}
+        for name, one in zip(events, files, strict=True)
+    }
+    known = "branches" if files[0].is_keyed(samples.columns) else "rows"
+    described["generated"]["keys"] = "reference" if samples.twins == "rows" else known
+    described["generated"]["provenance"] = files[0].provenance
     return {
         **versions(),
         **described,
         "columns": samples.columns.to_dict(),
         "twins": samples.twins,
         "estimator": {"class": type(estimator).__name__, **vars(estimator)},
-    }
-
-
-def _described(events: Events, source: RootFiles, weight: str) -> dict[str, Any]:
-    return {
-        "files": [path.name for path in source.paths],
-        "tree": source.tree,
-        "weight": weight,
-        "n": len(events),
-        "sum_w": stats.sum_w(events.weight),
-        "n_eff": stats.n_eff(events.weight),
     }

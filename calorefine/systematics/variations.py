@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from calorefine.errors import ConfigError
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest
-from calorefine.io.root import RootFiles
+from calorefine.io.sample import WeightedFiles
+from calorefine.io.sources import Source
 from calorefine.observables import Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
 from calorefine.stats import FloatArray, sidak
@@ -47,25 +49,6 @@ class Variations:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Events to compare with.
-
-    Args:
-        files: paths or globs.
-        tree: name of the tree; that of the nominal sample, if left out.
-        weight: branch or expression, or "none".
-    """
-
-    files: str | list[str]
-    tree: str | None = None
-    weight: str = "none"
-
-    def measured(self, observables: Mapping[str, Observable], tree: str) -> Measured:
-        """Observables of these events."""
-        return measure(RootFiles(self.files, self.tree or tree), observables, weights=[Weights(self.weight)])
-
-
-@dataclass(frozen=True)
 class Closure:
     """Generated and reference events at the same conditions, which shows what the reweighting has left.
 
@@ -74,8 +57,13 @@ class Closure:
         reference: for instance the sWeighted calibration sample.
     """
 
-    generated: Sample
-    reference: Sample
+    generated: WeightedFiles
+    reference: WeightedFiles
+
+
+def measured_in(sample: WeightedFiles, observables: Mapping[str, Observable], tree: str) -> Measured:
+    """Observables of these events, in this tree if they don't name theirs."""
+    return measure(sample.within(tree).source, observables, weights=[Weights(sample.weight)])
 
 
 class Variables:
@@ -89,7 +77,7 @@ class Variables:
     """
 
     def __init__(
-        self, source: RootFiles, observables: Mapping[str, Observable], weight: str, sources: Mapping[str, Variations]
+        self, source: Source, observables: Mapping[str, Observable], weight: str, sources: Mapping[str, Variations]
     ) -> None:
         """Measure the nominal file once, and each other file."""
         self.source, self.weight = source, weight
@@ -104,14 +92,14 @@ class Variables:
 
     def _from_files(self, name: str, one: Variations) -> FloatArray:
         """Values (K, n) in the same cells, file by file."""
-        found = RootFiles(one.files or [], self.source.tree)
+        found = open_source(one.files or [], self.source.tree)
         nominal = {path.resolve() for path in self.source.paths}
         if clash := [path for path in found.paths if path.resolve() in nominal]:
             raise ConfigError(f"{name}: {clash[0]} is the nominal sample itself, expected files of its variations")
         self.files[name] = [str(path) for path in found.paths]
         values = []
         for path in found.paths:
-            other = RootFiles(path, self.source.tree)
+            other = open_source(path, self.source.tree)
             values.append(measure(other, self.nominal.observables, weights=[Weights(self.weight)]).values[0])
         return np.stack(values)
 
@@ -137,8 +125,8 @@ def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArra
     Returns:
         Deviations (n,), and one line for each observable.
     """
-    made = closure.generated.measured(measured.observables, tree)
-    reference = closure.reference.measured(measured.observables, tree)
+    made = measured_in(closure.generated, measured.observables, tree)
+    reference = measured_in(closure.reference, measured.observables, tree)
     values, covariances = zip(*(at_equal_totals(one, measured) for one in (made, reference)), strict=True)
     out, lines = np.zeros(measured.values.shape[1]), []
     for name in measured.observables:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from calorefine.errors import ConfigError, ValueRangeError
-from calorefine.io.root import RootFiles
+from calorefine.io.formats import open_source
+from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Measured, Observable
 from calorefine.stats import FloatArray, error_of_error
 from calorefine.systematics.assemble import assemble
@@ -21,7 +22,15 @@ from calorefine.systematics.histfactory import Fit
 from calorefine.systematics.output import Saved, save
 from calorefine.systematics.sources import AlternativesRule
 from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR, Bins, Systematics
-from calorefine.systematics.variations import Closure, Sample, Variables, Variations, at_equal_totals, is_sum, residual
+from calorefine.systematics.variations import (
+    Closure,
+    Variables,
+    Variations,
+    at_equal_totals,
+    is_sum,
+    measured_in,
+    residual,
+)
 
 Outside = Literal["uncertainty", "refuse", "ignore"]
 Inflate = Literal["no", "scale", "bias"]
@@ -96,7 +105,7 @@ def propagate_files(
     rule: AlternativesRule = "envelope",
     closure: Closure | None = None,
     outside: Outside = "uncertainty",
-    truth: Sample | None = None,
+    truth: WeightedFiles | None = None,
     inflated: Inflate = "no",
     fit: Fit | None = None,
     overwrite: bool = False,
@@ -132,7 +141,7 @@ def propagate_files(
         raise ConfigError(f"inflated: {inflated} found without truth, expected events that tell by how much")
     replicated = {"calibration": calibration, "training": training}
     given = {name: one for name, one in replicated.items() if one} | (alternatives or {})
-    variables = Variables(RootFiles(nominal, tree), observables, weight, given)
+    variables = Variables(open_source(nominal, tree), observables, weight, given)
     measured = variables.nominal
     lines = _domain(measured, outside)
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])
@@ -183,14 +192,14 @@ def _domain(measured: Measured, outside: Outside) -> list[str]:
 
 
 def _compared(
-    systematics: Systematics, measured: Measured, truth: Sample | None, tree: str, inflated: Inflate
+    systematics: Systematics, measured: Measured, truth: WeightedFiles | None, tree: str, inflated: Inflate
 ) -> tuple[Systematics, dict[str, Bias], list[str]]:
     """Systematics, inflated if asked; what should agree; and what can't be tested with so few replicas."""
     tests: dict[str, Callable[[], Bias]] = {}
     if "calibration" in systematics.replicas:
         tests["mean of the replicas - nominal"] = partial(ensemble_bias, systematics)
     if truth is not None:
-        true = truth.measured(measured.observables, tree)
+        true = measured_in(truth, measured.observables, tree)
         values, covariance = at_equal_totals(true, measured)
         tests["nominal - truth"] = partial(closure_bias, systematics, values, truth_covariance=covariance)
     biases, untested = {}, []
