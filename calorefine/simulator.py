@@ -19,7 +19,7 @@ from calorefine.io.writer import replacing
 from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood
 
-BLOCK = 8192
+BLOCK, BLOCK_VALUES = 8192, 2**22
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
 
 
@@ -163,8 +163,9 @@ class Simulator:
     def _fill(self, out: NDArray[np.float32], encoded: NDArray[np.float32], latent_key: keys.KeyArray) -> None:
         """Generate block by block, so that the working set stays in the cache."""
         model = self.model
-        for first in range(0, len(out), BLOCK):
-            size = min(BLOCK, len(out) - first)
+        block = max(MIN_ROWS, min(BLOCK, BLOCK_VALUES // out.shape[1]))
+        for first in range(0, len(out), block):
+            size = min(block, len(out) - first)
             rows = np.minimum(np.arange(first, first + max(size, MIN_ROWS)), len(out) - 1)
             latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
             context = model.context(torch.from_numpy(encoded[rows]))

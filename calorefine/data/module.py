@@ -193,8 +193,9 @@ class EventDataModule(pl.LightningDataModule):
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
         if self.positive is not None:
             names = self.columns.feature_names + self.columns.context_names
+            arrays = {name: self.columns.slices[name] for name in self.columns.shapes}
             events = Events(x, context, weight, key, event_key)
-            self.positive_result = self.positive.fit(events, multiplicity=counts, names=names)
+            self.positive_result = self.positive.fit(events, multiplicity=counts, names=names, arrays=arrays)
             weight = self.positive_result.weight
         return Events(x, context, counts * weight, key, event_key), signed
 

@@ -45,7 +45,7 @@ from torch.optim import SGD
 
 from calorefine import keys, stats
 from calorefine.data.batches import Batch
-from calorefine.data.column_transforms import CHUNK, Z_CLIP
+from calorefine.data.column_transforms import CHUNK, CHUNK_VALUES, Z_CLIP
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.events import Columns, Events
 from calorefine.models.base import GenerativeModel
@@ -120,7 +120,7 @@ class Library(GenerativeModel):
         """
         self.index = self.index or self._make_index()
         wanted, uniform = context.numpy().astype(np.float64), ndtr(latent.numpy().astype(np.float64))
-        rows = 1 + WORKING_SET // self.neighbors
+        rows = 1 + WORKING_SET // (self.neighbors * max(1, self.library_x.shape[1] // 16))
         firsts = range(0, max(len(wanted), 1), rows)
         return torch.cat([self._look_up(wanted[i : i + rows], uniform[i : i + rows], self.index) for i in firsts])
 
@@ -283,7 +283,8 @@ def _fit(scc: FloatArray, scx: FloatArray, target: FloatArray, k: IntArray) -> t
 
 def _parts(values: NDArray[np.float32]) -> list[torch.Tensor]:
     """Split rows (n, m), so that the working set stays small."""
-    return [torch.from_numpy(part) for part in np.array_split(values, 1 + len(values) // CHUNK)]
+    n_parts = 1 + max(len(values) // CHUNK, values.size // CHUNK_VALUES)
+    return [torch.from_numpy(part) for part in np.array_split(values, n_parts)]
 
 
 def _padded(points: FloatArray) -> FloatArray:
