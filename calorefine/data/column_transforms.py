@@ -29,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 
 from calorefine import stats
-from calorefine.data.knots import N_KNOTS, Z_MAX, Bounds, Kind, Maps, fit_maps
+from calorefine.data.knots import NO_MAPS, Z_MAX, Bounds, Kind, Maps, fit_maps
 from calorefine.data.piecewise import Piecewise
-from calorefine.data.preprocessing import Preprocessing
+from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.events import Column
 
@@ -120,16 +120,17 @@ class ColumnTransforms(Preprocessing):
         """
         sizes, bounds = sizes or [None] * len(kinds), bounds or [None] * len(kinds)
         ends = np.cumsum([size or 1 for size in sizes], dtype=int)
-        maps = []
+        maps = [NO_MAPS]
         for kind, name, limits, size, end in zip(kinds, names, bounds, sizes, ends, strict=True):
             for block in _blocks(values[:, end - (size or 1) : end]):
                 maps.append(fit_maps(block, weight, kind, limits, name, array=size is not None))
-        state = _joined(maps) | {"mixing": torch.eye(len(values.T) + 1, len(values.T))}
+        joined = (np.concatenate(parts) for parts in zip(*maps, strict=True))
+        state = {name: torch.from_numpy(part) for name, part in zip(Maps._fields, joined, strict=True)}
         cell = np.repeat([size is not None for size in sizes], [size or 1 for size in sizes])
+        scalars = torch.from_numpy(np.flatnonzero(~cell.astype(bool)))
+        state["mixing"] = torch.eye(len(scalars) + 1, len(scalars))
         if cell.any():
-            scalars = torch.from_numpy(np.flatnonzero(~cell))
-            state |= {"scalars": scalars, "mixing": torch.eye(len(scalars) + 1, len(scalars))}
-            state["scales"] = torch.tensor([[0.0], [1.0]]).repeat(1, len(cell))
+            state |= {"scalars": scalars, "scales": torch.tensor([[0.0], [1.0]]).repeat(1, len(cell))}
         self.restore(state)
         return self.restore(state | self._whitening(values, weight)) if whiten else self
 
@@ -234,12 +235,7 @@ class ColumnTransforms(Preprocessing):
         ends[:, self.integer] = self.maps.of(self.integer).unit_ends(columns[self.integer])
         return ends.mT.contiguous()
 
-    def dequantize(
-        self,
-        u: torch.Tensor,
-        noise: torch.Generator,
-        ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
-    ) -> torch.Tensor:
+    def dequantize(self, u: torch.Tensor, noise: torch.Generator, ranks: Ranks = ALONE) -> torch.Tensor:
         """Spread network values (n, d) of atoms and integers uniformly over the z that belong to them."""
         if not self.is_discrete:
             return u
@@ -341,15 +337,6 @@ def _blocks(values: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
     size = max(1, min(MOST_COLUMNS, CHUNK_VALUES // max(len(values), 1)))
     for first in range(0, values.shape[1], size):
         yield np.ascontiguousarray(values[:, first : first + size].T, np.float64)
-
-
-def _joined(maps: list[Maps]) -> dict[str, torch.Tensor]:
-    """Buffers of maps one after the other."""
-    maps = maps or [Maps(np.empty((0, N_KNOTS)), np.empty((0, 2)), np.empty((0, 2)), np.empty(0, bool))]
-    return {
-        part: torch.from_numpy(np.concatenate([getattr(one, part) for one in maps]))
-        for part in ("knots", "slopes", "bounds", "integer")
-    }
 
 
 def _mixing(z: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ here, (m, n) for n events, so that each is contiguous.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ LEAST_REPEATED = 2.5  # effective events: one that is in the sample twice is no 
 POINTS = np.linspace(-Z_MAX, Z_MAX, N_KNOTS)
 
 
-@dataclass(frozen=True)
-class Maps:
+class Maps(NamedTuple):
     """Monotone maps of m columns.
 
     Args:
@@ -42,6 +41,9 @@ class Maps:
     slopes: FloatArray
     bounds: FloatArray
     integer: NDArray[np.bool_]
+
+
+NO_MAPS = Maps(np.empty((0, N_KNOTS)), np.empty((0, 2)), np.empty((0, 2)), np.empty(0, bool))
 
 
 def fit_maps(

@@ -21,6 +21,8 @@ from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, nearest
 from calorefine.events import Column
 
+ALONE = Ranks()
+
 
 class Preprocessing(nn.Module, ABC):
     """Invertible map of features between physical units and network units.
@@ -84,12 +86,7 @@ class Preprocessing(nn.Module, ABC):
         """Of each column the values (k,) that have a probability of their own."""
         return [torch.empty(0)] * self.n_columns
 
-    def dequantize(
-        self,
-        u: torch.Tensor,
-        noise: torch.Generator,  # noqa: ARG002 (for those that are discrete)
-        ranks: Ranks = Ranks(),  # noqa: ARG002, B008 (immutable)
-    ) -> torch.Tensor:
+    def dequantize(self, u: torch.Tensor, noise: torch.Generator, ranks: Ranks = ALONE) -> torch.Tensor:  # noqa: ARG002
         """Spread network values (n, d) of atoms and integers over what is mapped to them."""
         return u
 

@@ -243,7 +243,8 @@ def test_from_one_configuration_to_a_sample(tmp_path):
     columns = {"features": features, "context": {"energy": None}, "key": ["run", "event"]}
     trainer = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
     config = {
-        "data": {"files": str(path), "tree": "events", "columns": columns, "weights": "w"},
+        "data": {"files": str(path), "tree": "events", "columns": columns, "weights": "w"}
+        | {"preprocessing": {"class_path": "ColumnTransforms"}},
         "model": {"class_path": "WGAN"},
         "trainer": trainer,
     }
