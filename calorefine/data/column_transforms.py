@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from calorefine import stats
-from calorefine.data.knots import NO_MAPS, Z_MAX, Bounds, Kind, Maps, fit_maps
+from calorefine.data.knots import NO_MAPS, Z_MAX, Bounds, Maps, Transform, fit_maps
 from calorefine.data.piecewise import Piecewise
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.ddp import Ranks
@@ -87,7 +87,7 @@ class ColumnTransforms(Preprocessing):
     def fit(self, values: NDArray[Any], weight: NDArray[np.float64], columns: Mapping[str, Column]) -> Self:
         """Fit a map for each column, and the linear one that makes scalars uncorrelated; arguments as in the base."""
         given = columns.values()
-        kinds: list[Kind] = [column.transform for column in given]
+        kinds: list[Transform] = [column.transform for column in given]
         sizes, bounds = [column.size for column in given], [column.bounds for column in given]
         return self.fit_columns(values, weight, kinds, list(columns), whiten=True, bounds=bounds, sizes=sizes)
 
@@ -95,7 +95,7 @@ class ColumnTransforms(Preprocessing):
         self,
         values: NDArray[Any],
         weight: NDArray[np.float64],
-        kinds: Sequence[Kind],
+        kinds: Sequence[Transform],
         names: Sequence[str],
         *,
         whiten: bool = False,
@@ -314,7 +314,7 @@ class Conditions(ColumnTransforms):
 
     def fit(self, values: NDArray[Any], weight: NDArray[np.float64], columns: Mapping[str, Column]) -> Self:
         """Fit a map for each numeric column; categories, one-hot encoded, are left as they are."""
-        kinds: list[Kind] = []
+        kinds: list[Transform] = []
         names: list[str] = []
         for name, column in columns.items():
             kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)

@@ -18,7 +18,7 @@ from calorefine import stats
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.stats import FloatArray, IntArray
 
-Kind = Literal["quantile", "standard", "integer", "identity"]
+Transform = Literal["quantile", "standard", "integer", "identity"]
 Bounds = tuple[float | None, float | None]
 N_KNOTS = 121
 Z_MAX = 3.0
@@ -47,7 +47,7 @@ NO_MAPS = Maps(np.empty((0, N_KNOTS)), np.empty((0, 2)), np.empty((0, 2)), np.em
 
 
 def fit_maps(
-    columns: FloatArray, weight: FloatArray, kind: Kind, bounds: Bounds | None, name: str, *, array: bool = False
+    columns: FloatArray, weight: FloatArray, kind: Transform, bounds: Bounds | None, name: str, *, array: bool = False
 ) -> Maps:
     """Fit the maps of columns of one kind.
 
@@ -89,7 +89,7 @@ def fit_maps(
     )
 
 
-def _check(columns: FloatArray, kind: Kind, limits: FloatArray, name: str) -> None:
+def _check(columns: FloatArray, kind: Transform, limits: FloatArray, name: str) -> None:
     (low, high), n = limits[0], columns.size
     if outside := int(np.sum((columns < low) | (columns > high))):
         msg = f"{outside} of {n} values are outside [{low:g}, {high:g}], the bounds given"

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from calorefine import stats
 from calorefine.data.column_transforms import ColumnTransforms
-from calorefine.data.knots import Kind
+from calorefine.data.knots import Transform
 from calorefine.errors import ConfigError, TrainingError
 from calorefine.reweighting.ratio import Members, RatioEstimator, Table
 from calorefine.stats import FloatArray
@@ -255,7 +255,7 @@ def _preprocessing(generated: Table, reference: Table) -> ColumnTransforms:
     generated, reference = (table.take(np.arange(min(len(table), MOST_FITTED))) for table in (generated, reference))
     values = np.concatenate([generated.values, reference.values])
     weight = np.concatenate([table.weight / stats.sum_w(table.weight) for table in (generated, reference)])
-    kinds: list[Kind] = ["quantile" if len(np.unique(column)) > 2 else "identity" for column in values.T]
+    kinds: list[Transform] = ["quantile" if len(np.unique(column)) > 2 else "identity" for column in values.T]
     names = [f"column {j}" for j in range(len(kinds))]
     fitted = ColumnTransforms().fit_columns(values, weight, kinds, names, whiten=True)
     return ColumnTransforms().restore(fitted.state_dict())  # as it comes back from a file
