@@ -25,7 +25,7 @@ WEIGHT = "\0weight"
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleRows:
     """Columns (n,) by name, weights and keys (n,) of one sample."""
 
     table: dict[str, FloatArray]
@@ -131,7 +131,7 @@ class WeightedFiles:
         """Weights (n,) of a chunk of such a request; 1 if there are none."""
         return chunk.values.get(WEIGHT, np.ones(len(chunk)))
 
-    def rows(self, request: Request) -> Rows:
+    def rows(self, request: Request) -> SampleRows:
         """Read all selected rows.
 
         Raises:
@@ -141,7 +141,7 @@ class WeightedFiles:
         table, key, event_key = read_table(self.source, request, distinct=False)
         weight = table.pop(WEIGHT, np.ones(len(key)))
         stats.require_positive_sum(weight, str(self))
-        return Rows(table, weight, key, event_key)
+        return SampleRows(table, weight, key, event_key)
 
     def numbers(self, weight: FloatArray) -> dict[str, Any]:
         """Tree, weight, number of events and sums of their weights (n,), for the provenance."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, KeyWarning, nearest
 from calorefine.events import Events
 from calorefine.io.chunks import CHUNK_ROWS, Chunk
-from calorefine.io.expressions import branches
 from calorefine.io.provenance import digest, versions
+from calorefine.io.reductions import branches
 from calorefine.io.rewrite import Rewriter
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.table import warn_of_row_keys
@@ -124,7 +124,7 @@ class GeneratedFiles:
         """
         empty = True
         rows = max(CHUNK_ROWS // (1 + self.n_replicas // 10), LEAST_ROWS)
-        for chunk in (copy or self.sample.source).chunks(self.request, rows=rows):
+        for chunk in copy.chunks(rows=rows) if copy else self.sample.source.chunks(self.request, rows=rows):
             empty = False
             yield self._weighed(chunk)
         if empty:
@@ -147,16 +147,15 @@ class GeneratedFiles:
             replicas[~cut] = self.reweighter.replica_factors(events)
         return Weighed(chunk, generated, factor, cut, outside, context, replicas)
 
-
-def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:
-    """Versions, reweighter and files, as JSON types."""
-    return {
-        **versions(),
-        "reweighter": reweighter.name,
-        "reweighter_sha256": digest(reweighter),
-        "conditional": files.reweighter.conditional,
-        "cut": files.reweighter.columns.cut,
-        "fit": files.reweighter.provenance,
-        "files": [path.name for path in files.sample.source.paths],
-        "generated_weight": files.sample.weight,
-    }
+    def described(self, reweighter: Path) -> dict[str, Any]:
+        """Versions, reweighter and files, as JSON types."""
+        return {
+            **versions(),
+            "reweighter": reweighter.name,
+            "reweighter_sha256": digest(reweighter),
+            "conditional": self.reweighter.conditional,
+            "cut": self.reweighter.columns.cut,
+            "fit": self.reweighter.provenance,
+            "files": [path.name for path in self.sample.source.paths],
+            "generated_weight": self.sample.weight,
+        }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 
 from calorefine.errors import CalorefineError, CalorefineWarning
-from calorefine.io.expressions import branches
+from calorefine.io.reductions import branches
 from calorefine.io.sample import WeightedFiles
 from calorefine.twosample.binned import context_values
 from calorefine.twosample.cells import CellTest, compare_cells, group_of, quantile_cells

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, KeyColumnError
 from calorefine.events import Columns, Events
-from calorefine.io.sample import Rows, WeightedFiles
+from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.sources import Source
 
 Twins = Literal["keys", "rows", "none"]
@@ -75,7 +75,7 @@ def read_training(path: str, tree: str, columns: Columns) -> Events:
     )
 
 
-def _matches(made: Rows, target: Rows, source: Source) -> NDArray[np.intp]:
+def _matches(made: SampleRows, target: SampleRows, source: Source) -> NDArray[np.intp]:
     """Row of the reference (n,) with the key of each generated event."""
     order = np.argsort(target.key, kind="stable")
     place = np.minimum(np.searchsorted(target.key, made.key, sorter=order), len(order) - 1)
@@ -86,7 +86,9 @@ def _matches(made: Rows, target: Rows, source: Source) -> NDArray[np.intp]:
     return index
 
 
-def _by_row(made: Rows, target: Rows, copies: int, columns: Columns, source: Source) -> tuple[Rows, Twins]:
+def _by_row(
+    made: SampleRows, target: SampleRows, copies: int, columns: Columns, source: Source
+) -> tuple[SampleRows, Twins]:
     """Give twins the same keys, and the generated ones their context, if row i belongs to condition i // copies."""
     fits = len(made) == copies * len(target)
     index = np.repeat(np.arange(len(target)), copies) if fits else None
@@ -104,5 +106,5 @@ def _by_row(made: Rows, target: Rows, copies: int, columns: Columns, source: Sou
     return replace(made, key=target.key[index], event_key=target.event_key[index]), "rows"
 
 
-def _with_context(made: Rows, target: Rows, index: NDArray[np.intp], columns: Columns) -> Rows:
+def _with_context(made: SampleRows, target: SampleRows, index: NDArray[np.intp], columns: Columns) -> SampleRows:
     return replace(made, table={**made.table, **{name: target.table[name][index] for name in columns.context}})

@@ -39,7 +39,7 @@ from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 
 BRANCHES: dict[Kind, str] = {"replica": "weight_replica", "seed": "weight_seed"}
-ROWS = 50_000  # in a chunk
+MOST_ROWS = 50_000  # in a chunk
 
 
 @dataclass(frozen=True)
@@ -120,21 +120,21 @@ def replica_weights(
     everyone = [name for entries in names.values() for name in entries]
     simulators = {name: Simulator.load(members.checkpoint(name)) for name in ["nominal", *everyone]}
     check_origin(sample.source, members)
+    request = sample_request(sample, simulators["nominal"].columns, columns or {})
     with rewriting(
         sample.source,
+        request,
         output,
         adds=names,
         hint="expected a sample without replica weights",
         inputs=map(members.checkpoint, simulators),
-        collection=simulators["nominal"].columns.collection,
         expects="generated events",
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
-        request = sample_request(sample, simulators["nominal"].columns, columns or {})
         ratios = _ratios(simulators, sample.source, request, estimator, n_train, seed)
         summary = ReplicaWeightsSummary(Path(output), names, _method(ratios), MemberSums(everyone))
-        for chunk in copy.chunks(request, rows=ROWS):
+        for chunk in copy.chunks(rows=MOST_ROWS):
             weights = _weights(chunk, sample.weights(chunk), ratios, max_ratio, summary.sums)
             copy.extend(chunk, _arrays(weights, names))
         entry = _provenance(summary, members, sample) | {"max_ratio": max_ratio}

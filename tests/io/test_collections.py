@@ -14,8 +14,14 @@ from calorefine.fit.command import lightning
 from calorefine.io.chunks import Request
 from calorefine.io.root import RootFiles
 from calorefine.io.table import read_table
+from calorefine.reweighting import BoostingRatio
+from calorefine.verbs.fractions import fractions_file
 from calorefine.verbs.log_prob import log_prob_file
+from calorefine.verbs.reweight_apply import apply_reweighter
+from calorefine.verbs.reweight_fit import fit_reweighter
 from calorefine.verbs.sample import sample_file
+from calorefine.verbs.unweight import unweight_files
+from calorefine.weights.fractions import LabelFractions
 
 N = 700
 COLUMNS = {
@@ -271,3 +277,51 @@ def test_reductions_in_flat_columns(file):
     np.testing.assert_array_equal(table["lead"], lead)
     np.testing.assert_array_equal(table["jets"], (ak.sum(arrays["Jet"].pt > 30, axis=1) + arrays["PV_npvs"])[keep])
     assert len(key) == keep.sum()
+
+
+@pytest.fixture(scope="module")
+def generated(trained, tmp_path_factory):
+    """A file of generated electrons, and the one of its conditions."""
+    folder = tmp_path_factory.mktemp("generated")
+    conditions, output = write(folder / "nano.root", nano()), str(folder / "out.root")
+    carried = ["run", "event", "PV_npvs", "Electron_gen", "Jet_pt"]
+    checkpoint = str(trained("WGAN"))
+    sample_file(checkpoint=checkpoint, conditions=conditions, output=output, tree="Events", pass_through=carried)
+    return output, conditions
+
+
+def test_weights_of_entries_are_lists_as_well(generated, tmp_path):
+    output, reference = generated
+    options = {"generated": output, "tree": "Events", "generated_weight": "none"}
+    trees = BoostingRatio(n_trees=5, max_leaf_nodes=4, min_samples_leaf=50, n_folds=2, n_repeats=1)
+    reweighter = str(tmp_path / "r.pt")
+    summary = fit_reweighter(**options, reference=reference, output=reweighter, estimator=trees)
+    counts = ak.to_numpy(ak.num(nano()["Electron"]))
+    assert summary.reweighter.provenance["generated"]["n"] == counts.sum()
+    assert summary.reweighter.provenance["twins"] == "keys"
+    apply_reweighter(**options, reweighter=reweighter, output=str(tmp_path / "weighted.root"))
+    unweight_files(**options, reweighter=reweighter, output=str(tmp_path / "kept.root"))
+    with uproot.open(tmp_path / "weighted.root") as one, uproot.open(tmp_path / "kept.root") as other:
+        weighted, kept = (file["Events"].arrays(library="ak", how=dict) for file in (one, other))
+    np.testing.assert_array_equal(ak.to_numpy(ak.num(weighted["Electron_weight"])), counts)
+    assert ak.to_list(weighted["Jet_pt"]) == ak.to_list(kept["Jet_pt"]) == ak.to_list(nano()["Jet"].pt)
+    left = ak.to_numpy(ak.num(kept["Electron_gen"]))
+    assert len(left) == N
+    assert 0 < left.sum() < counts.sum()
+    assert np.all(left <= counts)
+    assert ak.to_list(ak.num(kept["Electron_dE"])) == left.tolist() == kept["nElectron"].tolist()
+
+
+def test_several_numbers_for_an_entry_are_refused(file, tmp_path):
+    """There is no branch for a list of arrays."""
+    columns = Columns({"pt": Column("Electron_pt")}, {}, key=["run", "event"], collection="Electron")
+    fractions = LabelFractions(
+        fractions={"0": {"signal": 0.8, "rest": 0.2}, "1": {"signal": 0.3, "rest": 0.7}}, sample="PV_npvs % 2"
+    )
+    options = {"files": file, "tree": "Events", "columns": columns, "weights": fractions}
+    fractions_file(**options, output=str(tmp_path / "w.root"))
+    with uproot.open(tmp_path / "w.root") as opened:
+        written = ak.num(opened["Events"]["Electron_w_signal"].array())
+    assert ak.to_list(written) == ak.to_list(ak.num(nano()["Electron"]))
+    with pytest.raises(ConfigError, match="w_signal_replica: has several numbers for each entry of 'Electron'"):
+        fractions_file(**options, output=str(tmp_path / "r.root"), replicas=2)

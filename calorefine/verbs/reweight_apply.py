@@ -24,12 +24,12 @@ import numpy as np
 
 from calorefine import stats
 from calorefine.errors import ConfigError
-from calorefine.io.expressions import branches
+from calorefine.io.reductions import branches
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.reweighting.replicas import SUFFIX
-from calorefine.reweighting.reweighted_files import GeneratedFiles, provenance
+from calorefine.reweighting.reweighted_files import GeneratedFiles
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.sums import MeanFactors, ReplicaTotals, Totals
 from calorefine.stats import FloatArray
@@ -126,21 +126,21 @@ def apply_reweighter(
     model, sample = Reweighter.load(reweighter), WeightedFiles(generated, tree, generated_weight)
     path = _output(sample.source, output, in_place=in_place)
     written = [branch, f"{branch}{SUFFIX}"]  # an array of another weight's replicas must not stay beside this one
+    files = GeneratedFiles(model, sample, replicas=True)
+    files.refuse_corrected(Path(reweighter))
     with rewriting(
         sample.source,
+        files.request,
         path,
         adds=written,
         hint="choose another one with --branch, or replace it with --replace_branch true",
         replaces=replace_branch,
         complete=in_place,
         inputs=[Path(reweighter)],
-        collection=model.columns.collection,
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
         _refuse_own_weight(sample, written)
-        files = GeneratedFiles(model, sample, replicas=True)
-        files.refuse_corrected(Path(reweighter))
         totals, replicas = Totals(MeanFactors(model)), ReplicaTotals(len(model.replicas))
         scale, replica_scales = _scales(files, normalization)
         for part in files.weighed(copy):
@@ -151,7 +151,7 @@ def apply_reweighter(
             replicas.add(part, every)
         calibration = [one.ratio.scale for one in model.rounds]
         summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, calibration, replicas)
-        entry = provenance(files, Path(reweighter)) | summary.to_dict()
+        entry = files.described(Path(reweighter)) | summary.to_dict()
         known = sample.provenance.get("reweight", {})
         copy.finish(sample.provenance | {"reweight": known | {branch: entry}})
     return summary

@@ -21,7 +21,7 @@ from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
 from calorefine.reweighting.latent_resampling import accepted
-from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed, provenance
+from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.sums import MeanFactors, Totals
 from calorefine.stats import FloatArray
@@ -141,16 +141,12 @@ def unweight_files(
         raise ConfigError(f"max_factor: {max_factor} found, expected a positive number")
     totals, histogram, n_kept, n_above = Totals(MeanFactors(model)), WeightHistogram(), 0, 0
     number = 1 + sample.provenance.get("unweight", {}).get("number", 0)  # decisions again would be those of before
+    files = GeneratedFiles(model, sample)
+    files.refuse_corrected(Path(reweighter))
+    inputs = [Path(reweighter)]
     with rewriting(
-        sample.source,
-        output,
-        inputs=[Path(reweighter)],
-        collection=model.columns.collection,
-        tree_format=tree_format,
-        overwrite=overwrite,
+        sample.source, files.request, output, inputs=inputs, tree_format=tree_format, overwrite=overwrite
     ) as copy:
-        files = GeneratedFiles(model, sample)
-        files.refuse_corrected(Path(reweighter))
         maximum = max_factor or _largest(files)
         for part in files.weighed(copy):
             _require_nonnegative(files, part)
@@ -164,7 +160,7 @@ def unweight_files(
             raise EmptySelectionError(msg)
         suggested = _suggested(totals, histogram, n_kept, maximum)
         summary = UnweightSummary(Path(output), totals, n_kept, maximum, n_above, model.columns.cut, suggested)
-        entry = provenance(files, Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
+        entry = files.described(Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
         copy.finish(sample.provenance | {"unweight": entry})
     return summary
 
