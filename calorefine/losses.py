@@ -13,14 +13,10 @@ Arrays may have a leading axis that numbers replicas trained side by side: each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from calorefine.nets import Noise
 from calorefine.stats import batch_mean, require_nonnegative
-
-Critic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def wasserstein(
@@ -84,8 +80,18 @@ def energy_contributions(
     if unbiased:
         kernel = kernel - torch.diag_embed(kernel.diagonal(dim1=-2, dim2=-1))
     n = weight.shape[-1]
-    square = mean_weight[..., None] ** 2 if isinstance(mean_weight, torch.Tensor) else mean_weight**2
+    square = _of_events(mean_weight) ** 2
     return weight * (kernel @ weight[..., None])[..., 0] / ((n - 1 if unbiased else n) * square)
+
+
+def shares(weight: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
+    """Shares (..., B) of events in a sum of weights (..., B), by the mean weight (...) of the whole training sample."""
+    return weight / (weight.shape[-1] * _of_events(mean_weight))
+
+
+def _of_events(mean_weight: float | torch.Tensor) -> float | torch.Tensor:
+    """Mean weight (...) with an axis for the events."""
+    return mean_weight[..., None] if isinstance(mean_weight, torch.Tensor) else mean_weight
 
 
 def negative_log_likelihood(
@@ -119,7 +125,7 @@ def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def interpolate(x: torch.Tensor, y: torch.Tensor, *, noise: Noise) -> torch.Tensor:
     """Points (..., B, d) uniform between x_i and y_i; they carry no weights: a penalty must not be negative."""
-    mix = noise.uniform(x.shape[-2], 1)
+    mix = noise.uniform(x.shape[-2], 1).to(x.dtype)
     return torch.lerp(x, y, mix).detach().requires_grad_()
 
 

@@ -1,10 +1,9 @@
-"""Networks, and what their trainings share: rates that fall, moving averages."""
+"""Networks, and what their trainings share: noise, rates that fall."""
 
 from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from calorefine.ddp import Ranks
+from calorefine.errors import ConfigError
 
 Activation = Literal["leaky_relu", "silu", "gelu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"leaky_relu": nn.LeakyReLU, "silu": nn.SiLU, "gelu": nn.GELU}
@@ -112,24 +112,26 @@ class Noise:
         *seeds: of the generators.  One gives arrays as asked for; several give them with a leading axis, on which a
             training finds the same numbers as it would alone.
         ranks: processes that share the batch: one draws the numbers of all events, and takes those of its own.
+        device: where the numbers are wanted; they are drawn on the CPU, and the same for each.
     """
 
-    def __init__(self, *seeds: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008 (immutable)
+    def __init__(self, *seeds: int, ranks: Ranks = Ranks(), device: torch.device | str = "cpu") -> None:  # noqa: B008 (immutable)
         """Make the generators."""
-        self.ranks = ranks
+        self.ranks, self.device = ranks, device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal numbers for the events of a batch."""
-        return self._drawn(lambda generator: torch.randn(self.ranks.whole(shape), generator=generator))
+        return self._drawn(torch.randn, shape)
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """Numbers uniform in [0, 1) for the events of a batch."""
-        return self._drawn(lambda generator: torch.rand(self.ranks.whole(shape), generator=generator))
+        return self._drawn(torch.rand, shape)
 
-    def _drawn(self, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
-        drawn = [self.ranks.own(draw(generator)) for generator in self.generators]
-        return drawn[0] if len(drawn) == 1 else torch.stack(drawn)
+    def _drawn(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+        whole = self.ranks.whole(shape)
+        drawn = [self.ranks.own(draw(whole, generator=generator, device="cpu")) for generator in self.generators]
+        return (drawn[0] if len(drawn) == 1 else torch.stack(drawn)).to(self.device)
 
 
 class Linears(nn.Module):
@@ -157,48 +159,30 @@ def side_by_side(networks: Sequence[nn.Module]) -> nn.Module:
     """Return one network that holds these, of the same make, whose only parameters are those of linear layers.
 
     Parameter `name` of network i becomes row i of parameter `name`.
+
+    Raises:
+        ConfigError: there are other parameters.
     """
     joined = copy.deepcopy(networks[0])
     for name, module in list(joined.named_modules()):
-        if isinstance(module, nn.Linear):
+        if type(module) is nn.Linear:  # a subclass may do more
             joined.set_submodule(name, Linears([network.get_submodule(name) for network in networks]))  # type: ignore[misc]
+        elif others := [parameter for parameter, _ in module.named_parameters(recurse=False)]:
+            where = f"{type(networks[0]).__name__} with leading_axis: {type(module).__name__} {name}".rstrip()
+            raise ConfigError(f"{where} has parameters {', '.join(others)}, expected those of linear layers only")
     return joined
 
 
-class FallingRate(ABC):
-    """Factor of a learning rate: from 1 down to `FINAL_RATE` over `total` steps."""
-
-    def __init__(self, total: float) -> None:
-        """Fix the length."""
-        self.total = total
-
-    @abstractmethod
-    def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
+def linear(progress: float) -> float:
+    """Learning rate after this part of a run, as a fraction of the first one: down to `FINAL_RATE` along a line."""
+    return max(1 - progress, FINAL_RATE)
 
 
-class Linear(FallingRate):
-    """Down along a line."""
-
-    def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
-        return max(1 - step / self.total, FINAL_RATE)
-
-
-class Cosine(FallingRate):
-    """Down like half a cosine."""
-
-    def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
-        return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(step / self.total, 1.0)))
+def cosine(progress: float) -> float:
+    """Learning rate after this part of a run, as a fraction of the first one: down like half a cosine."""
+    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def n_parameters(module: nn.Module) -> int:
     """Count the trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Move the parameters of `average` by a fraction 1 - decay towards those of `current` (exponential average)."""
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from calorefine.events import Columns
 from calorefine.io.provenance import digest, versions
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
-from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood
+from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood, recipe_named
 
 BLOCK, BLOCK_VALUES = 8192, 2**22
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
@@ -39,21 +39,23 @@ class Simulator:
         self.domain = np.asarray(spec["domain"], np.float64).reshape(-1, 2)
 
     @classmethod
-    def load(cls, path: str | Path) -> Simulator:
+    def load(cls, path: str | Path, *, models: Iterable[type[GenerativeModel]] = ()) -> Simulator:
         """Load a checkpoint written by `lightning fit` or by `save`, without running code from it.
 
+        Args:
+            path: of the checkpoint.
+            models: recipes from outside of calorefine; those that have been imported are known without.
+
         Raises:
-            CheckpointError: the file is missing, is no checkpoint of calorefine, or was written by a newer version.
+            CheckpointError: the file is missing, is no checkpoint of calorefine, was written by a newer version, or
+                holds a recipe that is not known: nothing is imported because a checkpoint names it.
         """
         checkpoint = _read_checkpoint(Path(path))
         spec, state = checkpoint[CHECKPOINT_KEY], checkpoint["state_dict"]
-        if spec["format"] != CHECKPOINT_FORMAT or spec["model"] not in MODELS:
-            msg = (
-                f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected one of {', '.join(MODELS)} in "
-                f"format {CHECKPOINT_FORMAT}; it was written by another version of calorefine"
-            )
-            raise CheckpointError(msg)
-        model = MODELS[spec["model"]](**spec["init_args"])
+        if spec["format"] != CHECKPOINT_FORMAT:
+            msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format {CHECKPOINT_FORMAT}"
+            raise CheckpointError(f"{msg}; it was written by another version of calorefine")
+        model = recipe_named(spec["model"], models, where=path)(**spec["init_args"])
         model.prepare(Prepared.from_dict(spec, state))
         model.load_state_dict(state)
         return cls(model, spec)
@@ -192,7 +194,7 @@ def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        siblings = [str(found) for found in path.parent.glob("*.ckpt")]
+        siblings = [str(sibling) for sibling in path.parent.glob("*.ckpt")]
         raise CheckpointError(f"{path}: no such checkpoint{nearest(str(path), siblings)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -206,8 +208,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, int]) -> str:
     """Report of how many of n conditions are outside the training domain, for the terminal."""
     columns = ", ".join(f"{name} {count}" for name, count in by_column.items() if count)
-    found = f"outside the training domain ({flag} = false): {n_outside} conditions, {n_outside / max(n, 1):.2%}"
-    return found + (f" ({columns})" if columns else "")
+    text = f"outside the training domain ({flag} = false): {n_outside} conditions, {n_outside / max(n, 1):.2%}"
+    return text + (f" ({columns})" if columns else "")
 
 
 def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import uproot
 import yaml
 
-from calorefine import WGAN, Columns, EventDataModule, Simulator
+from calorefine import Columns, EventDataModule, Simulator
 from calorefine.cli import calorefine
 from calorefine.data import module as data
 from calorefine.data.batches import ShuffledBatches
@@ -21,6 +21,7 @@ from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, Trai
 from calorefine.fit import runs
 from calorefine.fit.command import lightning
 from calorefine.models import MODELS
+from calorefine.models.adversarial import Critic
 from calorefine.models.base import TrainedModel
 from calorefine.weights import Exponential, Gaussian, PositiveWeights, Replica, SPlot
 
@@ -392,13 +393,13 @@ def counts(toy_file, config, tmp_path):
 
 def test_a_critic_sees_atoms_and_counts_spread(counts, tmp_path, monkeypatch):
     seen = []
-    evaluate = WGAN.evaluate_critic
+    evaluate = Critic.__call__
 
-    def recorded(self, *samples):
+    def recorded(self, *samples, **options):
         seen.append(samples[0][0].detach())
-        return evaluate(self, *samples)
+        return evaluate(self, *samples, **options)
 
-    monkeypatch.setattr(WGAN, "evaluate_critic", recorded)
+    monkeypatch.setattr(Critic, "__call__", recorded)
     run = fit(counts, tmp_path, "--trainer.max_epochs", "1")
     batch, inverse = next(iter(run.datamodule.train_dataloader())).x, run.model.features.inverse
     assert len(batch.unique(dim=0)) < 0.95 * len(batch)

@@ -190,7 +190,7 @@ class ColumnTransforms(Preprocessing):
     def to_normal(self, x: torch.Tensor) -> torch.Tensor:
         """Map physical values (n, d) to z (n, d), float64, before whitening and without a limit."""
         columns = x.T.contiguous().double()
-        low, high = self.maps.at_atoms(columns, self.atom_ends)
+        low, high = self.maps.at_atoms(columns, self.atom_ends.double())
         return torch.where(high > low, (low + high) / 2, self.maps.to_normal(columns)).T.contiguous()
 
     def whiten(self, z: torch.Tensor) -> torch.Tensor:
@@ -230,7 +230,7 @@ class ColumnTransforms(Preprocessing):
         They are infinite for what is impossible: beyond a bound, or no integer in an integer column.
         """
         columns = self._off_bounds(x).T.contiguous()
-        ends = self.maps.at_atoms(columns, self.atom_ends)
+        ends = self.maps.at_atoms(columns, self.atom_ends.double())
         ends = torch.where(ends[1] > ends[0], ends, self.maps.to_normal(columns))
         ends[:, self.integer] = self.maps.of(self.integer).unit_ends(columns[self.integer])
         return ends.mT.contiguous()
@@ -244,7 +244,9 @@ class ColumnTransforms(Preprocessing):
         knots, x = self.knots.flatten(), x.flatten()
         knot = torch.where(knots.index_select(0, cell) == x, cell, cell + 1)
         equal = knots.index_select(0, knot) == x
-        ends = [torch.where(equal, end.flatten().index_select(0, knot), 0.0).view_as(z) for end in self.atom_ends]
+        ends = [
+            torch.where(equal, end.flatten().index_select(0, knot), 0.0).view_as(z) for end in self.atom_ends.double()
+        ]
         if self.is_integer:
             counts = x.view_as(z)[:, self.integer].T.contiguous().double()
             for end, values in zip(ends, self.maps.of(self.integer).unit_ends(counts), strict=True):

@@ -2,8 +2,8 @@
 
 Small networks spend as much time between matrix products as in them; several of them share what is between.  Each
 replica has its own events' weights, preprocessing, starting point, order of events and noise, and becomes what it would
-become alone, up to the rounding of its matrix products.  A recipe can be trained so if all its parameters are those of
-linear layers; others train one after the other.
+become alone, up to the rounding of its matrix products.  A recipe declares by `leading_axis` whether it can be trained
+so; others train one after the other.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calorefine.data.batches import Batch, ShuffledBatches
 from calorefine.data.module import EventDataModule
 from calorefine.errors import CheckpointError, ConfigError
-from calorefine.models.base import EPOCHS_KEY, GenerativeModel, TrainedModel, step_seed
+from calorefine.models.base import EPOCHS_KEY, GenerativeModel
+from calorefine.models.updates import step_seed
 from calorefine.nets import Noise, side_by_side
 from calorefine.simulator import Simulator
 
@@ -29,13 +29,11 @@ DIGESTS = "calorefine_digests"
 
 
 def can_train_together(model: GenerativeModel) -> bool:
-    """Whether all parameters of a prepared recipe are those of linear layers."""
-    layers = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    covered = {f"{name}.{part}" for name in layers for part in ("weight", "bias")}
-    return isinstance(model, TrainedModel) and {name for name, _ in model.named_parameters()} <= covered
+    """Whether replicas of a prepared recipe can share a leading axis; it declares that itself."""
+    return model.leading_axis
 
 
-class Together(GenerativeModel):
+class Together(GenerativeModel, recipe=False):
     """What a recipe whose networks are stacked does in another way than one that trains alone; see `together`."""
 
     replicas: list[GenerativeModel]
@@ -46,9 +44,18 @@ class Together(GenerativeModel):
     def setup(self, stage: str) -> None:
         """Nothing: the replicas are prepared."""
 
+    def on_fit_start(self) -> None:
+        """Take the replicas to the device."""
+        for replica in self.replicas:
+            replica.to(self.device)
+
     def step_noise(self, *position: int) -> Noise:
         """Each replica's own."""
-        return Noise(*(step_seed(int(replica.noise_seed), position) for replica in self.replicas))
+        return Noise(*(step_seed(int(replica.noise_seed), position) for replica in self.replicas), device=self.device)
+
+    def physical(self, x: torch.Tensor) -> torch.Tensor:
+        """Each replica's events, by its own preprocessing."""
+        return torch.stack([replica.physical(events) for replica, events in zip(self.replicas, x, strict=True)])
 
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Each replica's batch, spread by its own preprocessing."""
@@ -74,10 +81,10 @@ class Together(GenerativeModel):
         if self.trainer.sanity_checking:
             return
         self.history.append([])
-        for index, (replica, own) in enumerate(zip(self.replicas, batch, strict=True)):
+        for index, (replica, held_out) in enumerate(zip(self.replicas, batch, strict=True)):
             self.split_off(index)
             replica.lowest = self.lowest_of[index]
-            terms = replica.validation_terms(own)
+            terms = replica.validation_terms(held_out)
             self.check_finite(terms.mean(), f"replica {index}: the {self.validated_by} of held-out events")
             self.history[-1].append(float(terms.mean()))
             if replica.lowest is None or terms.mean() < replica.lowest.mean():
@@ -88,9 +95,9 @@ class Together(GenerativeModel):
     def split_off(self, index: int) -> GenerativeModel:
         """Return replica `index` with its present parameters."""
         replica, state = self.replicas[index], self.state_dict()
-        own = dict(replica.named_parameters())
+        parameters = dict(replica.named_parameters())
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(state[name][index])
         return replica
 
@@ -129,10 +136,12 @@ def together(replicas: Sequence[GenerativeModel], checkpoints: Sequence[Path]) -
     if not can_train_together(first):
         raise ConfigError(f"a {type(first).__name__} can't be trained side by side with others; expected together: 1")
     joined: Any = side_by_side(replicas)
-    joined.__class__ = type(f"{type(first).__name__}Together", (Together, type(first)), {})
+    joined.__class__ = type(f"{type(first).__name__}Together", (Together, type(first)), {}, recipe=False)
     joined.__dict__["replicas"] = list(replicas)  # not as submodules: their parameters are not trained
     joined.checkpoints, joined.lowest_of, joined.history = list(checkpoints), [None] * len(replicas), []
-    joined.mean_weight = torch.tensor([replica.mean_weight for replica in replicas])
+    del joined.mean_weight
+    mean_weight = torch.tensor([replica.mean_weight for replica in replicas])
+    joined.register_buffer("mean_weight", mean_weight, persistent=False)
     return joined  # type: ignore[no-any-return]
 
 
@@ -146,7 +155,7 @@ class _Stacked(Dataset[Batch]):
         return len(self.events[0].weight)
 
     def __getitem__(self, index: torch.Tensor) -> Batch:
-        parts = [Batch(*(a[rows] for a in own)) for own, rows in zip(self.events, index, strict=True)]
+        parts = [Batch(*(a[rows] for a in events)) for events, rows in zip(self.events, index, strict=True)]
         return Batch(*(torch.stack(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -170,10 +179,10 @@ class _Orders(Sampler[torch.Tensor]):
 
 def training_batches(data: Sequence[EventDataModule], seeds: Sequence[int]) -> DataLoader[Batch]:
     """Batches (k, B, ...) of the replicas, each in the order that its seed gives it."""
-    orders = [ShuffledBatches(len(own.train), own.epoch, seed=seed) for own, seed in zip(data, seeds, strict=True)]
-    return DataLoader(_Stacked([own.network_events for own in data]), sampler=_Orders(orders), batch_size=None)
+    orders = [ShuffledBatches(len(each.train), each.epoch, seed=seed) for each, seed in zip(data, seeds, strict=True)]
+    return DataLoader(_Stacked([each.network_events for each in data]), sampler=_Orders(orders), batch_size=None)
 
 
 def validation_batches(data: Sequence[EventDataModule]) -> DataLoader[Any]:
     """One list of the replicas' held-out events, in physical units."""
-    return DataLoader([[next(iter(own.val_dataloader())) for own in data]], batch_size=None)  # type: ignore[arg-type]
+    return DataLoader([[next(iter(each.val_dataloader())) for each in data]], batch_size=None)  # type: ignore[arg-type]

@@ -71,9 +71,9 @@ class Recipe:
         return lightning(["-c", self.fit, *self.options, *quiet], run=False)
 
     @staticmethod
-    def digest(made: Any) -> str:
+    def digest(command: Any) -> str:
         """Identity of the complete configuration."""
-        return sha256(made.parser.dump(made.config, skip_none=False).encode()).hexdigest()
+        return sha256(command.parser.dump(command.config, skip_none=False).encode()).hexdigest()
 
 
 def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
@@ -84,15 +84,15 @@ def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
 
 
 def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
-    made = recipe.make()
-    identity = recipe.digest(made)
+    command = recipe.make()
+    identity = recipe.digest(command)
     for member in members:
         (recipe.folder / member.name).mkdir(parents=True, exist_ok=True)
-    data = _data(made.datamodule, members)
-    seeds = [member.seed(made.config.seed_everything) for member in members]
-    models = [_prepared(made.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
+    data = _data(command.datamodule, members)
+    seeds = [member.seed(command.config.seed_everything) for member in members]
+    models = [_prepared(command.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
     if len(members) > 1 and can_train_together(models[0]):
-        history = _train_together(made.trainer, models, data, seeds, _folders(recipe, members), identity)
+        history = _train_together(command.trainer, models, data, seeds, _folders(recipe, members), identity)
     else:
         history = [
             _train_alone(recipe, member, seed, runs)
@@ -125,8 +125,7 @@ def _data(first: EventDataModule, members: Sequence[Member]) -> list[EventDataMo
 def _prepared(model: GenerativeModel, data: EventDataModule, seed: int) -> GenerativeModel:
     """Return a model as it is before its first step, with the numbers that this seed gives it."""
     pl.seed_everything(seed, verbose=False)
-    arguments = {name: value for name, value in model.hparams.items() if not name.startswith("_")}
-    fresh = type(model)(**arguments)
+    fresh = type(model)(**model.options)
     fresh.set_up(data)
     return fresh
 
@@ -154,8 +153,8 @@ def _train_together(
         trainer.fit(joined, *batches, ckpt_path=last if last.is_file() else None, weights_only=True)
         history = joined.history
         for index in (k for k, folder in enumerate(folders) if not (folder / CHECKPOINT).is_file()):  # never validated
-            own = joined.split_off(index)
-            Simulator(own, own.spec or {}).save(folders[index] / CHECKPOINT)
+            replica = joined.split_off(index)
+            Simulator(replica, replica.spec or {}).save(folders[index] / CHECKPOINT)
     else:
         history = torch.load(last, map_location="cpu", weights_only=True)[HISTORY]
     return [[losses[k] for losses in history] for k in range(len(folders))]
@@ -166,7 +165,7 @@ def _run_folders(
 ) -> list[Path]:
     """Where each member's runs are: what another configuration or other data have left is not taken up."""
     identities = [f"{identity[:12]}-{digest_of_events(own.train)[:12]}" for own in data]
-    return [folder / "runs" / one for folder, one in zip(_folders(recipe, members), identities, strict=True)]
+    return [folder / "runs" / name for folder, name in zip(_folders(recipe, members), identities, strict=True)]
 
 
 def _train_alone(recipe: Recipe, member: Member, seed: int, runs: Path) -> list[float]:
@@ -197,8 +196,8 @@ def _is_finished(last: Path) -> bool:
     """Whether a training left this checkpoint after its last epoch."""
     if not last.is_file():
         return False
-    found = torch.load(last, map_location="cpu", weights_only=True)
-    return bool(found["epoch"] + 1 >= found[EPOCHS_KEY])
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+    return bool(checkpoint["epoch"] + 1 >= checkpoint[EPOCHS_KEY])
 
 
 def _record(recipe: Recipe, member: Member, seed: int, data: EventDataModule, more: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,25 +51,28 @@ class CLI(LightningCLI):
         if self.run_dir is None:
             self.save_config_callback = None
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
-        trainer = self._get(self.config_init, "trainer")
-        progress_bar = trainer.get("enable_progress_bar") is not False
+        options = self._get(self.config_init, "trainer")
+        progress_bar = options.get("enable_progress_bar") is not False
         self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir, progress_bar=progress_bar)
-        own = trainer.get("logger")
-        logger = runs.loggers(self.run_dir) if own is None else own
-        made = super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
-        if made.is_global_zero != self.first:
-            msg = f"trainer: process {made.global_rank} of {made.world_size}, but the environment tells another rank"
+        given = options.get("logger")
+        logger = runs.loggers(self.run_dir) if given is None else given
+        trainer = super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
+        if trainer.is_global_zero != self.first:
+            msg = f"trainer: process {trainer.global_rank} of {trainer.world_size}"
+            msg += ", but the environment tells another rank"
             raise ConfigError(f"{msg}; give --trainer.strategy ddp, --trainer.devices and --trainer.num_nodes")
-        return made
+        return trainer
 
     def after_fit(self) -> None:
         """Learn the run's folder, where another process made it."""
         callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
-        self.run_dir = next(own.run_dir for own in callbacks if isinstance(own, runs.RunSummary))
+        self.run_dir = next(callback.run_dir for callback in callbacks if isinstance(callback, runs.RunSummary))
 
 
 def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
     """Run `lightning fit|validate|test|predict`; return the finished command with its trainer and model.
+
+    A recipe in a file of the current folder is found by `class_path: file.Class`.
 
     Args:
         args: arguments of the command line; the process's own, if left out.
@@ -76,6 +80,8 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
             made.
     """
     without_hints()
+    if "" not in sys.path:
+        sys.path.append("")
     return CLI(
         GenerativeModel,
         EventDataModule,

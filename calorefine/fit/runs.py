@@ -181,7 +181,7 @@ def _check(trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Path)
 
 def held_out_distance(model: GenerativeModel, events: Batch) -> tuple[float, float]:
     """Energy distance of a model's events from held-out ones, in physical units, and its standard error."""
-    terms = model.distance(events)
+    terms = model.distance(Batch(*(array.to(model.device) for array in events)))
     return float(terms.mean()), 2 * float(terms.std()) / len(terms) ** 0.5
 
 

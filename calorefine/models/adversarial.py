@@ -1,28 +1,82 @@
-"""Training of a generator against a critic, with weights: what the GAN recipes share.
+"""Training of a generator against critics, with weights: what the GAN recipes share.
 
-Each batch updates the critic; every `n_critic`-th batch updates the generator too.  The generator that samples is
-an exponential moving average of the trained one.  Rates fall linearly to one percent over the run: the game between the
-two oscillates with an amplitude that grows with the rate.
+Each batch updates the critics; every `n_critic`-th batch updates the generator too.  The generator that samples is
+an exponential moving average of the trained one.  Rates fall linearly to one percent over the run: the game between
+them oscillates with an amplitude that grows with the rate.
+
+A recipe has one critic, of all features in network units, unless it names others (`critics`): each has its own view of
+the event, such as a sum of features, and its own weight.  Auxiliary terms (`auxiliaries`) are what the generator
+minimizes beside; they may have networks of their own, which are updated with the critics.
 """
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import LambdaLR
 
+from calorefine import losses
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
-from calorefine.models.base import TrainedModel, frozen
-from calorefine.nets import MLP, Activation, LatentSkip, Linear, Noise, update_average
+from calorefine.models.base import TrainedModel
+from calorefine.models.updates import Average, Update, averaged, check_decay
+from calorefine.nets import MLP, Activation, LatentSkip, Noise
 
 
-class AdversarialModel(TrainedModel):
+@dataclass(frozen=True)
+class Critic:
+    """One of the critics, which sees reference and generated events apart.
+
+    Args:
+        network: maps (..., B, v + c) view and context to (..., B, k).  Unless it is `eventwise` it is also given the
+            shares (..., B) of the events in the sum of weights, 1 / B each for weights that are equal: a statistic of
+            the batch is a sum over the axis -2 with these.
+        view: what it sees (..., B, v) of events (..., B, d) in network units.  It is computed before the network and
+            the penalty, which acts on the gradient with respect to it; `physical` gives physical units.
+        weight: factor of its distance in what the generator minimizes.
+        eventwise: whether its output for an event depends on nothing but the event: then reference and generated events
+            share a pass, which is faster.
+    """
+
+    network: nn.Module
+    view: Callable[[Tensor], Tensor] = nn.Identity()  # noqa: RUF009 (has no state)
+    weight: float = 1.0
+    eventwise: bool = False
+
+    def __call__(self, *samples: tuple[Tensor, Tensor], share: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Outputs (..., B, k) for samples of (view, context), whose events have these shares."""
+        inputs = [torch.cat(sample, dim=-1) for sample in samples]
+        if not self.eventwise:
+            return tuple(self.network(sample, share) for sample in inputs)
+        outputs: Tensor = self.network(torch.cat(inputs, dim=-2))
+        return outputs.chunk(len(inputs), dim=-2)
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """A term that the generator minimizes beside the critics' distances.
+
+    Args:
+        term: from a batch, generated events (..., B, d) at its contexts and the mean weight to the term (...).
+        weight: its factor.
+        network: what it has of its own, if anything.
+        loss: from a batch and generated events to what that network minimizes (...); with signed weights it needs a
+            lower bound.
+    """
+
+    term: Callable[[Batch, Tensor, float | Tensor], Tensor]
+    weight: float = 1.0
+    network: nn.Module | None = None
+    loss: Callable[[Batch, Tensor], Tensor] | None = None
+
+
+class AdversarialModel(TrainedModel, recipe=False):
     """Generator and critic, both fully connected.
 
     Args:
@@ -38,6 +92,7 @@ class AdversarialModel(TrainedModel):
     """
 
     critic_outputs: ClassVar[int]
+    leading_axis = True
 
     def __init__(
         self,
@@ -56,123 +111,101 @@ class AdversarialModel(TrainedModel):
         super().__init__(latent_size=latent_size)
         if n_critic < 1:
             raise ConfigError(f"n_critic: {n_critic} found, expected at least 1")
-        if not 0 <= average_decay < 1:
-            raise ConfigError(f"average_decay: {average_decay} found, expected at least 0 and less than 1")
-        self.automatic_optimization = False
+        check_decay(average_decay)
         self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
         self.learning_rate, self.betas = learning_rate, betas
         self.n_critic, self.penalty_weight, self.average_decay = n_critic, penalty_weight, average_decay
-        self.save_hyperparameters()
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create generator, critic, and the averaged generator."""
         self.generator = LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
         self.critic = MLP(n_features + n_context, self.critic_outputs, hidden=self.critic_hidden, act=self.act)
-        self.average = frozen(copy.deepcopy(self.generator))
+        self.average = averaged(self.generator)
+
+    def critics(self) -> list[Critic]:
+        """Critics, each of networks that `build` creates."""
+        return [Critic(self.critic, eventwise=True)]
+
+    def auxiliaries(self) -> list[Auxiliary]:
+        """Auxiliary terms, of networks that `build` creates."""
+        return []
+
+    @abstractmethod
+    def data_term(
+        self, reference: Tensor, generated: Tensor, weight: Tensor, mean_weight: float | Tensor, *, full: bool
+    ) -> Tensor:
+        """Distance (...) that a critic maximizes and the generator minimizes, from critic outputs (..., B, k)."""
+
+    @abstractmethod
+    def penalty(self, values: Tensor, points: Tensor, noise: Noise) -> Tensor:
+        """Unweighted penalty (...) on the gradient of a critic's outputs (..., B, k) at points (..., B, v)."""
 
     @property
     def network(self) -> nn.Module:
         """The averaged generator."""
         return self.average
 
-    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def generate(self, latent: Tensor, context: Tensor) -> Tensor:
         """Generate with the averaged generator."""
-        generated: torch.Tensor = self.average(torch.cat([latent, context], dim=1))
+        generated: Tensor = self.average(torch.cat([latent, context], dim=1))
         return generated
 
-    def evaluate_critic(self, *samples: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Critic outputs (..., B, k) of several (x, context) samples, in one pass."""
-        stacked = torch.cat([torch.cat(sample, dim=-1) for sample in samples], dim=-2)
-        outputs: torch.Tensor = self.critic(stacked)
-        return outputs.chunk(len(samples), dim=-2)
+    def setup(self, stage: str) -> None:
+        """Set up; refuse several processes for critics that take statistics of a batch, of which each has a part."""
+        super().setup(stage)
+        if self.ranks.n > 1 and not all(critic.eventwise for critic in self.critics()):
+            msg = f"trainer.strategy ddp: found with {type(self).__name__}, whose critics see batches as a whole"
+            raise ConfigError(f"{msg}; expected one device and no strategy")
 
-    @abstractmethod
-    def data_term(
-        self,
-        reference: torch.Tensor,
-        generated: torch.Tensor,
-        weight: torch.Tensor,
-        mean_weight: float | torch.Tensor,
-        *,
-        full: bool,
-    ) -> torch.Tensor:
-        """Distance (...) that the critic maximizes and the generator minimizes, from critic outputs (..., B, k)."""
+    def updates(self) -> list[Update]:
+        """Adam for the critics and for the generator, with linearly falling rates."""
+        adam = partial(Adam, lr=self.learning_rate, betas=self.betas)
+        judges = nn.ModuleList(critic.network for critic in self.critics())
+        judges.extend(auxiliary.network for auxiliary in self.auxiliaries() if auxiliary.network is not None)
+        average = Average(self.generator, self.average, self.average_decay, warm_up=2)
+        generator = list(self.generator.parameters())
+        return [
+            Update("critic_loss", list(judges.parameters()), self.critic_loss, adam),
+            Update("generator_loss", generator, self.loss, adam, every=self.n_critic, average=average),
+        ]
 
-    @abstractmethod
-    def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """Unweighted penalty (...) on the critic's gradient."""
+    def objective(self, batch: Batch, noise: Noise) -> Tensor:
+        """What the current generator minimizes against the current critics, on a full sample."""
+        return self._generator_terms(batch, noise, float(batch.weight.mean()), full=True)
 
-    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
-        """Full-sample data term with the current generator and critic."""
-        generated = self.generator(torch.cat([latent, batch.context], dim=-1))
-        return self._distance(batch, generated, float(batch.weight.mean()), full=True)
+    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | Tensor) -> Tensor:
+        """Estimate of the same from a minibatch; unbiased for critics that are `eventwise`."""
+        return self._generator_terms(batch, noise, mean_weight, full=False)
 
-    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
-        """Minibatch data term with the current generator and critic."""
-        generated = self.generator(torch.cat([latent, batch.context], dim=-1))
-        return self._distance(batch, generated, mean_weight, full=False)
+    def critic_loss(self, batch: Batch, noise: Noise) -> Tensor:
+        """What the critics and the networks of auxiliary terms minimize."""
+        generated, terms = self._generated(batch, noise).detach(), []
+        for critic in self.critics():
+            distance = self._distance(critic, batch, generated, self.mean_weight, full=False)
+            points = losses.interpolate(critic.view(batch.x), critic.view(generated), noise=noise)
+            share = None if critic.eventwise else losses.shares(batch.weight, self.mean_weight)
+            (values,) = critic((points, batch.context), share=share)
+            terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
+        terms += [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
+        return torch.stack(terms).sum(0)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the critic, and every `n_critic`-th time the generator."""
-        noise = self.step_noise(self.current_epoch, batch_idx)
-        batch = self.dequantized(batch, noise)
-        optimizers: Any = self.optimizers()  # two of each, as configured
-        schedulers: Any = self.lr_schedulers()
-        self._update(self._critic_loss(batch, noise), optimizers[0], schedulers[0], "critic_loss", batch_idx)
-        if self.n_updates(batch_idx) % self.n_critic == 0:
-            self.critic.requires_grad_(requires_grad=False)  # only passed through
-            self._update(self._generator_loss(batch, noise), optimizers[1], schedulers[1], "generator_loss", batch_idx)
-            self.critic.requires_grad_(requires_grad=True)
-            count = self.n_updates(batch_idx) // self.n_critic
-            update_average(self.average, self.generator, min(self.average_decay, count / (count + 2)))
-
-    def n_updates(self, batch_idx: int) -> int:
-        """Critic updates so far, this one included."""
-        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
-
-    def configure_optimizers(self) -> Any:
-        """Adam for critic and generator, with linearly falling rates."""
-        if self.trainer.max_steps != -1:
-            msg = f"trainer.max_steps: {self.trainer.max_steps} found, expected -1, since it counts both optimizers"
-            raise ConfigError(msg + "; limit the training by trainer.max_epochs")
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise ConfigError(
-                "trainer.max_epochs: no limit found, expected a number of epochs for the rates to fall over"
-            )
-        pairs = []
-        for network, steps in ((self.critic, total), (self.generator, total / self.n_critic)):
-            optimizer = Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
-            pairs.append((optimizer, LambdaLR(optimizer, Linear(steps))))
-        return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs]
-
-    def _critic_loss(self, batch: Batch, noise: Noise) -> torch.Tensor:
-        with torch.no_grad():
-            generated = self._generate_trained(batch, noise)
-        distance = self._distance(batch, generated, self.mean_weight, full=False)
-        return self.penalty_weight * self.penalty(batch, generated, noise) - distance
-
-    def _generator_loss(self, batch: Batch, noise: Noise) -> torch.Tensor:
-        latent = noise.normal(batch.weight.shape[-1], self.latent_size)
-        return self.estimate(batch, latent, self.mean_weight)
+    def _generator_terms(self, batch: Batch, noise: Noise, mean_weight: float | Tensor, *, full: bool) -> Tensor:
+        generated = self._generated(batch, noise)
+        terms = [c.weight * self._distance(c, batch, generated, mean_weight, full=full) for c in self.critics()]
+        terms += [other.weight * other.term(batch, generated, mean_weight) for other in self.auxiliaries()]
+        return torch.stack(terms).sum(0)
 
     def _distance(
-        self, batch: Batch, generated: torch.Tensor, mean_weight: float | torch.Tensor, *, full: bool
-    ) -> torch.Tensor:
-        """Data term (...) for events generated at the batch's contexts."""
-        real, made = self.evaluate_critic((batch.x, batch.context), (generated, batch.context))
-        return self.data_term(real, made, batch.weight, mean_weight, full=full)
+        self, critic: Critic, batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool
+    ) -> Tensor:
+        """Data term (...) of one critic for events generated at the batch's contexts."""
+        samples = [(critic.view(x), batch.context) for x in (batch.x, generated)]
+        share = None if critic.eventwise else losses.shares(batch.weight, mean_weight)
+        reference, judged = critic(*samples, share=share)
+        return self.data_term(reference, judged, batch.weight, mean_weight, full=full)
 
-    def _generate_trained(self, batch: Batch, noise: Noise) -> torch.Tensor:
+    def _generated(self, batch: Batch, noise: Noise) -> Tensor:
+        """Events (..., B, d) of the current generator at the batch's contexts."""
         latent = noise.normal(batch.weight.shape[-1], self.latent_size)
-        generated: torch.Tensor = self.generator(torch.cat([latent, batch.context], dim=-1))
+        generated: Tensor = self.generator(torch.cat([latent, batch.context], dim=-1))
         return generated
-
-    def _update(self, loss: torch.Tensor, optimizer: Any, scheduler: Any, name: str, batch_idx: int) -> None:
-        self.check_finite(loss, name)
-        optimizer.zero_grad()
-        self.manual_backward(loss.sum())
-        optimizer.step()
-        scheduler.step()
-        if batch_idx % self.trainer.log_every_n_steps < self.n_critic:  # type: ignore[attr-defined]  # set by Lightning
-            self.log(name, loss.detach().mean(), prog_bar=True, sync_dist=True)

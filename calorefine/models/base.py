@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ParallelStrategy
 from torch import nn
@@ -16,21 +18,24 @@ from calorefine.data.batches import Batch
 from calorefine.data.module import VALIDATION_EVENTS, EventDataModule, Prepared
 from calorefine.data.preprocessing import Preprocessing
 from calorefine.ddp import Ranks
-from calorefine.errors import CheckpointError, ConfigError, TrainingError
+from calorefine.errors import CheckpointError, ConfigError, nearest
 from calorefine.events import Events
+from calorefine.models.updates import UpdatedModule
 from calorefine.nets import Noise, n_parameters
 
 CHECKPOINT_KEY = "calorefine"
 CHECKPOINT_FORMAT = 1
 EPOCHS_KEY = "calorefine_max_epochs"
 LOWEST_KEY = "calorefine_lowest_validation"
+_RECIPES: dict[str, dict[str, type[GenerativeModel]]] = {}  # by name, and by file and class
 
 
-class GenerativeModel(pl.LightningModule, ABC):
+class GenerativeModel(UpdatedModule, ABC):
     """A conditional generator of events, trained on weighted events.
 
-    A recipe implements `build`, `generate`, and Lightning's `training_step` and `configure_optimizers`; one that has an
-    objective is a `TrainedModel`.  Its constructor's arguments are its configuration.
+    A recipe implements `build`, `generate`, and `updates` if there is something to train; one that has an objective is
+    a `TrainedModel`.  Its constructor's arguments are its configuration.  Its name is what a checkpoint tells, so that
+    a class that has been imported, or is named when loading, is found.
 
     Args:
         latent_size: number of standard normal numbers that make one event.
@@ -43,18 +48,35 @@ class GenerativeModel(pl.LightningModule, ABC):
     terms_order: ClassVar[int] = 2
     """Order of that as a U-statistic: the standard error is that of the mean of the terms, times the order."""
 
-    features: Preprocessing
     context: Preprocessing
-    noise_seed: torch.Tensor
+
+    def __init_subclass__(cls, *, recipe: bool = True, **options: Any) -> None:
+        """Remember a class that is a recipe by its name; the latest one of a file that is executed again."""
+        super().__init_subclass__(**options)
+        if recipe:
+            file = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
+            _RECIPES.setdefault(cls.__name__, {})[f"{file}: {cls.__qualname__}"] = cls
 
     def __init__(self, *, latent_size: int) -> None:
-        """Fix the latent space; networks are built when the data are known."""
+        """Fix the latent space and keep the recipe's arguments; networks are built when the data are known."""
         super().__init__()
         self.latent_size = latent_size
-        self.ranks = Ranks()
         self.spec: dict[str, Any] | None = None
         self.lowest: torch.Tensor | None = None
-        self.register_buffer("noise_seed", torch.tensor(torch.initial_seed() % 2**31))
+        self.save_hyperparameters()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {k: v for k, v in self.hparams.items() if k in inspect.signature(type(self)).parameters}
+
+    @property
+    def leading_axis(self) -> bool:
+        """Whether replicas of it can train side by side, on a leading axis of all its arrays and parameters.
+
+        Then its parameters are those of linear layers, and its losses take (..., B, d) to (...), one for each replica.
+        """
+        return False
 
     @abstractmethod
     def build(self, n_features: int, n_context: int) -> None:
@@ -77,7 +99,7 @@ class GenerativeModel(pl.LightningModule, ABC):
         self.spec = {
             "format": CHECKPOINT_FORMAT,
             "model": type(self).__name__,
-            "init_args": {k: v for k, v in self.hparams.items() if not k.startswith("_")},
+            "init_args": self.options,
             **prepared.to_dict(),
         }
 
@@ -99,8 +121,7 @@ class GenerativeModel(pl.LightningModule, ABC):
 
     def _identity(self) -> dict[str, Any]:
         """What processes that train it together must agree on, beside the data."""
-        options = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
-        return {"model": (type(self).__name__, options), "max_epochs": self.trainer.max_epochs}
+        return {"model": (type(self).__name__, self.options), "max_epochs": self.trainer.max_epochs}
 
     def set_up(self, data: EventDataModule) -> None:
         """Build the networks from a data module that is set up itself.
@@ -138,11 +159,11 @@ class GenerativeModel(pl.LightningModule, ABC):
         if self.spec is None or not self.trainer.training:
             return
         self.lowest = checkpoint[LOWEST_KEY]
-        found = checkpoint[CHECKPOINT_KEY]["provenance"]["digest"]
+        trained_on = checkpoint[CHECKPOINT_KEY]["provenance"]["digest"]
         expected = self.spec["provenance"]["digest"]
-        if found != expected:
+        if trained_on != expected:
             msg = (
-                f"the checkpoint was trained on data with digest {found[:12]}, these have {expected[:12]}; "
+                f"the checkpoint was trained on data with digest {trained_on[:12]}, these have {expected[:12]}; "
                 "resume with the same files, columns, cut, weights and split"
             )
             raise CheckpointError(msg)
@@ -155,36 +176,9 @@ class GenerativeModel(pl.LightningModule, ABC):
                 f"the checkpoint is from the last of {planned} epochs: there is nothing left to train"
             )
 
-    def step_noise(self, *position: int) -> Noise:
-        """Random numbers of one training step: a function of the seed and the step, so that resuming is exact."""
-        return Noise(step_seed(int(self.noise_seed), position), ranks=self.ranks)
-
-    def dequantized(self, batch: Batch, noise: Noise) -> Batch:
-        """Batch in network units with its atoms and integers spread anew, as a continuous generator makes them."""
-        spread = self.features.dequantize(batch.x, noise.generators[0], noise.ranks)
-        return Batch(spread, batch.context, batch.weight)
-
-    def manual_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        """Gradients of the loss; if processes share the batch, those of the whole batch's.
-
-        The wrapper of `ddp` is not used for that: it expects each parameter in each backward pass, and a critic's and a
-        generator's are in different ones.
-        """
-        strategy = self.trainer.strategy
-        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
-            super().manual_backward(loss, *args, **kwargs)
-        self.ranks.average_gradients(self)
-
-    def check_finite(self, loss: torch.Tensor, name: str) -> None:
-        """Raise `TrainingError` for a loss () or (k,) that is NaN or infinite, in each process if it is so in one."""
-        loss = self.ranks.mean(loss)
-        if torch.isfinite(loss).all():
-            return
-        msg = (
-            f"{name} is {loss.tolist()} at epoch {self.current_epoch}, step {self.global_step}: training stopped, the "
-            "last checkpoint is kept; try a smaller learning_rate or look for extreme weights"
-        )
-        raise TrainingError(msg)
+    def physical(self, x: torch.Tensor) -> torch.Tensor:
+        """Events (..., d) in physical units, from network units; with a gradient, but for integers."""
+        return self.features.inverse(x)
 
     @torch.no_grad()
     def distance(self, events: Batch) -> torch.Tensor:
@@ -202,7 +196,7 @@ class GenerativeModel(pl.LightningModule, ABC):
         """
         events = Batch(*(array[:VALIDATION_EVENTS] for array in events))
         context = self.context(events.context)
-        latent = torch.randn(len(context), self.latent_size, generator=torch.Generator().manual_seed(0))
+        latent = Noise(0, device=context.device).normal(len(context), self.latent_size)
         generated = self.generate(latent, context)
         if self.features.is_discrete:
             generated = self.features(self.features.inverse(generated))
@@ -221,8 +215,8 @@ class GenerativeModel(pl.LightningModule, ABC):
         Not positive where the difference is not significant.
         """
         if self.lowest is None or len(self.lowest) != len(terms):
-            return torch.zeros(())
-        difference = terms - self.lowest
+            return terms.new_zeros(())
+        difference = terms - self.lowest.to(terms.device)
         excess: torch.Tensor = difference.mean() - self.terms_order * difference.std() / len(difference) ** 0.5
         return excess
 
@@ -231,7 +225,7 @@ class GenerativeModel(pl.LightningModule, ABC):
         terms = self.validation_terms(batch)
         loss = terms.mean()
         self.check_finite(loss, f"the {self.validated_by} of held-out events")
-        excess = torch.zeros(()) if self.trainer.sanity_checking else self.excess(terms)
+        excess = terms.new_zeros(()) if self.trainer.sanity_checking else self.excess(terms)
         if not self.trainer.sanity_checking and (self.lowest is None or loss < self.lowest.mean()):
             self.lowest = terms
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.weight), sync_dist=True)
@@ -249,33 +243,33 @@ class GenerativeModel(pl.LightningModule, ABC):
         return self.features.inverse(self.generate(latent, self.context(batch.context)))
 
 
-class TrainedModel(GenerativeModel):
+class TrainedModel(GenerativeModel, recipe=False):
     """A generator with an objective that its training minimizes."""
 
     @abstractmethod
-    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
-        """Data term of the objective on a full sample, in network units.
-
-        It doesn't change if a weight-2 event is replaced by two of weight 1, if events of weight 0 are added, if events
-        are reordered, or if all weights are scaled.
-
-        Args:
-            batch: the whole sample.
-            latent: (n, latent_size) noise of the generated events.
-
-        Returns:
-            () tensor.
-        """
-
-    @abstractmethod
-    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
-        """Estimate of the data term () from a minibatch, unbiased; arguments as for `objective`.
+    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:
+        """Data term of the objective from a minibatch in network units, an unbiased estimate of that of the sample.
 
         Args:
             batch: some of the events.
-            latent: (B, latent_size) noise of the generated events.
+            noise: random numbers of the batch's events; each that is drawn has one row for an event.
             mean_weight: mean weight of the whole sample.
+
+        Returns:
+            () tensor, (k,) for k replicas side by side.
         """
+
+    def objective(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        """Data term () on a full sample; arguments as for `estimate`.
+
+        It doesn't change if a weight-2 event is replaced by two of weight 1, if events of weight 0 are added, if events
+        are reordered, or if all weights are scaled.
+        """
+        return self.estimate(batch, noise, float(batch.weight.mean()))
+
+    def loss(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        """What an update minimizes: the estimate with the training sample's mean weight."""
+        return self.estimate(batch, noise, self.mean_weight)
 
 
 class Likelihood(ABC):
@@ -286,13 +280,17 @@ class Likelihood(ABC):
         """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
 
 
-def step_seed(seed: int, position: tuple[int, ...]) -> int:
-    """Seed of one step of a training with this seed."""
-    for number in position:
-        seed = (seed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**64
-    return seed % 2**63
+def recipe_named(name: str, models: Iterable[type[GenerativeModel]], *, where: str | Path) -> type[GenerativeModel]:
+    """Find the recipe that a checkpoint names among these, or else among all that have been imported.
 
-
-def frozen(module: nn.Module) -> nn.Module:
-    """Switch off gradients of a module that is never trained by an optimizer."""
-    return module.requires_grad_(requires_grad=False)
+    Raises:
+        CheckpointError: there is none, or several files have one.
+    """
+    known = {repr(model): model for model in models if model.__name__ == name} or _RECIPES.get(name, {})
+    if len(known) == 1:
+        return next(iter(known.values()))
+    if known:
+        msg = f"{where}: holds a '{name}', which is the name of several recipes ({', '.join(known)})"
+        raise CheckpointError(f"{msg}; expected one of them as models=[{name}]")
+    msg = f"{where}: holds a '{name}', which is none of {', '.join(sorted(_RECIPES))}{nearest(name, _RECIPES)}"
+    raise CheckpointError(f"{msg}; expected its file to be imported before, or models=[{name}] to be given")

@@ -9,11 +9,10 @@ wherever the generator is right; here it made the training diverge.
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 from torch.nn import functional
 
 from calorefine import losses
-from calorefine.data.batches import Batch
 from calorefine.models.adversarial import AdversarialModel
 from calorefine.nets import Noise
 
@@ -24,14 +23,8 @@ class CramerGAN(AdversarialModel):
     critic_outputs = 64  # dimension k of the space in which distances are measured
 
     def data_term(
-        self,
-        reference: torch.Tensor,
-        generated: torch.Tensor,
-        weight: torch.Tensor,
-        mean_weight: float | torch.Tensor,
-        *,
-        full: bool,
-    ) -> torch.Tensor:
+        self, reference: Tensor, generated: Tensor, weight: Tensor, mean_weight: float | Tensor, *, full: bool
+    ) -> Tensor:
         """Energy distance of the critic's points; unbiased on a batch, plug-in on the full sample.
 
         Processes that share a batch gather its points, since pairs of events count; each computes all distances.
@@ -40,9 +33,7 @@ class CramerGAN(AdversarialModel):
             reference, generated, weight = map(self.ranks.gathered, (reference, generated, weight))
         return losses.energy_distance(reference, generated, weight=weight, mean_weight=mean_weight, unbiased=not full)
 
-    def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """Gradient of h along a random direction of R^k, with respect to x, between reference and generated events."""
-        points = losses.interpolate(batch.x, generated, noise=noise)
-        (image,) = self.evaluate_critic((points, batch.context))
-        direction = functional.normalize(noise.normal(*image.shape[-2:]), dim=-1)
-        return losses.gradient_penalty((image * direction).sum(-1), points, one_sided=True)
+    def penalty(self, values: Tensor, points: Tensor, noise: Noise) -> Tensor:
+        """Gradient of h along a random direction of R^k."""
+        direction = functional.normalize(noise.normal(*values.shape[-2:]), dim=-1)
+        return losses.gradient_penalty((values * direction).sum(-1), points, one_sided=True)

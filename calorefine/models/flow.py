@@ -20,8 +20,8 @@ The parameters that are validated, saved and sampled from are an exponential mov
 
 from __future__ import annotations
 
-import copy
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,13 +33,13 @@ from nflows.transforms import (
 )
 from torch import nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import LambdaLR
 
 from calorefine import losses
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
-from calorefine.models.base import Likelihood, TrainedModel, frozen
-from calorefine.nets import Activation, Conditioner, Cosine, update_average
+from calorefine.models.base import Likelihood, TrainedModel
+from calorefine.models.updates import Average, Update, averaged, check_decay
+from calorefine.nets import Activation, Conditioner, Noise, cosine
 
 LATTICE = 256
 SMALLEST_BIN = 0.01
@@ -83,20 +83,22 @@ class Flow(TrainedModel, Likelihood):
         super().__init__(latent_size=0)
         if n_bins < 2:
             raise ConfigError(f"n_bins: {n_bins} found, expected at least 2")
-        if not 0 <= average_decay < 1:
-            raise ConfigError(f"average_decay: {average_decay} found, expected at least 0 and less than 1")
-        self.automatic_optimization = False
+        check_decay(average_decay)
         self.kind, self.n_layers, self.hidden, self.act = kind, n_layers, hidden, act
         self.n_bins, self.tail_bound = n_bins, tail_bound
         self.learning_rate, self.clip_norm, self.average_decay = learning_rate, clip_norm, average_decay
-        self.save_hyperparameters()
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create the layers and their moving average; the latent space has as many dimensions as there are features."""
         self.latent_size = n_features
-        make = self._coupling if self.kind == "coupling" and n_features > 1 else self._autoregressive
+        make = self._coupling if self.leading_axis else self._autoregressive
         self.flow = CompositeTransform(make(n_features, n_context))
-        self.average = frozen(copy.deepcopy(self.flow))
+        self.average = averaged(self.flow)
+
+    @property
+    def leading_axis(self) -> bool:
+        """Whether the layers are couplings, which one feature can't have; the other layers have masks of their own."""
+        return self.kind == "coupling" and self.latent_size > 1
 
     @property
     def network(self) -> nn.Module:
@@ -165,24 +167,24 @@ class Flow(TrainedModel, Likelihood):
         c = self.context(context)
         low, high = ends = self.features.intervals(x)
         discrete = (high > low).any(dim=1)
-        log_density = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        log_density: torch.Tensor = low.new_full((len(x),), -torch.inf)
         possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
-        for rows, points in ((~discrete, torch.full((1, x.shape[1]), 0.5)), (discrete, self._lattice())):
+        for rows, points in ((~discrete, low.new_full((1, x.shape[1]), 0.5)), (discrete, self._lattice().to(low))):
             chosen = torch.nonzero(possible & rows)[:, 0]
             if len(chosen):
                 z, step, where = low[chosen], (high - low)[chosen], c[chosen]
-                lattice = (self.features.whiten(z + step * point).to(c.dtype) for point in points.double())
-                found = [self.network_log_prob(u, where).double() for u in lattice]
-                log_density[chosen] = torch.logsumexp(torch.stack(found), dim=0) - math.log(len(points))
+                lattice = (self.features.whiten(z + step * point).to(c.dtype) for point in points)
+                terms = [self.network_log_prob(u, where).double() for u in lattice]
+                log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
         volume = torch.where(high > low, (high - low).clamp_min(1e-300).log(), 0.0).sum(dim=1)
         slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
         return log_density + volume + slope + self.features.log_whitening
 
     def _lattice(self) -> torch.Tensor:
         """Points (LATTICE, d) that fill the unit cube evenly."""
-        number = torch.arange(1, self.latent_size + 1, dtype=torch.float64)
+        number = torch.arange(1, self.latent_size + 1, dtype=torch.float64, device="cpu")
         steps = torch.exp(-number * math.log(_generalized_golden_ratio(self.latent_size)))
-        return (0.5 + torch.arange(LATTICE, dtype=torch.float64)[:, None] * steps) % 1
+        return (0.5 + torch.arange(LATTICE, dtype=torch.float64, device="cpu")[:, None] * steps) % 1
 
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
         """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).
@@ -197,40 +199,17 @@ class Flow(TrainedModel, Likelihood):
         log_prob: torch.Tensor = standard_normal_log_prob(z) + log_det
         return log_prob.reshape(u.shape[:-1])
 
-    def objective(self, batch: Batch, latent: torch.Tensor) -> torch.Tensor:
-        """Weighted negative log likelihood of the full sample."""
-        return self.estimate(batch, latent, float(batch.weight.mean()))
-
-    def estimate(self, batch: Batch, latent: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
-        """Weighted negative log likelihood of a minibatch."""
-        del latent
+    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Weighted negative log likelihood of a minibatch, which needs no noise."""
         log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
         return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of Adam, and of the moving average."""
-        noise = self.step_noise(self.current_epoch, batch_idx)
-        loss = self.estimate(self.dequantized(batch, noise), batch.x, self.mean_weight)
-        self.check_finite(loss, "loss")
-        optimizer: Any = self.optimizers()
-        scheduler: Any = self.lr_schedulers()
-        optimizer.zero_grad()
-        self.manual_backward(loss.sum())
-        self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
-        optimizer.step()
-        scheduler.step()
-        count = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
-        update_average(self.average, self.flow, min(self.average_decay, count / (count + 10)))
-        if batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Lightning
-            self.log("loss", loss.detach().mean(), prog_bar=True, sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
+    def updates(self) -> list[Update]:
         """Adam, with a rate that falls like a cosine."""
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise ConfigError("trainer.max_epochs: no limit found, expected a number for the rate to fall over")
-        optimizer = Adam(self.flow.parameters(), lr=self.learning_rate)
-        return [optimizer], [LambdaLR(optimizer, Cosine(total))]
+        adam = partial(Adam, lr=self.learning_rate)
+        average = Average(self.flow, self.average, self.average_decay)
+        parameters = list(self.flow.parameters())
+        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
 
 
 def coupling_masks(n_features: int, n_layers: int | None = None) -> list[torch.Tensor]:
@@ -247,7 +226,7 @@ def coupling_masks(n_features: int, n_layers: int | None = None) -> list[torch.T
     [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
     """
     bits = (n_features - 1).bit_length()
-    number = torch.arange(n_features)
+    number = torch.arange(n_features, device="cpu")
     pattern = [(number >> bit & 1) ^ flip for bit in range(bits) for flip in (0, 1)]
     if n_layers is not None and n_layers < len(pattern):
         msg = f"n_layers: {n_layers} couplings found, expected at least {len(pattern)} for {n_features} features"

@@ -41,7 +41,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from scipy.special import ndtr
-from torch.optim import SGD
 
 from calorefine import keys, stats
 from calorefine.data.batches import Batch
@@ -81,10 +80,8 @@ class Library(GenerativeModel):
         super().__init__(latent_size=2)  # one number chooses the neighbor, one among events of the same context
         if neighbors < 1:
             raise ConfigError(f"neighbors: {neighbors} found, expected at least 1")
-        self.automatic_optimization = False
         self.neighbors, self.seed = neighbors, seed
         self.index: Index | None = None
-        self.save_hyperparameters()
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create an empty library."""
@@ -119,7 +116,8 @@ class Library(GenerativeModel):
             CheckpointError: the library is empty.
         """
         self.index = self.index or self._make_index()
-        wanted, uniform = context.numpy().astype(np.float64), ndtr(latent.numpy().astype(np.float64))
+        wanted, uniform = (array.cpu().numpy().astype(np.float64) for array in (context, latent))
+        uniform = ndtr(uniform)
         rows = 1 + WORKING_SET // (self.neighbors * max(1, self.library_x.shape[1] // 16))
         firsts = range(0, max(len(wanted), 1), rows)
         return torch.cat([self._look_up(wanted[i : i + rows], uniform[i : i + rows], self.index) for i in firsts])
@@ -128,21 +126,16 @@ class Library(GenerativeModel):
         """Events (n, d) for contexts (n, c), chosen by uniform numbers (n, 2)."""
         near = index.nearest(wanted, self.neighbors)
         group, event = index.draw(near, uniform)
-        x = self.library_x.index_select(0, torch.from_numpy(event))
+        x = self.library_x.index_select(0, torch.from_numpy(event).to(self.library_x.device))
         if self.neighbors == 1 or wanted.shape[1] == 0:
             return x
         moved = index.moved(x, near, group, wanted)
         return self.features.with_discrete(moved, x) if self.features.is_discrete else moved
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)
-        """Train nothing; a step is counted, without which Lightning writes no checkpoint."""
-        optimizer: Any = self.optimizers()
-        optimizer.step()
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Train nothing; tell how many events there are."""
+        super().training_step(batch, batch_idx)
         self.log("n_library", float(len(self.library_x)), on_step=False, on_epoch=True)
-
-    def configure_optimizers(self) -> Any:
-        """Return an optimizer of nothing."""
-        return SGD([torch.zeros(0, requires_grad=True)])
 
     def _make_index(self) -> Index:
         if len(self.library_x) == 0 or self.spec is None:
@@ -219,13 +212,13 @@ class Index:
     @classmethod
     def build(cls, x: torch.Tensor, context: torch.Tensor, scale: FloatArray, *, regress: bool) -> Index:
         """Index events (n, d) with contexts (n, c) that are sorted by context."""
-        rows = context.numpy().astype(np.float64)
+        rows = context.cpu().numpy().astype(np.float64)
         starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)))
         sizes = np.diff(np.append(starts, len(rows)))
         points = rows[starts]
         means = np.empty((0, 0))
         if regress:
-            means = np.add.reduceat(x.clamp(-Z_CLIP, Z_CLIP).double().numpy(), starts) / sizes[:, None]
+            means = np.add.reduceat(x.clamp(-Z_CLIP, Z_CLIP).double().cpu().numpy(), starts) / sizes[:, None]
         return cls(KDTree(_padded(points * scale)), scale, points, starts, sizes, means)
 
     def nearest(self, wanted: FloatArray, k: int) -> Near:
@@ -254,9 +247,9 @@ class Index:
         target = np.clip(wanted[:, None] - center, inside.min(axis=1, keepdims=True), inside.max(axis=1, keepdims=True))
         weighted = points.swapaxes(1, 2) * share
         slope, stretch = _fit(weighted @ points, weighted @ (means - mean), target, near.taken.sum(axis=1))
-        residual = x.numpy()[:, None] - mean - (self.points[group][:, None] - center) @ slope
+        residual = x.cpu().numpy()[:, None] - mean - (self.points[group][:, None] - center) @ slope
         out = mean + target @ slope + stretch * residual
-        return torch.from_numpy(out[:, 0]).to(x.dtype)
+        return torch.from_numpy(out[:, 0]).to(x)
 
 
 def _fit(scc: FloatArray, scx: FloatArray, target: FloatArray, k: IntArray) -> tuple[FloatArray, FloatArray]:

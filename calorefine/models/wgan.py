@@ -7,10 +7,9 @@ minimizes the same difference.  It is linear in the weights, and the penalty, wh
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from calorefine import losses
-from calorefine.data.batches import Batch
 from calorefine.models.adversarial import AdversarialModel
 from calorefine.nets import Noise
 
@@ -21,20 +20,12 @@ class WGAN(AdversarialModel):
     critic_outputs = 1
 
     def data_term(
-        self,
-        reference: torch.Tensor,
-        generated: torch.Tensor,
-        weight: torch.Tensor,
-        mean_weight: float | torch.Tensor,
-        *,
-        full: bool,
-    ) -> torch.Tensor:
+        self, reference: Tensor, generated: Tensor, weight: Tensor, mean_weight: float | Tensor, *, full: bool
+    ) -> Tensor:
         """Weighted difference of the critic's values; the same form on a batch and on the full sample."""
         del full
         return losses.wasserstein(reference[..., 0], generated[..., 0], weight=weight, mean_weight=mean_weight)
 
-    def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """Gradient of the critic with respect to x, between reference and generated events."""
-        points = losses.interpolate(batch.x, generated, noise=noise)
-        (values,) = self.evaluate_critic((points, batch.context))
+    def penalty(self, values: Tensor, points: Tensor, noise: Noise) -> Tensor:  # noqa: ARG002 (draws no direction)
+        """Gradient of the critic's values."""
         return losses.gradient_penalty(values[..., 0], points)
