@@ -7,6 +7,8 @@ the checkpoint.  Its context may hold categories (charge, species, sector), whic
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -41,6 +43,8 @@ class Column:
         bounds: lowest and highest possible value of a feature, either of them null for none; nothing is generated
             outside.
         categories: allowed values of a categorical context; it is one-hot encoded in this order.
+        shape: of a feature that is an array of numbers in each event, such as [504] for the cells of a calorimeter;
+            left out for a single number.
     """
 
     expression: str | None = None
@@ -49,6 +53,12 @@ class Column:
     transform: Literal["quantile", "standard", "integer"] = "quantile"
     bounds: tuple[float | None, float | None] | None = None
     categories: list[int | float] | None = None
+    shape: list[int] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """How many numbers an array holds; None for a single number."""
+        return None if self.shape is None else math.prod(self.shape)
 
 
 def _suffix(name: str) -> str | None:
@@ -81,6 +91,13 @@ def _factor(name: str, column: Column) -> float:
 def _filled(columns: Mapping[str, Column | None]) -> dict[str, Column]:
     """Descriptions by name, with the default one for those left out."""
     return {name: column or Column() for name, column in columns.items()}
+
+
+def _check_shape(name: str, column: Column, *, is_context: bool) -> None:
+    if is_context:
+        raise ConfigError(f"context '{name}': shape {column.shape} given; only features can be arrays")
+    if not column.shape or min(column.shape) < 1:
+        raise ConfigError(f"feature '{name}': shape {column.shape} found, expected positive numbers such as [504]")
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,8 @@ class Columns:
             raise ConfigError(f"{msg}them: the entries of a collection are told apart by their place")
         for name, column in (self.feature_columns | self.context_columns).items():
             _factor(name, column)
+            if column.shape is not None:
+                _check_shape(name, column, is_context=name in self.context)
             if column.categories is not None and name in self.features:
                 raise ConfigError(f"feature '{name}' is categorical; only context columns can be")
             if column.categories is not None and len(set(column.categories)) < 2:
@@ -189,9 +208,30 @@ class Columns:
         return in_collection(name, self.collection)
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the features that are arrays, by name."""
+        return {name: tuple(column.shape) for name, column in self.feature_columns.items() if column.shape}
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Place of each feature among the d columns of `Events.x`, by name."""
+        sizes = [column.size or 1 for column in self.feature_columns.values()]
+        ends = list(itertools.accumulate(sizes))
+        return {name: slice(end - size, end) for name, end, size in zip(self.features, ends, sizes, strict=True)}
+
+    @property
+    def n_features(self) -> int:
+        """Number d of columns of `Events.x`."""
+        return sum(column.size or 1 for column in self.feature_columns.values())
+
+    @property
     def feature_names(self) -> list[str]:
-        """Names of the generated features, in order."""
-        return list(self.features)
+        """Names of the d columns of `Events.x`; those of an array end with the cell, as in `cells[17]`."""
+        names = []
+        for name, column in self.feature_columns.items():
+            cells = np.ndindex(*column.shape) if column.shape else [()]
+            names += [f"{name}[{','.join(map(str, cell))}]" if cell else name for cell in cells]
+        return names
 
     @property
     def context_names(self) -> list[str]:
@@ -202,8 +242,30 @@ class Columns:
         return names
 
     def encode_features(self, table: Arrays) -> NDArray[np.float32]:
-        """Stack the features to (n, d) float32."""
-        return np.stack([np.asarray(table[name], np.float32) for name in self.features], axis=1)
+        """Put the features side by side: (n, d) float32.
+
+        Args:
+            table: arrays (n,) by name of feature, (n, *shape) of one with a shape.
+
+        Raises:
+            ValueRangeError: an array has another shape.
+        """
+        parts = []
+        for name, column in self.feature_columns.items():
+            values, shape = np.asarray(table[name], np.float32), tuple(column.shape or ())
+            if values.shape[1:] != shape:
+                msg = f"feature '{name}': {values.shape[1:]} numbers in each event found, expected {shape}"
+                raise ValueRangeError(f"{msg}: the shape of the column")
+            parts.append(values.reshape(len(values), column.size or 1))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def decode_features(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Inverse of `encode_features`: arrays (n,) or (n, *shape) by name."""
+        shapes = self.shapes
+        return {
+            name: np.ascontiguousarray(x[:, columns]).reshape(len(x), *shapes.get(name, ()))
+            for name, columns in self.slices.items()
+        }
 
     def encode_context(self, table: Arrays, *, strict: bool = True) -> NDArray[np.float32]:
         """Stack the context to (n, c) float32, with categories one-hot encoded.

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys
 from calorefine.data.module import Prepared
-from calorefine.data.preprocessing import Conditions, Preprocessing
 from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
 from calorefine.io.provenance import digest, versions
@@ -20,7 +19,7 @@ from calorefine.io.writer import replacing
 from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood, recipe_named
 
-BLOCK = 8192
+BLOCK, BLOCK_VALUES = 8192, 2**22
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
 
 
@@ -57,19 +56,7 @@ class Simulator:
             msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format {CHECKPOINT_FORMAT}"
             raise CheckpointError(f"{msg}; it was written by another version of calorefine")
         model = recipe_named(spec["model"], models, where=path)(**spec["init_args"])
-        maps = {
-            name: kind(*(state[f"{name}.{part}"] for part in kind.parts))
-            for name, kind in (("features", Preprocessing), ("context", Conditions))
-        }
-        model.prepare(
-            Prepared(
-                columns=Columns.from_dict(spec["columns"]),
-                domain=np.asarray(spec["domain"]),
-                mean_weight=spec["mean_weight"],
-                provenance=spec["provenance"],
-                **maps,
-            )
-        )
+        model.prepare(Prepared.from_dict(spec, state))
         model.load_state_dict(state)
         return cls(model, spec)
 
@@ -97,8 +84,9 @@ class Simulator:
             n_per_event: how many events to generate at each condition; copies of an event follow each other.
 
         Returns:
-            Features (n * n_per_event,) float32 by name, in the units of `columns`, unweighted, and `in_domain`
-            (n * n_per_event,) bool: whether every context column is within the range of the training events.
+            Features float32 by name, (n * n_per_event,) or (n * n_per_event, *shape) of an array, in the units of
+            `columns`, unweighted, and `in_domain` (n * n_per_event,) bool: whether every context column is within the
+            range of the training events.
 
         Raises:
             ConfigError: a context column is missing or has another length, or `n_per_event` is less than 1.
@@ -110,19 +98,19 @@ class Simulator:
         key = keys.make_keys([np.arange(len(encoded))]) if key is None else np.asarray(key, np.uint64)
         if len(key) != len(encoded):
             raise ConfigError(f"key: {len(key)} keys found for {len(encoded)} conditions, expected one for each")
-        out = np.empty((n_per_event, len(encoded), len(self.columns.features)), np.float32)
+        out = np.empty((n_per_event, len(encoded), self.columns.n_features), np.float32)
         for copy in range(n_per_event):
             self._fill(out[copy], encoded, keys.stream(key, "latent", seed=seed, copy=copy))
         x = out.swapaxes(0, 1).reshape(-1, out.shape[2])
-        features = {name: np.ascontiguousarray(x[:, j]) for j, name in enumerate(self.columns.features)}
-        return features | {"in_domain": np.repeat(self.in_domain(encoded), n_per_event)}
+        return self.columns.decode_features(x) | {"in_domain": np.repeat(self.in_domain(encoded), n_per_event)}
 
     @torch.inference_mode()
     def log_prob(self, table: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """Log density of events given their context, in original units, for a model that has a likelihood.
 
         Args:
-            table: arrays (n,) by name of feature and of context column, in the units of `columns`.
+            table: arrays (n,) by name of feature and of context column, in the units of `columns`; (n, *shape) of a
+                feature that is an array.
 
         Returns:
             (n,) in nats: of a density per product of the features' units; of a probability where a feature is an atom
@@ -135,7 +123,8 @@ class Simulator:
         """
         model = self.require_likelihood()
         encoded = self._encode(table, n_unconditional=len(np.atleast_1d(table[next(iter(self.columns.features))])))
-        x = np.stack([_feature(table, name, len(encoded)) for name in self.columns.features], axis=1)
+        shapes = {name: (len(encoded), *self.columns.shapes.get(name, ())) for name in self.columns.features}
+        x = self.columns.encode_features({name: _feature(table, name, shape) for name, shape in shapes.items()})
         out = np.empty(len(x))
         for first in range(0, len(x), BLOCK):
             rows = slice(first, first + BLOCK)
@@ -176,20 +165,21 @@ class Simulator:
     def _fill(self, out: NDArray[np.float32], encoded: NDArray[np.float32], latent_key: keys.KeyArray) -> None:
         """Generate block by block, so that the working set stays in the cache."""
         model = self.model
-        for first in range(0, len(out), BLOCK):
-            size = min(BLOCK, len(out) - first)
+        block = max(MIN_ROWS, min(BLOCK, BLOCK_VALUES // out.shape[1]))
+        for first in range(0, len(out), block):
+            size = min(block, len(out) - first)
             rows = np.minimum(np.arange(first, first + max(size, MIN_ROWS)), len(out) - 1)
             latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
             context = model.context(torch.from_numpy(encoded[rows]))
             out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
 
 
-def _feature(table: Mapping[str, ArrayLike], name: str, n: int) -> NDArray[np.float32]:
+def _feature(table: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if name not in table:
         raise ConfigError(f"features: column '{name}' is missing{nearest(name, table)}")
     values = _finite(name, np.atleast_1d(np.asarray(table[name])))
-    if values.shape != (n,):
-        raise ConfigError(f"feature '{name}': shape {values.shape} found, expected ({n},) as for the context")
+    if values.shape != shape:
+        raise ConfigError(f"feature '{name}': shape {values.shape} found, expected {shape} as for the context")
     return values.astype(np.float32)
 
 

@@ -10,7 +10,7 @@ import uproot
 from scipy import stats as distributions
 
 from calorefine import Simulator
-from calorefine.data.preprocessing import Preprocessing
+from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.datasets import ImpureToy
 from calorefine.errors import ConfigError, ValueRangeError, WeightError
 from calorefine.fit.command import lightning
@@ -157,7 +157,7 @@ def test_one_feature(tmp_path):
 
 
 def prepared_flow(x, kinds, bounds):
-    return Preprocessing.fit(x, np.ones(len(x)), kinds, list("ab"), whiten=True, bounds=bounds)
+    return ColumnTransforms().fit_columns(x, np.ones(len(x)), kinds, list("ab"), whiten=True, bounds=bounds)
 
 
 def test_slopes_are_the_derivatives():

@@ -13,8 +13,8 @@ import yaml
 from scipy.spatial.distance import cdist
 
 from calorefine import Column, Columns, Events, Simulator, keys, stats
+from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
-from calorefine.data.preprocessing import Preprocessing
 from calorefine.errors import CheckpointError, ConfigError, WeightError
 from calorefine.fit.command import lightning
 from calorefine.models import Library
@@ -40,10 +40,10 @@ def library(train, *, categories=None, transform="quantile", **options):
     kinds = [transform] * numeric + ["identity"] * len(categories or [])
     prepared = Prepared(
         columns=columns,
-        features=Preprocessing.fit(
+        features=ColumnTransforms().fit_columns(
             train.x, train.weight, [transform] * train.x.shape[1], columns.feature_names, whiten=True
         ),
-        context=Preprocessing.fit(train.context, train.weight, kinds, columns.context_names),
+        context=ColumnTransforms().fit_columns(train.context, train.weight, kinds, columns.context_names),
         domain=np.stack([train.context.min(axis=0), train.context.max(axis=0)], axis=1),
         mean_weight=float(train.weight.mean()),
         provenance={"digest": "none"},
@@ -334,8 +334,10 @@ def test_atoms_and_counts_are_as_frequent_as_in_the_sample(neighbors):
     train = events(np.stack([rng.normal(c, 1, n), y, rng.poisson(1 + 2 * c)], axis=1), c[:, None])
     columns = Columns({"a": None, "y": Column(bounds=(0, None)), "k": Column(transform="integer")}, {"p": None})
     kinds = ["quantile", "quantile", "integer"]
-    features = Preprocessing.fit(train.x, train.weight, kinds, list("ayk"), whiten=True, bounds=[None, (0, None), None])
-    context = Preprocessing.fit(train.context, train.weight, ["quantile"], ["p"])
+    features = ColumnTransforms().fit_columns(
+        train.x, train.weight, kinds, list("ayk"), whiten=True, bounds=[None, (0, None), None]
+    )
+    context = ColumnTransforms().fit_columns(train.context, train.weight, ["quantile"], ["p"])
     model = Library(neighbors=neighbors)
     domain = np.array([[0.0, 1.0]])
     model.prepare(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch.utils.data import DataLoader
 
 from calorefine import keys, stats
 from calorefine.data.batches import Batch, BatchDataset, Epoch, ShuffledBatches, counted
-from calorefine.data.preprocessing import Conditions, Kind, Preprocessing
+from calorefine.data.column_transforms import ColumnTransforms, Conditions, row_blocks
+from calorefine.data.preprocessing import Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.events import Columns, Events
@@ -51,6 +53,40 @@ class Prepared:
     mean_weight: float
     provenance: dict[str, Any]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for the checkpoint, which holds the tensors of the maps beside."""
+        return {
+            "columns": self.columns.to_dict(),
+            "preprocessing": self.features.to_dict(),
+            "domain": self.domain.tolist(),
+            "mean_weight": self.mean_weight,
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Prepared:
+        """Inverse of `to_dict`.
+
+        Args:
+            values: plain containers.
+            state: tensors, those of the maps with names that start with "features." and "context.".
+        """
+        maps = {
+            part: {
+                name.removeprefix(f"{part}."): tensor for name, tensor in state.items() if name.startswith(f"{part}.")
+            }
+            for part in ("features", "context")
+        }
+        default = {"name": ColumnTransforms.__name__, "init_args": {}}  # of checkpoints before there was a choice
+        return cls(
+            columns=Columns.from_dict(values["columns"]),
+            features=Preprocessing.from_dict(values.get("preprocessing", default), maps["features"]),
+            context=Conditions().restore(maps["context"]),
+            domain=np.asarray(values["domain"], np.float64).reshape(-1, 2),
+            mean_weight=values["mean_weight"],
+            provenance=values["provenance"],
+        )
+
 
 class EventDataModule(pl.LightningDataModule):
     """Weighted events from ROOT files, split by event into training and validation.
@@ -61,6 +97,7 @@ class EventDataModule(pl.LightningDataModule):
         columns: features, context, key and cut.
         weights: where weights come from: a branch or expression ("sw_signal"), a source that is fitted at set-up (an
             sPlot fit, label fractions), or "none" for weight 1.
+        preprocessing: map of the features to network units; by weighted quantiles (`ColumnTransforms`) if left out.
         positive: how to turn signed weights into positive ones, E[w | x, context], for models that need them.
         replica: which bootstrap copy of the sample; replica 0, the nominal one, if left out.
         batch_size: events in a batch; the rest of an epoch that fills no batch is left out.  Processes that train
@@ -80,6 +117,7 @@ class EventDataModule(pl.LightningDataModule):
         tree: str,
         columns: Columns,
         weights: WeightSource | str = "none",
+        preprocessing: Preprocessing | None = None,
         positive: PositiveWeights | None = None,
         replica: Replica = Replica(),  # noqa: B008 (immutable)
         batch_size: int = 512,
@@ -98,6 +136,7 @@ class EventDataModule(pl.LightningDataModule):
         self.source = open_source(files, tree)
         self.columns = columns
         self.weights = weights
+        self.preprocessing = preprocessing or ColumnTransforms()
         self.positive = positive
         self.replica = replica
         self.batch_size = batch_size
@@ -154,8 +193,9 @@ class EventDataModule(pl.LightningDataModule):
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
         if self.positive is not None:
             names = self.columns.feature_names + self.columns.context_names
+            arrays = {name: self.columns.slices[name] for name in self.columns.shapes}
             events = Events(x, context, weight, key, event_key)
-            self.positive_result = self.positive.fit(events, multiplicity=counts, names=names)
+            self.positive_result = self.positive.fit(events, multiplicity=counts, names=names, arrays=arrays)
             weight = self.positive_result.weight
         return Events(x, context, counts * weight, key, event_key), signed
 
@@ -269,19 +309,12 @@ class EventDataModule(pl.LightningDataModule):
         train, columns = self.train, self.columns
         for name, events in (("training", train), ("held-out", self.validation)):
             stats.require_positive_sum(events.weight, f"{self.source}, {name} events")
-        feature_kinds: list[Kind] = [column.transform for column in columns.feature_columns.values()]
-        bounds = [column.bounds for column in columns.feature_columns.values()]
-        context_kinds: list[Kind] = []
-        for column in columns.context_columns.values():
-            context_kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)
         context = train.context[train.weight != 0]
         domain = np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64)
         return Prepared(
             columns=columns,
-            features=Preprocessing.fit(
-                train.x, train.weight, feature_kinds, columns.feature_names, whiten=True, bounds=bounds
-            ),
-            context=Conditions.fit(train.context, train.weight, context_kinds, columns.context_names),
+            features=copy.deepcopy(self.preprocessing).fit(train.x, train.weight, columns.feature_columns),
+            context=Conditions().fit(train.context, train.weight, columns.context_columns),
             domain=domain,
             mean_weight=stats.sum_w(train.weight) / len(train),
             provenance=self._provenance(),
@@ -311,8 +344,8 @@ class EventDataModule(pl.LightningDataModule):
         for module, values in zip(maps, (events.x, events.context), strict=True):
             shape = values.shape
             out = memory_map(shape, np.float32, self.cache_dir) if large else np.empty(shape, np.float32)
-            for first in range(0, len(events), 100_000):
-                out[first : first + 100_000] = module(torch.from_numpy(values[first : first + 100_000])).numpy()
+            for rows in row_blocks(len(events), module.n_columns):
+                out[rows] = module(torch.from_numpy(values[rows])).numpy()
             arrays.append(torch.from_numpy(out))
         arrays.append(torch.from_numpy(events.weight.astype(np.float32)))
         return BatchDataset(Batch(*arrays))

@@ -66,7 +66,7 @@ class LikelihoodRatios(Ratios):
     def __post_init__(self) -> None:
         """Refuse a density over a probability, or the other way round."""
         for name, simulator in self.members.items():
-            pairs = zip(self.nominal.columns.features, _atoms(self.nominal), _atoms(simulator), strict=True)
+            pairs = zip(self.nominal.columns.feature_names, _atoms(self.nominal), _atoms(simulator), strict=True)
             for column, first, other in pairs:
                 if odd := first ^ other:
                     where = f"nominal, and not in {name}" if min(odd) in first else f"{name}, and not in nominal"
@@ -151,7 +151,7 @@ def learn(
     keyed = [keys.stream(at.key, "replica_weights", seed=own, copy=copy) for copy in range(3)]
     drawn = [at.draw(one, key, seed=own) for one, key in zip((nominal, other, nominal), keyed, strict=True)]
     ratio = fit_ratio(drawn[0], drawn[1], estimator, seed=own % 2**31)
-    context = drawn[2].values[:, len(nominal.columns.features) :]
+    context = drawn[2].values[:, nominal.columns.n_features :]
     return Learned(ratio, MeanWeight.fit(context, np.exp(_by_all(ratio, drawn[2].values)), drawn[2].weight))
 
 
@@ -163,4 +163,4 @@ def _by_all(ratio: Ratio, table: NDArray[np.float32]) -> FloatArray:
 
 def _atoms(simulator: Simulator) -> list[set[float]]:
     """Values of each feature that have a probability of their own."""
-    return [set(found[:, 0].tolist()) for found in simulator.model.features.atoms]
+    return [set(values.tolist()) for values in simulator.model.features.atoms]

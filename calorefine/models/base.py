@@ -100,10 +100,7 @@ class GenerativeModel(UpdatedModule, ABC):
             "format": CHECKPOINT_FORMAT,
             "model": type(self).__name__,
             "init_args": self.options,
-            "columns": prepared.columns.to_dict(),
-            "domain": prepared.domain.tolist(),
-            "mean_weight": prepared.mean_weight,
-            "provenance": prepared.provenance,
+            **prepared.to_dict(),
         }
 
     def setup(self, stage: str) -> None:

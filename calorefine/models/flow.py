@@ -178,8 +178,7 @@ class Flow(TrainedModel, Likelihood):
                 log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
         volume = torch.where(high > low, (high - low).clamp_min(1e-300).log(), 0.0).sum(dim=1)
         slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
-        whitening: torch.Tensor = torch.linalg.slogdet(self.features.unmixing.double())[1]
-        return log_density + volume + slope + whitening
+        return log_density + volume + slope + self.features.log_whitening
 
     def _lattice(self) -> torch.Tensor:
         """Points (LATTICE, d) that fill the unit cube evenly."""

@@ -44,14 +44,13 @@ from scipy.special import ndtr
 
 from calorefine import keys, stats
 from calorefine.data.batches import Batch
-from calorefine.data.preprocessing import CHUNK, Z_CLIP, Preprocessing
+from calorefine.data.column_transforms import CHUNK, CHUNK_VALUES, Z_CLIP
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.events import Columns, Events
 from calorefine.models.base import GenerativeModel
 from calorefine.stats import FloatArray, IntArray
 
 CATEGORY_SCALE = 1000.0  # numeric context is within 8: no distance in it makes up for another category
-Z_LIMIT = 1000.0  # a value at a bound of its column is at infinity
 MAX_STRETCH = 2.0
 WORKING_SET = 100_000  # neighbors that are looked at together
 TINY = 1e-12
@@ -105,7 +104,7 @@ class Library(GenerativeModel):
         context = torch.cat([self.context(part) for part in _parts(accepted.context)])
         order = np.lexsort([accepted.key, *context.numpy().T])
         self.index = None
-        self.library_x = torch.cat([network_values(self.features, part) for part in _parts(accepted.x[order])])
+        self.library_x = torch.cat([self.features.exact(part) for part in _parts(accepted.x[order])])
         self.library_context = context[torch.from_numpy(order)]
         if self.spec is not None:
             self.spec["provenance"] = self.spec["provenance"] | {"n_library": len(accepted)}
@@ -119,7 +118,7 @@ class Library(GenerativeModel):
         self.index = self.index or self._make_index()
         wanted, uniform = (array.cpu().numpy().astype(np.float64) for array in (context, latent))
         uniform = ndtr(uniform)
-        rows = 1 + WORKING_SET // self.neighbors
+        rows = 1 + WORKING_SET // (self.neighbors * max(1, self.library_x.shape[1] // 16))
         firsts = range(0, max(len(wanted), 1), rows)
         return torch.cat([self._look_up(wanted[i : i + rows], uniform[i : i + rows], self.index) for i in firsts])
 
@@ -131,14 +130,7 @@ class Library(GenerativeModel):
         if self.neighbors == 1 or wanted.shape[1] == 0:
             return x
         moved = index.moved(x, near, group, wanted)
-        return self._with_discrete(moved, x) if self.features.is_discrete else moved
-
-    def _with_discrete(self, moved: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        """Moved events (n, d), with the features that have atoms or are integer as they were found."""
-        z = torch.where(self.features.discrete, self.features.unwhiten(found), self.features.unwhiten(moved))
-        mixing = self.features.mixing
-        u: torch.Tensor = torch.linalg.solve(mixing[:-1], z - mixing[-1], left=False)  # same bits after save and load
-        return u
+        return self.features.with_discrete(moved, x) if self.features.is_discrete else moved
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Train nothing; tell how many events there are."""
@@ -182,14 +174,6 @@ def accept(weight: FloatArray, key: keys.KeyArray, *, seed: int) -> NDArray[np.b
     stats.require_positive_sum(weight, "Library")
     accepted: NDArray[np.bool_] = keys.uniform(keys.stream(key, "library", seed=seed)) * np.max(weight) < weight
     return accepted
-
-
-def network_values(features: Preprocessing, x: torch.Tensor) -> torch.Tensor:
-    """Network values (n, d) whose inverse is x (n, d): those of `features`, but limited far later.
-
-    Values come back within the precision of float32 at the scale of the column.
-    """
-    return features.whiten(features.to_normal(x).clamp(-Z_LIMIT, Z_LIMIT)).float()
 
 
 @dataclass(frozen=True)
@@ -292,7 +276,8 @@ def _fit(scc: FloatArray, scx: FloatArray, target: FloatArray, k: IntArray) -> t
 
 def _parts(values: NDArray[np.float32]) -> list[torch.Tensor]:
     """Split rows (n, m), so that the working set stays small."""
-    return [torch.from_numpy(part) for part in np.array_split(values, 1 + len(values) // CHUNK)]
+    n_parts = 1 + max(len(values) // CHUNK, values.size // CHUNK_VALUES)
+    return [torch.from_numpy(part) for part in np.array_split(values, n_parts)]
 
 
 def _padded(points: FloatArray) -> FloatArray:

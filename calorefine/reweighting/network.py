@@ -32,7 +32,8 @@ from torch.nn.functional import silu, softplus
 from torch.utils.data import DataLoader, IterableDataset
 
 from calorefine import stats
-from calorefine.data.preprocessing import Kind, Preprocessing
+from calorefine.data.column_transforms import ColumnTransforms
+from calorefine.data.knots import Transform
 from calorefine.errors import ConfigError, TrainingError
 from calorefine.reweighting.ratio import Members, RatioEstimator, Table
 from calorefine.stats import FloatArray
@@ -55,7 +56,7 @@ class Networks(nn.Module, Members):
     """
 
     def __init__(
-        self, inputs: Preprocessing, widths: list[int], n_members: int, bound: float, generator: torch.Generator
+        self, inputs: ColumnTransforms, widths: list[int], n_members: int, bound: float, generator: torch.Generator
     ) -> None:
         """Draw the weights; those of the last layer start small."""
         super().__init__()
@@ -98,7 +99,7 @@ class Networks(nn.Module, Members):
     def from_state(cls, state: dict[str, Any]) -> Networks:
         """Inverse of `state`."""
         tensors = state["tensors"]
-        inputs = Preprocessing(*(tensors[f"inputs.{part}"] for part in Preprocessing.parts))
+        inputs = ColumnTransforms().restore({part: tensors[f"inputs.{part}"] for part in ColumnTransforms.parts})
         networks = cls(inputs, state["widths"], state["n_members"], state["bound"], torch.Generator())
         networks.load_state_dict(tensors)
         return networks.eval()
@@ -246,7 +247,7 @@ def _train(module: LightningModule, batches: DataLoader[Batch], steps: int) -> N
         quiet.setLevel(level)
 
 
-def _preprocessing(generated: Table, reference: Table) -> Preprocessing:
+def _preprocessing(generated: Table, reference: Table) -> ColumnTransforms:
     """Quantiles and whitening of both samples with equal shares; columns of two values are left as they are.
 
     The samples are in the order of their keys, which are hashes: the first rows are a random choice.
@@ -254,7 +255,7 @@ def _preprocessing(generated: Table, reference: Table) -> Preprocessing:
     generated, reference = (table.take(np.arange(min(len(table), MOST_FITTED))) for table in (generated, reference))
     values = np.concatenate([generated.values, reference.values])
     weight = np.concatenate([table.weight / stats.sum_w(table.weight) for table in (generated, reference)])
-    kinds: list[Kind] = ["quantile" if len(np.unique(column)) > 2 else "identity" for column in values.T]
+    kinds: list[Transform] = ["quantile" if len(np.unique(column)) > 2 else "identity" for column in values.T]
     names = [f"column {j}" for j in range(len(kinds))]
-    fitted = Preprocessing.fit(values, weight, kinds, names, whiten=True)
-    return Preprocessing(*(getattr(fitted, part) for part in Preprocessing.parts))  # as it comes back from a file
+    fitted = ColumnTransforms().fit_columns(values, weight, kinds, names, whiten=True)
+    return ColumnTransforms().restore(fitted.state_dict())  # as it comes back from a file

@@ -15,7 +15,8 @@ the probability is small, and clipping them would bias sums.  A *calibration* th
 
 .. math:: q = 1 / (1 + e^{-\eta}), \qquad \eta = \mathrm{logit}(p) + \beta \cdot \phi(x, c, p),
 
-where :math:`\phi` holds 1, the columns, their squares and products, and logit(p).  :math:`\beta` solves
+where :math:`\phi` holds 1, the columns, their squares and products, and logit(p); an array counts as one column, the
+sum of its cells.  :math:`\beta` solves
 
 .. math:: \sum_i n_i (w_i - q_i) \, \phi_i = \lambda \beta ,
 
@@ -33,7 +34,7 @@ References: Borisyak and Kazeev, arXiv:1905.11719 (sWeights); Nachman and Thaler
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +181,12 @@ class PositiveWeights:
         self.bounds = bounds
 
     def fit(
-        self, events: Events, *, multiplicity: NDArray[Any] | None = None, names: Sequence[str] | None = None
+        self,
+        events: Events,
+        *,
+        multiplicity: NDArray[Any] | None = None,
+        names: Sequence[str] | None = None,
+        arrays: Mapping[str, slice] | None = None,
     ) -> PositiveResult:
         """Estimate the conditional mean of the events' weights.
 
@@ -191,6 +197,8 @@ class PositiveWeights:
             multiplicity: (n,) bootstrap counts; an event that counts 0 times is left out of all fits and gets its
                 prediction like the others.
             names: of the columns, features before context, for the report.
+            arrays: places of the cells of each array among the columns, by name.  The regression sees the cells, the
+                calibration and the report their sum.
 
         Raises:
             WeightError: weights with a sum that is not positive, or whose conditional mean is not within the bounds.
@@ -206,6 +214,7 @@ class PositiveWeights:
         _require_finite(table, events.weight, labels)
         low, high = self._checked_bounds(events.weight, counts)
         raw, iterations = self._cross_fit(table, events, counts)
+        table, labels = _summed(table, labels, arrays or {})
         unit, scaled = (events.weight - low) / (high - low), (raw - low) / (high - low)
         _require_conditional_mean(scaled, unit, counts, (low, high))
         positive = low + (high - low) * calibrated(table, scaled, unit, counts)
@@ -288,10 +297,22 @@ def _labels(names: Sequence[str] | None, n_columns: int) -> list[str]:
     return list(names)
 
 
+def _summed(table: FloatArray, labels: list[str], arrays: Mapping[str, slice]) -> tuple[FloatArray, list[str]]:
+    """Columns and their names, with the sum of each array's cells in place of its cells."""
+    starts = {columns.start: name for name, columns in arrays.items()}
+    cells = {j for columns in arrays.values() for j in range(columns.start, columns.stop)}
+    kept = [j for j in range(len(labels)) if j in starts or j not in cells]
+    out = table[:, kept] if arrays else table
+    for columns in arrays.values():
+        out[:, kept.index(columns.start)] = table[:, columns].sum(axis=1)
+    return out, [f"sum of {starts[j]}" if j in starts else labels[j] for j in kept]
+
+
 def _require_finite(table: FloatArray, weight: FloatArray, labels: Sequence[str]) -> None:
-    for name, values in (*zip(labels, table.T, strict=True), ("weight", weight)):
-        if bad := int(np.sum(~np.isfinite(values))):
-            raise ValueRangeError(f"{name}: {bad} of {len(values)} values are NaN or infinite")
+    for names, values in ((labels, table), (["weight"], weight[:, None])):
+        bad = np.sum(~np.isfinite(values), axis=0)
+        for j in np.flatnonzero(bad)[:1]:
+            raise ValueRangeError(f"{names[j]}: {bad[j]} of {len(values)} values are NaN or infinite")
 
 
 def _require_conditional_mean(raw: FloatArray, unit: FloatArray, counts: IntArray, bounds: tuple[float, float]) -> None:

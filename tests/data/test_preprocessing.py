@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from calorefine.data.preprocessing import Z_CLIP, Preprocessing
+from calorefine.data.column_transforms import Z_CLIP, ColumnTransforms
 from calorefine.errors import ValueRangeError, WeightError
 
 KINDS = ["quantile", "standard", "identity"]
@@ -36,7 +36,7 @@ def column(request):
 
 
 def fit(values, weight, kind):
-    return Preprocessing.fit(values, weight, [kind], ["c"])
+    return ColumnTransforms().fit_columns(values, weight, [kind], ["c"])
 
 
 @pytest.mark.parametrize("kind", ["quantile", "standard"])
@@ -116,7 +116,7 @@ def test_duplication_order_and_zero_weights(column, kind):
 def test_constant_column_is_named(kind):
     values = np.stack([np.arange(5.0), np.full(5, 2.5)], axis=1)
     with pytest.raises(ValueRangeError, match=r"column 'b': all 5 values are 2\.5, expected it to vary"):
-        Preprocessing.fit(values, np.ones(5), [kind, kind], ["a", "b"])
+        ColumnTransforms().fit_columns(values, np.ones(5), [kind, kind], ["a", "b"])
 
 
 @pytest.mark.parametrize("kind", ["quantile", "standard"])
@@ -133,7 +133,7 @@ def test_extreme_inputs_stay_finite():
 
 
 def test_no_columns():
-    transform = Preprocessing.fit(np.zeros((3, 0)), np.ones(3), [], [])
+    transform = ColumnTransforms().fit_columns(np.zeros((3, 0)), np.ones(3), [], [])
     assert transform(torch.zeros(3, 0)).shape == transform.inverse(torch.zeros(3, 0)).shape == (3, 0)
 
 
@@ -141,7 +141,7 @@ def test_columns_are_independent_of_each_other():
     rng = np.random.default_rng(36)
     table, weight = np.stack(list(shapes(4000, rng).values()), axis=1), np.ones(4000)
     kinds = ["quantile", "standard"] * 4
-    whole = Preprocessing.fit(table, weight, kinds, list("abcdefgh"))
+    whole = ColumnTransforms().fit_columns(table, weight, kinds, list("abcdefgh"))
     z = torch.randn(100, 8, generator=torch.Generator().manual_seed(1))
     for j, kind in enumerate(kinds):
         alone = fit(table[:, [j]], weight, kind)
@@ -158,7 +158,7 @@ def test_whitening_removes_the_correlations_of_the_weighted_species():
     cancelling = rng.multivariate_normal([1, 2], [[1, -0.9], [-0.9, 1]], 20_000)
     values = np.concatenate([signal, background, cancelling])
     weight = np.repeat([1.0, 0.5, -0.5], 20_000)
-    fitted = Preprocessing.fit(values, weight, ["quantile", "standard"], ["a", "b"], whiten=True)
+    fitted = ColumnTransforms().fit_columns(values, weight, ["quantile", "standard"], ["a", "b"], whiten=True)
     u = fitted(torch.from_numpy(signal)).numpy()
     np.testing.assert_allclose(np.cov(u.T), np.eye(2), atol=5 * np.sqrt(2 / 20_000) * 1.5)
     np.testing.assert_allclose(fitted.inverse(torch.from_numpy(u)).numpy(), signal, rtol=1e-4, atol=1e-4)
@@ -169,7 +169,7 @@ def test_whitening_survives_a_negative_eigenvalue():
     rng = np.random.default_rng(6)
     values = rng.normal(size=(200, 3))
     weight = rng.normal(0.2, 1.0, 200)
-    fitted = Preprocessing.fit(values, weight, ["quantile"] * 3, ["a", "b", "c"], whiten=True)
+    fitted = ColumnTransforms().fit_columns(values, weight, ["quantile"] * 3, ["a", "b", "c"], whiten=True)
     u = fitted(torch.from_numpy(values))
     assert torch.isfinite(u).all()
     inside = (u.abs() < 7.9).all(dim=1) & (torch.from_numpy(np.abs(values)) < 1).all(dim=1)
@@ -190,7 +190,9 @@ def with_atom(seed):
 def test_atoms_are_spread_and_come_back(seed):
     """All but the events that are clipped, at most 1 %."""
     x, at = with_atom(seed)
-    fitted = Preprocessing.fit(x, np.ones(3000), ["quantile"] * 2, ["a", "y"], whiten=True, bounds=[None, (0, None)])
+    fitted = ColumnTransforms().fit_columns(
+        x, np.ones(3000), ["quantile"] * 2, ["a", "y"], whiten=True, bounds=[None, (0, None)]
+    )
     u = fitted(torch.from_numpy(x))
     z = fitted.unwhiten(fitted.dequantize(u, torch.Generator().manual_seed(0)))[at, 1]
     assert np.mean(fitted.inverse(u).numpy()[at, 1] == x[at, 1]) > 0.99
@@ -205,7 +207,9 @@ def test_slope_above_an_atom_is_that_of_its_cell():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         values = np.where(rng.random(2000) < rng.uniform(0.01, 0.9), 0.0, rng.gamma(2, 1, 2000))[:, None]
-        fitted = Preprocessing.fit(values, np.ones(2000), ["quantile"], ["q"], whiten=True, bounds=[(0, None)])
+        fitted = ColumnTransforms().fit_columns(
+            values, np.ones(2000), ["quantile"], ["q"], whiten=True, bounds=[(0, None)]
+        )
         x = torch.tensor([[1e-30], [1e-17], [1e-9]])
         slope = fitted.log_slope(x, fitted.intervals(x))
         assert (slope.abs() < 15).all()
@@ -236,7 +240,7 @@ def test_bounds_hold_where_one_event_has_several_knots(n, kind, signed):
     values = rng.beta(1, 2, (n, 1)) if kind == "quantile" else rng.poisson(2.0, (n, 1)).clip(0, 9).astype(float)
     high = 1.0 if kind == "quantile" else 9.0
     weight = rng.normal(0.7, 1.0, n) if signed else rng.poisson(1.0, n).astype(float)
-    transform = Preprocessing.fit(values, weight, [kind], ["c"], bounds=[(0.0, high)])
+    transform = ColumnTransforms().fit_columns(values, weight, [kind], ["c"], bounds=[(0.0, high)])
     step = 0.5 if kind == "integer" else 0.0
     assert transform.knots.min() >= -step
     assert transform.knots.max() <= high + step

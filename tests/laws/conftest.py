@@ -11,8 +11,8 @@ import torch
 
 from calorefine import Column, Columns, Events, keys
 from calorefine.data.batches import Batch
+from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
-from calorefine.data.preprocessing import Preprocessing
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
 
@@ -50,8 +50,10 @@ def make_untrained(name, seed=5, *, kind="quantile", dtype=torch.float64):
     weight = weights(RECIPES[name], rng)
     prepared = Prepared(
         columns=COLUMNS,
-        features=Preprocessing.fit(x, weight, ["quantile", "standard", kind], ["a", "b", "d"], whiten=True),
-        context=Preprocessing.fit(context, weight, ["quantile", "standard"], ["p", "q"]),
+        features=ColumnTransforms().fit_columns(
+            x, weight, ["quantile", "standard", kind], ["a", "b", "d"], whiten=True
+        ),
+        context=ColumnTransforms().fit_columns(context, weight, ["quantile", "standard"], ["p", "q"]),
         domain=np.array([[0.0, 1.0], [0.0, 1.0]]),
         mean_weight=float(weight.mean()),
         provenance={"digest": "none", "n_train": N},
