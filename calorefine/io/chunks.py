@@ -70,10 +70,13 @@ class Chunk:
             return Chunk({name: array[keep] for name, array in self.branches.items()}, values, *rows)
         event = np.repeat(np.arange(len(self.counts)), self.counts)
         counts = np.bincount(event[keep], minlength=len(self.counts))
-        branches = {
-            name: ak.unflatten(ak.flatten(array)[keep], counts) if name.startswith(f"{self.collection}_") else array
+        own = {
+            name: ak.unflatten(ak.flatten(array)[keep], counts)
             for name, array in self.branches.items()
+            if name.startswith(f"{self.collection}_") and isinstance(array, ak.Array)
+            if np.array_equal(ak.num(array, axis=1), self.counts)
         }
+        branches = self.branches | own
         return Chunk(branches, values, *rows, counts, self.collection)
 
 

@@ -50,10 +50,9 @@ class Rewriter:
     empty: bool = True
 
     @cached_property
-    def _counted(self) -> list[str]:
-        """What the names of lists with a common counter begin with: those of the collection, and of others."""
-        names = self.sources[0].branch_names()
-        return [str(self.request.collection), *(name[1:] for name in names if name.startswith("n") and name[1:])]
+    def _counters(self) -> dict[str, str | None]:
+        """What tells the lengths of the lists to copy, as `nElectron` does."""
+        return self.sources[0].counters(self.request.branches)
 
     def chunks(self, source: Source | None = None, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Rows of all files, or of one source, with the branches to copy."""
@@ -83,9 +82,13 @@ class Rewriter:
         lists |= {in_collection(name, collection): ak.unflatten(array, counts) for name, array in added.items()}
         if self.writer.format == "rntuple":
             return lists | {f"n{collection}": counts.astype(np.int32)}
-        for prefix in self._counted:
-            if members := [name for name in lists if name.startswith(f"{prefix}_")]:
-                lists[prefix] = ak.zip({name.removeprefix(f"{prefix}_"): lists.pop(name) for name in members})
+        counters = self._counters | {in_collection(name, collection): f"n{collection}" for name in added}
+        groups = dict.fromkeys(counter[1:] for name in lists if (counter := counters[name]))
+        for prefix in groups:
+            start = f"{prefix}_"
+            members = [name for name in lists if counters.get(name) == f"n{prefix}" and name.startswith(start)]
+            if members:
+                lists[prefix] = ak.zip({name.removeprefix(start): lists.pop(name) for name in members})
                 carried.pop(f"n{prefix}", None)
         return lists
 

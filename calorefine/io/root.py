@@ -81,6 +81,11 @@ class RootTree:
         is_list = isinstance(content, uproot.AsDtype) and content.inner_shape == () and content.to_dtype.kind in "biuf"
         return "list" if is_list else None
 
+    def counter(self, name: str) -> str | None:
+        """Branch that tells the lengths of a list in a TTree."""
+        count = getattr(self._tree[name], "count_branch", None)
+        return None if count is None else str(count.name)
+
     def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
         """Yield arrays of consecutive rows by branch."""
         if not names:

@@ -43,6 +43,9 @@ class Tree(Protocol):
     def typename(self, name: str) -> str:
         """Type of a branch, for messages."""
 
+    def counter(self, name: str) -> str | None:
+        """Branch that tells the lengths of a list, if it shares one with others."""
+
     def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
         """Yield arrays (n,) or (n, k, ...) in native byte order, awkward ones (n, var) of lists, and which rows."""
 
@@ -109,6 +112,11 @@ class Source(ABC):
         """Names of the branches in the first file: all, or those that are one of these for each event."""
         with self.open(self.paths[0]) as tree:
             return [name for name in tree.names() if not kinds or content(tree.shape(name)) in kinds]
+
+    def counters(self, names: Sequence[str]) -> dict[str, str | None]:
+        """Branches of the first file that tell the lengths of lists, by list."""
+        with self.open(self.paths[0]) as tree:
+            return {name: tree.counter(name) for name in names}
 
     def tables(self, needed: Mapping[str, Content], rows: int) -> Iterator[tuple[Path, dict[str, Any], range]]:
         """Yield the branches of consecutive rows, with their file, and the range of those rows.

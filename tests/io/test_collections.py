@@ -225,6 +225,24 @@ def test_trained_on_electrons_and_sampled_into_lists(trained, file, tmp_path, wr
     np.testing.assert_array_equal(ak.to_numpy(ak.flatten(out["Electron_dE"])), expected["dE"])
 
 
+def test_counters_are_shared_as_in_the_input(trained, tmp_path):
+    """Lists of other lengths whose names begin alike have a counter of their own."""
+    rng = np.random.default_rng(3)
+    tracks = lists(rng.integers(0, 5, N), rng, pt=lambda rng, size: rng.random(size)).pt
+    path, output = write(tmp_path / "tracks.root", nano() | {"Electron_track": tracks}), tmp_path / "out.root"
+    carried = "nMuon,Muon_pt,Electron_track,Electron_gen"
+    sample_file(
+        checkpoint=str(trained("WGAN")), conditions=path, output=str(output), tree="Events", pass_through=carried
+    )
+    with uproot.open(output) as opened:
+        tree, names = opened["Events"], opened["Events"].keys()
+        counters = {name: tree[name].count_branch.name for name in names if tree[name].count_branch is not None}
+        assert ak.to_list(tree["Electron_track"].array()) == ak.to_list(tracks)
+    assert counters == {"Electron_track": "nElectron_track", "Muon_pt": "nMuon"} | dict.fromkeys(
+        ["Electron_dE", "Electron_hits", "Electron_in_domain", "Electron_gen"], "nElectron"
+    )
+
+
 def test_files_without_any_entry(trained, tmp_path):
     arrays = nano(5)
     arrays["Electron"] = arrays["Electron"][ak.local_index(arrays["Electron"]) < 0]

@@ -176,7 +176,7 @@ def test_rows_weights_and_provenance(ensembles, monkeypatch):
         == json.loads((folder / "e" / "replica_002" / RECORD).read_text())["checkpoint_sha256"]
     )
     assert entry["n_eff"]["replica_003"] == pytest.approx(summary.sums.n_eff[2])
-    monkeypatch.setattr(module, "ROWS", 777)
+    monkeypatch.setattr(module, "MOST_ROWS", 777)
     run(folder, name="parts.root", weight="2 + c")
     parts = read(folder / "parts.root")
     np.testing.assert_allclose(parts["weight_replica"], own["weight_replica"], rtol=1e-4)
@@ -274,7 +274,7 @@ def test_what_the_nominal_member_cannot_draw_has_ratio_one():
             return np.array([[np.nan, np.nan], [-np.inf, 0.5], [9.0, 0.0]])
 
     sums, key = MemberSums(["a", "b"]), np.arange(3, dtype=np.uint64)
-    found = module._weights(Chunk({}, {module.WEIGHT: np.array([2.0, 3.0, 1.0])}, key, key), Given(), 100.0, sums)
+    found = module._weights(Chunk({}, {}, key, key), np.array([2.0, 3.0, 1.0]), Given(), 100.0, sums)
     np.testing.assert_allclose(found, [[2, 2], [0, 3 * np.exp(0.5)], [100, 1]])
     assert (sums.n_impossible, sums.amounts[5].tolist()) == (1, [1, 0])
     assert "1 events are impossible for the nominal member and have ratio 1" in sums.warnings()
