@@ -31,7 +31,8 @@ from calorefine import keys, reweighting, stats
 from calorefine.cli import calorefine
 from calorefine.events import Columns, Events
 from calorefine.fit.command import lightning
-from calorefine.io.root import Request, RootFiles
+from calorefine.io.chunks import Request
+from calorefine.io.root import RootFiles
 from calorefine.simulator import Simulator
 
 DATA = Path(__file__).parent.parent / "examples" / "data"

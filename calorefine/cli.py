@@ -22,7 +22,7 @@ from calorefine.errors import CalorefineError, nearest, without_hints
 LIGHTNING_VERBS = ("fit", "test", "predict")  # forwarded; `lightning validate` is only there
 VERBS: dict[str, tuple[str, str]] = {
     "splot": ("splot", "splot_file"),
-    "fractions": ("splot", "fractions_file"),
+    "fractions": ("fractions", "fractions_file"),
     "weights-report": ("weights_report", "weights_report"),
     "ensemble": ("ensemble", "ensemble_models"),
     "sample": ("sample", "sample_file"),

@@ -95,6 +95,8 @@ class Columns:
         cut: selection, in terms of branches of the file.
         block: integer branches that name the group an event belongs to, such as the run, where events of a group are
             correlated: bootstrap counts then go by group instead of by event.
+        collection: what the names of lists begin with (`Electron` for `Electron_pt`) whose entries are the candidates
+            of their event; branches of one number per event count for each of them.
 
     Raises:
         ConfigError: no feature, a name used twice, a categorical feature, units that don't fit.
@@ -106,6 +108,7 @@ class Columns:
     candidate: str | None = None
     cut: str | None = None
     block: list[str] = field(default_factory=list)
+    collection: str | None = None
 
     def __post_init__(self) -> None:
         """Fill in left-out columns and check them."""
@@ -119,6 +122,9 @@ class Columns:
             raise ConfigError(
                 "columns: 'candidate' needs 'key' branches that identify the event, such as run and event"
             )
+        if self.candidate and self.collection:
+            msg = f"columns: candidate '{self.candidate}' and collection '{self.collection}' given, expected one of "
+            raise ConfigError(f"{msg}them: the entries of a collection are told apart by their place")
         for name, column in (self.feature_columns | self.context_columns).items():
             _factor(name, column)
             if column.categories is not None and name in self.features:
@@ -177,6 +183,10 @@ class Columns:
                 raise KeyColumnError(f"block '{name}': has values that are no integers below 2^53, expected a number")
             numbers.append(values.astype(np.int64))
         return make_keys(numbers)
+
+    def branch(self, name: str) -> str:
+        """Name of the branch that holds a generated column."""
+        return in_collection(name, self.collection)
 
     @property
     def feature_names(self) -> list[str]:
@@ -294,6 +304,11 @@ class Events:
         return Events(*(getattr(self, f.name)[index] for f in dataclasses.fields(self)))
 
 
+def in_collection(name: str, collection: str | None) -> str:
+    """Name of a branch that holds a column of a collection's entries; the name itself without a collection."""
+    return name if collection is None or name.startswith(f"{collection}_") else f"{collection}_{name}"
+
+
 def unknown_columns(wanted: Iterable[str], known: Iterable[str], *, option: str) -> None:
     """Raise `ConfigError` for the first name that isn't known, naming the nearest one."""
     names = list(known)
@@ -319,4 +334,4 @@ def adapted_columns(columns: Columns, changed: Mapping[str, Column], *, option: 
                 msg = f"{option} {name}: unit {column.unit} found, expected {unit_of(name, known)} as in training; "
                 raise ConfigError(msg + "give the unit in the file as branch_unit")
             group[name] = replace(known, expression=column.expression, branch_unit=column.branch_unit)
-    return Columns(groups["features"], groups["context"], columns.key, columns.candidate)
+    return Columns(groups["features"], groups["context"], columns.key, columns.candidate, collection=columns.collection)

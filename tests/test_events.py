@@ -8,7 +8,9 @@ import pytest
 from calorefine import Column, Columns, EventDataModule, Simulator
 from calorefine.errors import BranchError, ConfigError, KeyWarning, ValueRangeError, WeightError
 from calorefine.events import Events, unknown_columns
-from calorefine.io.root import Request, RootFiles, read_table
+from calorefine.io.chunks import Request
+from calorefine.io.root import RootFiles
+from calorefine.io.table import read_table
 
 
 def columns(context, **options):

@@ -90,7 +90,7 @@ def test_splot_command_refuses_an_input_with_sweights(tmp_path):
     output = tmp_path / "weighted.root"
     calorefine(["splot", "-c", "configs/splot.yaml", "--output", str(output)])
     again = ["--files", str(output), "--output", str(tmp_path / "again.root")]
-    with pytest.raises(Exception, match=r"weighted\.root.*sw_background already"):
+    with pytest.raises(Exception, match=r"weighted\.root.*sw_background' already"):
         calorefine(["splot", "-c", "configs/splot.yaml", *again])
 
 

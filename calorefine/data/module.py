@@ -21,7 +21,9 @@ from calorefine.data.preprocessing import Conditions, Kind, Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.events import Columns, Events
-from calorefine.io.root import NonFinite, Request, RootFiles, memory_map, read_table
+from calorefine.io.chunks import NonFinite, Request
+from calorefine.io.formats import open_source
+from calorefine.io.table import memory_map, read_table
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 from calorefine.weights.bootstrap import check_blocks
 
@@ -93,7 +95,7 @@ class EventDataModule(pl.LightningDataModule):
             raise ConfigError(f"validation_fraction: {validation_fraction} found, expected between 0 and 1")
         if batch_size < 2:
             raise ConfigError(f"batch_size: {batch_size} found, expected at least 2")
-        self.source = RootFiles(files, tree)
+        self.source = open_source(files, tree)
         self.columns = columns
         self.weights = weights
         self.positive = positive

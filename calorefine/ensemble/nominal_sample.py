@@ -14,15 +14,16 @@ from calorefine.ensemble.members import Ensemble
 from calorefine.ensemble.ratios import Conditions
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, nearest
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
+from calorefine.io.chunks import Request
 from calorefine.io.expressions import branches
 from calorefine.io.provenance import digest, read_provenance
-from calorefine.io.root import Request, RootFiles
+from calorefine.io.sources import Source
 from calorefine.twosample.pair import file_expressions
 
 WEIGHT = "\0weight"
 
 
-def check_origin(source: RootFiles, members: Ensemble) -> None:
+def check_origin(source: Source, members: Ensemble) -> None:
     """Refuse events of another generator; warn if the files don't tell."""
     wanted = digest(members.checkpoint("nominal"))
     for path in source.paths:
@@ -37,7 +38,7 @@ def check_origin(source: RootFiles, members: Ensemble) -> None:
 
 
 def sample_request(
-    source: RootFiles, columns: Columns, changed: Mapping[str, Column], weight: str, new: Iterable[str]
+    source: Source, columns: Columns, changed: Mapping[str, Column], weight: str, new: Iterable[str]
 ) -> Request:
     """What to read, and to write on.
 
@@ -58,7 +59,7 @@ def sample_request(
             msg = f"{source}: there is no branch '{name}', which the densities depend on{nearest(name, names)}"
             raise BranchError(f"{msg}; sample again with --pass_through {name}, or name another one with --columns")
     wanted |= {} if weight == "none" else {WEIGHT: weight}
-    kept = source.fixed_branch_names()
+    kept = source.branch_names("number", "array")
     if lost := [name for name in source.branch_names() if name not in kept]:
         msg = f"{source}: branches {', '.join(lost)} are left out: not one number or a fixed-size array for each event"
         warnings.warn(msg, CalorefineWarning, stacklevel=3)
@@ -66,7 +67,7 @@ def sample_request(
     return Request(wanted, columns.key if keyed else [], columns.candidate if keyed else None, branches=kept)
 
 
-def sample_conditions(source: RootFiles, request: Request, columns: Columns, n_train: int) -> Conditions:
+def sample_conditions(source: Source, request: Request, columns: Columns, n_train: int) -> Conditions:
     """Different conditions of the file, chosen by key, and how many events to draw at each for about `n_train`.
 
     Raises:

@@ -10,6 +10,7 @@ All is evaluated in double precision; an integer that double precision can't hol
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -156,6 +157,39 @@ def branches(text: str) -> tuple[str, ...]:
     return _parse(text)[1]
 
 
+def evaluate_arrays(text: str, table: Table, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Evaluate an expression cell by cell, where branches of one number per event count for each cell.
+
+    Args:
+        text: the expression.
+        table: arrays (n,) or (n, ...) by branch, the latter with as many numbers per event as `shape` has cells.
+        shape: of the value for each event.
+
+    Returns:
+        (n, *shape) float32; infinite where that can't hold the value.
+
+    Raises:
+        ExpressionError: it can't be parsed or evaluated.
+        BranchError: a branch isn't in the table or has another number of cells, or none has cells.
+
+    >>> evaluate_arrays("cells / e", {"cells": np.array([[2.0, 4.0]]), "e": np.array([2.0])}, (2,))
+    array([[1., 2.]], dtype=float32)
+    """
+    expression, names = _parse(text)
+    size, n = math.prod(shape), len(next(iter(table.values())))
+    columns = {name: table[name].reshape(n, math.prod(table[name].shape[1:])) for name in names if name in table}
+    for name, array in columns.items():
+        if table[name].ndim > 1 and array.shape[1] != size:
+            msg = f"expression '{text}': branch '{name}' has {array.shape[1]} numbers per event, expected {size}"
+            raise BranchError(f"{msg} as for shape {list(shape)}")
+    if columns and all(table[name].ndim == 1 for name in columns):
+        msg = f"expression '{text}' gives one number per event, expected an array of shape {list(shape)}"
+        raise BranchError(f"{msg}, of a branch with {size} numbers per event")
+    with np.errstate(over="ignore"):
+        values = columns[expression] if expression in columns else _evaluated(text, columns)
+        return values.astype(np.float32, copy=False).reshape(n, *shape)
+
+
 def evaluate(text: str, table: Table) -> NDArray[Any]:
     """Evaluate an expression on a table, in double precision.
 
@@ -173,16 +207,22 @@ def evaluate(text: str, table: Table) -> NDArray[Any]:
     >>> evaluate("a > 1 || !(b < 4)", {"a": np.array([0.0, 2.0]), "b": np.array([3.0, 3.0])})
     array([False,  True])
     """
+    result = _evaluated(text, table)
+    return np.broadcast_to(
+        result if result.dtype == bool else result.astype(np.float64, copy=False), (len(next(iter(table.values()))),)
+    )
+
+
+def _evaluated(text: str, table: Table) -> NDArray[Any]:
+    """Evaluate in double precision, on arrays that broadcast."""
     expression, names = _parse(text)
     arrays = {ENTRY.sub(r"\1__entry\2", name): _widen(name, table, text) for name in names}
     if expression in arrays:
         return arrays[expression]
     try:
-        result = numexpr.evaluate(expression, local_dict=arrays, global_dict={}, sanitize=False)
+        return np.asarray(numexpr.evaluate(expression, local_dict=arrays, global_dict={}, sanitize=False))
     except (ValueError, TypeError, KeyError, NotImplementedError, ArithmeticError) as error:
         raise ExpressionError(f"expression '{text}' can't be evaluated: {error}") from error
-    n = len(next(iter(table.values())))
-    return np.broadcast_to(result if result.dtype == bool else result.astype(np.float64), (n,))
 
 
 def _widen(name: str, table: Table, text: str) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from calorefine.io.files import open_file
+from calorefine.io.root import open_file
 
 PROVENANCE = "calorefine_provenance"
 

@@ -164,6 +164,15 @@ def branches(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_parse(text).all_names()))
 
 
+def outside(text: str) -> tuple[str, ...]:
+    """Return the branches that an expression needs outside of its reductions.
+
+    >>> outside("sum(jet_pt, jet_pt > cut) / p_gev")
+    ('p_gev',)
+    """
+    return _parse(text).names
+
+
 def evaluate(text: str, table: Branches, n: int) -> NDArray[Any]:
     """Evaluate an expression with reductions on a table, in double precision.
 
@@ -186,6 +195,37 @@ def evaluate(text: str, table: Branches, n: int) -> NDArray[Any]:
     array([31., -1.])
     """
     return _evaluate(_parse(text), table, n)
+
+
+def evaluate_entries(text: str, table: Branches, counts: NDArray[np.int64], collection: str) -> NDArray[Any]:
+    """Evaluate an expression for each entry of a collection; what an event has once counts for each of its entries.
+
+    Args:
+        text: the expression.
+        table: arrays (n,) or (n, var) by branch.
+        counts: number of entries of each event (n,).
+        collection: what the names of its lists begin with.
+
+    Returns:
+        (sum of counts,) float64, or bool for a condition.
+
+    Raises:
+        ExpressionError, BranchError, ValueRangeError: as `evaluate`.
+        BranchError: a list outside of a reduction is none of the collection, or has other lengths.
+
+    >>> table = {"e_pt": ak.Array([[30.0, 10.0], []]), "met": np.array([5.0, 7.0])}
+    >>> evaluate_entries("e_pt / max(e_pt) + met", table, np.array([2, 0]), "e")
+    array([6.        , 5.33333333])
+    """
+    for name in _parse(text).names:
+        array = table.get(name)
+        if array is None or array.ndim == 1:
+            continue
+        if not name.startswith(f"{collection}_"):
+            msg = f"expression '{text}': branch '{name}' holds a list of numbers for each event, but none of collection"
+            raise BranchError(f"{msg} '{collection}'; reduce it, as in sum({name}) or count({name} > 0)")
+        _require_equal(f"expression '{text}'", {f"{collection}_*": counts, name: _lengths(array)})
+    return _elements(_parse(text), table, counts, len(counts))
 
 
 def condition(text: str, table: Branches, n: int) -> NDArray[np.bool_]:
@@ -266,15 +306,18 @@ def _counts(reduction: Reduction, table: Branches) -> NDArray[np.int64]:
             hint = nearest(absent[0], table)
             raise BranchError(f"'{reduction.text}' needs a branch '{absent[0]}', which isn't there{hint}")
         raise BranchError(f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one")
+    _require_equal(f"'{reduction.text}'", lists)
+    return next(iter(lists.values()))
+
+
+def _require_equal(where: str, lists: Mapping[str, NDArray[np.int64]]) -> None:
+    """Refuse lists (n,) of different lengths."""
     (first, counts), *others = lists.items()
     for name, other in others:
         if len(different := np.flatnonzero(counts != other)):
             row = different[0]
-            msg = (
-                f"'{reduction.text}': branches '{first}' and '{name}' have {counts[row]} and {other[row]} elements in "
-            )
-            raise BranchError(msg + f"an event ({len(different)} of {len(counts)} differ), expected equal numbers")
-    return counts
+            msg = f"{where}: branches '{first}' and '{name}' have {counts[row]} and {other[row]} elements in an event "
+            raise BranchError(f"{msg}({len(different)} of {len(counts)} differ), expected equal numbers")
 
 
 def _lengths(array: Any) -> NDArray[np.int64]:

@@ -11,16 +11,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import uproot
-from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, FileError
 from calorefine.io.provenance import PROVENANCE
-
-TreeFormat = Literal["ttree", "rntuple"]
+from calorefine.io.sources import TreeFormat, row_type
 
 
 def require_writable(path: Path, *, overwrite: bool) -> None:
@@ -86,18 +83,18 @@ class TreeWriter:
 
     def __init__(self, file: Any, tree: str, tree_format: TreeFormat) -> None:
         """Create nothing before the first chunk tells the types."""
-        self._file, self._name, self._format = file, tree, tree_format
+        self._file, self._name, self.format = file, tree, tree_format
         self._tree: Any = None
 
-    def extend(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Append rows (n,), or (n, k) for a branch of k numbers per row; every call has the same branches."""
+    def extend(self, arrays: Mapping[str, Any]) -> None:
+        """Append rows (n,), (n, k, ...) for k numbers per row, or awkward lists (n, var); always the same branches."""
         if self._tree is None:
-            self.create({name: np.dtype((array.dtype, array.shape[1:])) for name, array in arrays.items()})
+            self.create({name: row_type(array) for name, array in arrays.items()})
         self._tree.extend(dict(arrays))
 
-    def create(self, types: Mapping[str, np.dtype[Any]]) -> None:
+    def create(self, types: Mapping[str, Any]) -> None:
         """Create the empty tree."""
-        make = self._file.mktree if self._format == "ttree" else self._file.mkrntuple
+        make = self._file.mktree if self.format == "ttree" else self._file.mkrntuple
         self._tree = make(self._name, dict(types))
 
     def finish(self, provenance: Mapping[str, Any]) -> None:

@@ -20,7 +20,8 @@ from scipy.linalg import block_diag
 from scipy.sparse import csr_matrix
 
 from calorefine.errors import WeightError, nearest
-from calorefine.io.root import CHUNK_ROWS, RootFiles
+from calorefine.io.chunks import CHUNK_ROWS
+from calorefine.io.sources import Source
 from calorefine.observables import reading
 from calorefine.observables.hists import histogram_of
 from calorefine.observables.observable import Observable
@@ -168,7 +169,7 @@ class _Sums:
 
 
 def measure(
-    source: RootFiles,
+    source: Source,
     observables: Mapping[str, Observable],
     *,
     weights: Sequence[Weights],
@@ -219,7 +220,7 @@ def measure(
     return _finish(sums, names, source)
 
 
-def _finish(sums: list[_Sums], names: tuple[str, ...], source: RootFiles) -> Measured:
+def _finish(sums: list[_Sums], names: tuple[str, ...], source: Source) -> Measured:
     values, blocks, outside, counts = [], [], [], []
     for one in sums:
         observable, where = one.observable, f"{source}: observable '{one.name}'"

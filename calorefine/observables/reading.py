@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, ValueRangeError
-from calorefine.io import files, reductions
-from calorefine.io.expressions import ENTRY
-from calorefine.io.root import RootFiles
+from calorefine.io import reductions
+from calorefine.io.sources import Source
 from calorefine.observables.grid import GridFinder
 from calorefine.observables.observable import Observable
 from calorefine.observables.quantiles import Quantile
@@ -54,7 +52,7 @@ class Weights:
         return np.asarray(reductions.evaluate(self.text, table, n), np.float64)[:, None]
 
 
-def names_of(source: RootFiles, weights: Iterable[Weights]) -> list[str]:
+def names_of(source: Source, weights: Iterable[Weights]) -> list[str]:
     """Name each weight of the files, those of an array by their index: "weight_replica[0]".
 
     Raises:
@@ -64,10 +62,9 @@ def names_of(source: RootFiles, weights: Iterable[Weights]) -> list[str]:
     for one in weights:
         arrays = {}
         for path in source.paths:
-            with files.open_file(path) as file:
-                tree = files.find_tree(file, path, source.tree)
-                if one.text in tree.keys(recursive=False) and files.is_array(tree, one.text):
-                    arrays[path] = _length(tree, one.text)
+            with source.open(path) as tree:
+                if one.text in tree.names() and (shape := tree.shape(one.text)) and shape != "list":
+                    arrays[path] = shape[0]
         if len(set(arrays.values())) > 1 or (arrays and len(arrays) < len(source.paths)):
             shown = ", ".join(f"{path}: {arrays.get(path, 'none')}" for path in source.paths[:5])
             raise BranchError(f"weights '{one.text}': arrays of different lengths found ({shown}), expected equal ones")
@@ -76,15 +73,7 @@ def names_of(source: RootFiles, weights: Iterable[Weights]) -> list[str]:
     return names
 
 
-def _length(tree: Any, name: str) -> int:
-    """Length of a fixed-size array branch."""
-    branch = tree[name]
-    if hasattr(branch, "interpretation"):
-        return int(branch.interpretation.inner_shape[0])
-    return int(branch.typename.rstrip(">").rpartition(",")[2])
-
-
-def domain_condition(source: RootFiles, in_domain: str | None) -> str | None:
+def domain_condition(source: Source, in_domain: str | None) -> str | None:
     """The branch that tells which events are inside the training domain, or None if all are.
 
     Raises:
@@ -94,8 +83,8 @@ def domain_condition(source: RootFiles, in_domain: str | None) -> str | None:
         return None
     has = []
     for path in source.paths:
-        with files.open_file(path) as file:
-            has.append(in_domain in files.find_tree(file, path, source.tree).keys(recursive=False))
+        with source.open(path) as tree:
+            has.append(in_domain in tree.names())
     if not any(has) and in_domain == IN_DOMAIN:
         return None
     if not all(has):
@@ -107,7 +96,7 @@ def domain_condition(source: RootFiles, in_domain: str | None) -> str | None:
     return in_domain
 
 
-def tables(source: RootFiles, texts: Iterable[str], rows: int) -> Iterator[tuple[reductions.Branches, int]]:
+def tables(source: Source, texts: Iterable[str], rows: int) -> Iterator[tuple[reductions.Branches, int]]:
     """Yield the branches that expressions need, and the number of rows.
 
     Raises:
@@ -115,11 +104,8 @@ def tables(source: RootFiles, texts: Iterable[str], rows: int) -> Iterator[tuple
         BranchError: a branch is missing, or holds neither numbers nor lists of them.
     """
     needed = list(dict.fromkeys(name for text in texts for name in reductions.branches(text)))
-    entries = [name for name in needed if ENTRY.fullmatch(name)]
-    others = [name for name in needed if name not in entries]
-    for path in source.paths:
-        for table, at in files.batches(path, source.tree, entries, rows, jagged=others):
-            yield table, len(at)
+    for _, table, at in source.tables([], rows, lists=needed):
+        yield table, len(at)
 
 
 class Values:
@@ -167,7 +153,7 @@ class NonFinite:
         if n := int(np.sum(~np.isfinite(values))):
             self.found[what] = self.found.get(what, 0) + n
 
-    def report(self, source: RootFiles) -> None:
+    def report(self, source: Source) -> None:
         """Raise if there are any.
 
         Raises:
@@ -182,7 +168,7 @@ class NonFinite:
             raise ValueRangeError(msg)
 
 
-def prepared(source: RootFiles, observables: Mapping[str, Observable]) -> dict[str, Observable]:
+def prepared(source: Source, observables: Mapping[str, Observable]) -> dict[str, Observable]:
     """Choose the sub-cells of quantiles that have none yet, by a look at the first events.
 
     It stops when it has seen enough of each bin, and doesn't depend on the size of chunks.
@@ -217,7 +203,7 @@ def prepared(source: RootFiles, observables: Mapping[str, Observable]) -> dict[s
     return {name: grids.get(name, one) for name, one in observables.items()}
 
 
-def require_events(name: str, observable: Observable, n_selected: int, source: RootFiles) -> None:
+def require_events(name: str, observable: Observable, n_selected: int, source: Source) -> None:
     """Raise if no event is selected.
 
     Raises:

@@ -24,8 +24,9 @@ import numpy as np
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.io.expressions import branches
-from calorefine.io.root import RootFiles
-from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.io.formats import open_source
+from calorefine.io.sources import Source, TreeFormat
+from calorefine.io.writer import not_an_input, write_tree
 from calorefine.reweighting.replicas import SUFFIX
 from calorefine.reweighting.reweighted_files import GeneratedFiles, provenance
 from calorefine.reweighting.reweighter import Reweighter
@@ -121,7 +122,7 @@ def apply_reweighter(
     Raises:
         CalorefineError: bad input; nothing is changed then.
     """
-    model, source = Reweighter.load(reweighter), RootFiles(generated, tree)
+    model, source = Reweighter.load(reweighter), open_source(generated, tree)
     path = _output(source, output, in_place=in_place)
     written = [branch, f"{branch}{SUFFIX}"]  # an array of another weight's replicas must not stay beside this one
     for name in written:
@@ -149,7 +150,7 @@ def apply_reweighter(
     return summary
 
 
-def _output(source: RootFiles, output: str | None, *, in_place: bool) -> Path:
+def _output(source: Source, output: str | None, *, in_place: bool) -> Path:
     """Where to write; a link is followed in place."""
     if in_place and output is not None:
         raise ConfigError(f"output: {output} found together with in_place; expected one of them")
@@ -162,7 +163,7 @@ def _output(source: RootFiles, output: str | None, *, in_place: bool) -> Path:
     return source.paths[0].resolve()
 
 
-def _check_branch(source: RootFiles, branch: str, generated_weight: str, *, replace_branch: bool) -> None:
+def _check_branch(source: Source, branch: str, generated_weight: str, *, replace_branch: bool) -> None:
     """Refuse to write a branch twice, or one that it is computed from."""
     if branch not in source.branch_names():
         return

@@ -18,8 +18,9 @@ from typing import Any
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance, versions
-from calorefine.io.root import RootFiles
+from calorefine.io.sources import Source
 from calorefine.io.writer import not_an_input, replacing
 from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
@@ -124,7 +125,7 @@ def fit_reweighter(
         WeightError: negative generated weights, or weights without a positive sum.
     """
     path = _checked(output, reference, rounds, replicas)
-    sources = RootFiles(generated, tree), RootFiles(str(reference), reference_tree or tree)
+    sources = open_source(generated, tree), open_source(str(reference), reference_tree or tree)
     weights = generated_weight, reference_weight
     paths = [path, *_beside(path)]
     for one in paths:
@@ -212,7 +213,7 @@ def _round_test(
 
 
 def _provenance(
-    samples: Samples, sources: tuple[RootFiles, RootFiles], weights: tuple[str, str], estimator: RatioEstimator
+    samples: Samples, sources: tuple[Source, Source], weights: tuple[str, str], estimator: RatioEstimator
 ) -> dict[str, Any]:
     """Versions, samples and estimator, as JSON types."""
     pairs = zip(("generated", "reference"), (samples.generated, samples.reference), sources, weights, strict=True)
@@ -231,7 +232,7 @@ def _provenance(
     }
 
 
-def _described(events: Events, source: RootFiles, weight: str) -> dict[str, Any]:
+def _described(events: Events, source: Source, weight: str) -> dict[str, Any]:
     return {
         "files": [path.name for path in source.paths],
         "tree": source.tree,

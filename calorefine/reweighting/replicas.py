@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from calorefine import stats
 from calorefine.errors import CalorefineError, CalorefineWarning, ConfigError
 from calorefine.events import Columns, Events
+from calorefine.io.chunks import Request
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import Request, RootFiles
+from calorefine.io.sources import Source
 from calorefine.keys import KeyArray
 from calorefine.reweighting.mean_weight import MeanWeight
 from calorefine.reweighting.ratio import RatioEstimator
@@ -78,7 +79,7 @@ class BootstrapCopies:
         return {**own, "twins_counted": self.shared, "sum_w": list(total), "n_eff": list(n_eff)}
 
 
-def bootstrap_copies(samples: Samples, source: RootFiles, weight: str, *, n: int, seed: int) -> BootstrapCopies:
+def bootstrap_copies(samples: Samples, source: Source, weight: str, *, n: int, seed: int) -> BootstrapCopies:
     """Find the replicas of the reference's weights.
 
     Args:
@@ -173,7 +174,7 @@ def _rows(reference: KeyArray, generated: KeyArray) -> NDArray[np.intp]:
     return np.where(reference[place] == generated, place, -1)
 
 
-def _block_key(samples: Samples, source: RootFiles, columns: Columns) -> KeyArray:
+def _block_key(samples: Samples, source: Source, columns: Columns) -> KeyArray:
     """What the counts of the reference's events (m,) go by."""
     key = samples.reference.event_key
     if not columns.block:
@@ -183,7 +184,7 @@ def _block_key(samples: Samples, source: RootFiles, columns: Columns) -> KeyArra
     return columns.bootstrap_key(table, key)
 
 
-def _replica_weights(samples: Samples, source: RootFiles, branch: str) -> NDArray[np.float32]:
+def _replica_weights(samples: Samples, source: Source, branch: str) -> NDArray[np.float32]:
     """Weights (m, K) of the reference's rows."""
     chunks = source.chunks(Request({}, cut=samples.columns.cut, branches=[branch]))
     found = np.concatenate([chunk.branches[branch] for chunk in chunks])
@@ -192,7 +193,7 @@ def _replica_weights(samples: Samples, source: RootFiles, branch: str) -> NDArra
     return found
 
 
-def _told(source: RootFiles) -> dict[str, Any]:
+def _told(source: Source) -> dict[str, Any]:
     """Return what the files tell of their replicas."""
     parts = read_provenance(source.paths[0]).values()
     found = [part["replicas"] for part in parts if isinstance(part, dict) and "replicas" in part]

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, KeyWarning, nearest
 from calorefine.events import Events
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Request
 from calorefine.io.expressions import branches
 from calorefine.io.provenance import PROVENANCE, digest, read_provenance, versions
-from calorefine.io.root import CHUNK_ROWS, Chunk, Request, RootFiles, warn_of_row_keys
+from calorefine.io.sources import Source
+from calorefine.io.table import warn_of_row_keys
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
 from calorefine.twosample.pair import file_expressions
@@ -73,7 +75,7 @@ class GeneratedFiles:
         BranchError: a branch of the context or of the reweighter's cut is missing.
     """
 
-    def __init__(self, reweighter: Reweighter, source: RootFiles, weight: str, *, replicas: bool = False) -> None:
+    def __init__(self, reweighter: Reweighter, source: Source, weight: str, *, replicas: bool = False) -> None:
         """Find out what to read; events without key branches go by file and row, with a warning."""
         self.n_replicas = len(reweighter.replicas) if replicas else 0
         self.reweighter, self.source, self.weight = reweighter, source, weight
@@ -161,7 +163,7 @@ class GeneratedFiles:
         Raises:
             BranchError, ConfigError: there are such ones.
         """
-        kept = self.source.fixed_branch_names()
+        kept = self.source.branch_names("number", "array")
         others = [name for name in self.source.other_objects() if name != PROVENANCE]
         if complete and others:
             msg = f"{self.source}: the file also holds {', '.join(others)}, which would be lost in place"

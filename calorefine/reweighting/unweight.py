@@ -17,8 +17,9 @@ import numpy as np
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError, WeightError
-from calorefine.io.root import RootFiles
-from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.io.formats import open_source
+from calorefine.io.sources import TreeFormat
+from calorefine.io.writer import not_an_input, write_tree
 from calorefine.reweighting.latent_resampling import accepted
 from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed, provenance
 from calorefine.reweighting.reweighter import Reweighter
@@ -135,7 +136,7 @@ def unweight_files(
         CalorefineError: bad input; nothing is written then.
         EmptySelectionError: no event is kept.
     """
-    model, source = Reweighter.load(reweighter), RootFiles(generated, tree)
+    model, source = Reweighter.load(reweighter), open_source(generated, tree)
     if max_factor is not None and not (np.isfinite(max_factor) and max_factor > 0):
         raise ConfigError(f"max_factor: {max_factor} found, expected a positive number")
     files = GeneratedFiles(model, source, generated_weight)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from calorefine.errors import ConfigError
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest
-from calorefine.io.root import RootFiles
+from calorefine.io.sources import Source
 from calorefine.observables import Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
 from calorefine.stats import FloatArray, sidak
@@ -62,7 +63,7 @@ class Sample:
 
     def measured(self, observables: Mapping[str, Observable], tree: str) -> Measured:
         """Observables of these events."""
-        return measure(RootFiles(self.files, self.tree or tree), observables, weights=[Weights(self.weight)])
+        return measure(open_source(self.files, self.tree or tree), observables, weights=[Weights(self.weight)])
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Variables:
     """
 
     def __init__(
-        self, source: RootFiles, observables: Mapping[str, Observable], weight: str, sources: Mapping[str, Variations]
+        self, source: Source, observables: Mapping[str, Observable], weight: str, sources: Mapping[str, Variations]
     ) -> None:
         """Measure the nominal file once, and each other file."""
         self.source, self.weight = source, weight
@@ -104,14 +105,14 @@ class Variables:
 
     def _from_files(self, name: str, one: Variations) -> FloatArray:
         """Values (K, n) in the same cells, file by file."""
-        found = RootFiles(one.files or [], self.source.tree)
+        found = open_source(one.files or [], self.source.tree)
         nominal = {path.resolve() for path in self.source.paths}
         if clash := [path for path in found.paths if path.resolve() in nominal]:
             raise ConfigError(f"{name}: {clash[0]} is the nominal sample itself, expected files of its variations")
         self.files[name] = [str(path) for path in found.paths]
         values = []
         for path in found.paths:
-            other = RootFiles(path, self.source.tree)
+            other = open_source(path, self.source.tree)
             values.append(measure(other, self.nominal.observables, weights=[Weights(self.weight)]).values[0])
         return np.stack(values)
 

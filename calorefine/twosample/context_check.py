@@ -11,7 +11,7 @@ import warnings
 from calorefine.errors import CalorefineError, CalorefineWarning
 from calorefine.io.expressions import branches
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import RootFiles
+from calorefine.io.sources import Source
 from calorefine.twosample.binned import context_values
 from calorefine.twosample.cells import CellTest, compare_cells, group_of, quantile_cells
 from calorefine.twosample.pair import Samples, read_samples
@@ -60,7 +60,7 @@ def _hint(weights: tuple[str, str]) -> str:
     return "expected events generated at the reference's conditions, with the same weight on both sides"
 
 
-def warn_of_file_contexts(generated: RootFiles, reference: RootFiles, weights: tuple[str, str]) -> None:
+def warn_of_file_contexts(generated: Source, reference: Source, weights: tuple[str, str]) -> None:
     """`warn_of_contexts` for the context that the generated file's provenance names, as far as both files tell it."""
     if not read_provenance(generated.paths[0]).get("columns", {}).get("context"):
         return

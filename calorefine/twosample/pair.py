@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from calorefine import stats
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, KeyColumnError
 from calorefine.events import Columns, Events
+from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.expressions import branches
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import NonFinite, Request, RootFiles, why_empty
+from calorefine.io.sources import Source
+from calorefine.io.table import why_empty
 from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
 
@@ -62,9 +65,7 @@ class Rows:
         return Events(x, context, self.weight, self.key, self.event_key)
 
 
-def read_samples(
-    generated: RootFiles, reference: RootFiles, *, columns: Columns | None, weights: tuple[str, str]
-) -> Samples:
+def read_samples(generated: Source, reference: Source, *, columns: Columns | None, weights: tuple[str, str]) -> Samples:
     """Read both samples.
 
     Args:
@@ -100,7 +101,7 @@ def read_samples(
     return Samples(columns, made.events(columns), target.events(columns), twins)
 
 
-def provenance_columns(provenance: dict[str, Any], source: RootFiles) -> Columns:
+def provenance_columns(provenance: dict[str, Any], source: Source) -> Columns:
     """Columns that a generated file was made with, the cut of its training sample included.
 
     Raises:
@@ -115,7 +116,7 @@ def provenance_columns(provenance: dict[str, Any], source: RootFiles) -> Columns
 
 def read_training(path: str, tree: str, columns: Columns) -> Events:
     """Training events, of weight 1; rows with NaN or infinite values are left out, with a warning."""
-    source = RootFiles(path, tree)
+    source = open_source(path, tree)
     keyed = columns if set(columns.key_branches) <= set(source.branch_names()) else None
     return read_rows(source, columns.expressions("features", "context"), "none", keyed, columns.cut, "drop").events(
         columns
@@ -134,7 +135,7 @@ def file_expressions(
 
 
 def read_rows(
-    source: RootFiles,
+    source: Source,
     wanted: dict[str, str],
     weight: str,
     keyed: Columns | None = None,
@@ -161,7 +162,7 @@ def read_rows(
     return Rows(table, w, own, event)
 
 
-def _matches(made: Rows, target: Rows, source: RootFiles) -> NDArray[np.intp]:
+def _matches(made: Rows, target: Rows, source: Source) -> NDArray[np.intp]:
     """Row of the reference (n,) with the key of each generated event."""
     order = np.argsort(target.key, kind="stable")
     place = np.minimum(np.searchsorted(target.key, made.key, sorter=order), len(order) - 1)
@@ -172,7 +173,7 @@ def _matches(made: Rows, target: Rows, source: RootFiles) -> NDArray[np.intp]:
     return index
 
 
-def _by_row(made: Rows, target: Rows, copies: int, columns: Columns, source: RootFiles) -> tuple[Rows, Twins]:
+def _by_row(made: Rows, target: Rows, copies: int, columns: Columns, source: Source) -> tuple[Rows, Twins]:
     """Give twins the same keys, and the generated ones their context, if row i belongs to condition i // copies."""
     fits = len(made) == copies * len(target)
     index = np.repeat(np.arange(len(target)), copies) if fits else None

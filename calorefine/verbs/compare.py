@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
-from calorefine.io.root import Request, RootFiles
+from calorefine.io.chunks import Request
+from calorefine.io.formats import open_source
+from calorefine.io.sources import Source
 from calorefine.io.writer import replacing
 from calorefine.pages.page import Picture, Section, Table, write_page
 from calorefine.simulator import Simulator
@@ -181,7 +183,7 @@ def compare_models(
                 repetitions=repetitions,
                 overwrite=True,
             )
-            rows.append(_row(name, Simulator.load(checkpoint), found[name], seconds, RootFiles(reference, tree)))
+            rows.append(_row(name, Simulator.load(checkpoint), found[name], seconds, open_source(reference, tree)))
         result = ModelComparison(target, _floor(found), rows)
         write_page(
             page, f"Generators against {Path(reference).name}", sections=_sections(result, found), lead=result.floor
@@ -226,7 +228,7 @@ def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[
     return str(found[-1]), time.perf_counter() - start
 
 
-def _row(name: str, simulator: Simulator, found: Validation, seconds: float | None, reference: RootFiles) -> Row:
+def _row(name: str, simulator: Simulator, found: Validation, seconds: float | None, reference: Source) -> Row:
     test, worst = found.classifier.separation, found.worst("half_width")
     provenance = simulator.spec["provenance"]
     return Row(
@@ -250,7 +252,7 @@ def n_parameters_of(simulator: Simulator) -> int:
     return sum(p.numel() for p in simulator.model.network.parameters())
 
 
-def _microseconds(simulator: Simulator, reference: RootFiles) -> float:
+def _microseconds(simulator: Simulator, reference: Source) -> float:
     """Time per event of sampling in memory, at up to `N_TIMED` conditions, after a first event."""
     request = Request(simulator.columns.expressions("context"))
     chunk = next(reference.chunks(request, rows=N_TIMED))

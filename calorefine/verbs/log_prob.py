@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Column, adapted_columns, unknown_columns
-from calorefine.io.root import Request, RootFiles
-from calorefine.io.writer import TreeFormat, not_an_input, write_tree
+from calorefine.io.rewrite import rewriting
+from calorefine.io.sample import WeightedFiles
+from calorefine.io.sources import TreeFormat
 from calorefine.simulator import Simulator, outside_domain, provenance
 
 FLAG = "_in_domain"  # after the branch's name: of two models' branches each has its own domain
@@ -88,31 +88,32 @@ def log_prob_file(
     """
     simulator = Simulator.load(checkpoint)
     simulator.require_likelihood()
-    source = RootFiles(files, tree)
-    known = simulator.columns
+    sample, known = WeightedFiles(files, tree), simulator.columns
     unknown_columns(columns or {}, [*known.features, *known.context], option="--columns")
     adapted = adapted_columns(known, columns or {}, option="--columns")
-    not_an_input(Path(output), [*source.paths, Path(checkpoint)])
-    carried = source.numeric_branch_names()
-    for name in (branch, branch + FLAG):
-        if name in carried:
-            raise ConfigError(f"{source}: has a branch {name} already; choose another one with --branch")
-    request = Request(adapted.expressions("features", "context"), branches=carried)
     summary = LogProbSummary(Path(output), branch, n_outside=dict.fromkeys(known.context, 0))
-    with write_tree(summary.output, tree, tree_format=tree_format, overwrite=overwrite) as writer:
-        for chunk in source.chunks(request):
+    with rewriting(
+        sample.source,
+        output,
+        adds=[branch, branch + FLAG],
+        hint="choose another one with --branch",
+        inputs=[Path(checkpoint)],
+        collection=known.collection,
+        tree_format=tree_format,
+        overwrite=overwrite,
+    ) as copy:
+        wanted = sample.request(adapted, adapted.expressions("features", "context"))
+        for chunk in copy.chunks(wanted):
             values, inside = simulator.log_prob(chunk.values), simulator.inside(chunk.values)
             in_domain = np.logical_and.reduce([np.ones(len(values), bool), *inside.values()])
-            writer.extend({**chunk.branches, branch: values, branch + FLAG: in_domain})
+            copy.extend(chunk, {branch: values, branch + FLAG: in_domain})
             _count(summary, values, in_domain, inside)
-        if summary.n_events == 0:
-            raise EmptySelectionError(f"{source}: the tree has no rows, expected events")
         content: dict[str, Any] = {
             "n_outside_domain": summary.n_outside_any,
-            "files": [path.name for path in source.paths],
+            "files": [path.name for path in sample.source.paths],
             "branch": branch,
         }
-        writer.finish(provenance(simulator, Path(checkpoint)) | content)
+        copy.finish(provenance(simulator, Path(checkpoint)) | content)
     return summary
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 
 from calorefine.errors import ConfigError, nearest
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import RootFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.figures.overlay import Sample, compare
 from calorefine.twosample.context_check import warn_of_file_contexts
@@ -55,7 +55,7 @@ def plot_files(
     if bins < 1:
         raise ConfigError(f"bins: {bins} found, expected at least 1")
     picture = _format(Path(output))
-    made, target = RootFiles(generated, tree), RootFiles(reference, reference_tree or tree)
+    made, target = open_source(generated, tree), open_source(reference, reference_tree or tree)
     names = features or list(read_provenance(made.paths[0]).get("columns", {}).get("features", {}))
     if not names:
         raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")

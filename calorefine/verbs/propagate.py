@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calorefine.errors import ConfigError, ValueRangeError
-from calorefine.io.root import RootFiles
+from calorefine.io.formats import open_source
 from calorefine.observables import Measured, Observable
 from calorefine.stats import FloatArray, error_of_error
 from calorefine.systematics.assemble import assemble
@@ -132,7 +132,7 @@ def propagate_files(
         raise ConfigError(f"inflated: {inflated} found without truth, expected events that tell by how much")
     replicated = {"calibration": calibration, "training": training}
     given = {name: one for name, one in replicated.items() if one} | (alternatives or {})
-    variables = Variables(RootFiles(nominal, tree), observables, weight, given)
+    variables = Variables(open_source(nominal, tree), observables, weight, given)
     measured = variables.nominal
     lines = _domain(measured, outside)
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])

@@ -26,9 +26,12 @@ from calorefine.ensemble.ratio_checks import MemberSums
 from calorefine.ensemble.ratios import ClassifierRatios, LikelihoodRatios, Ratios, learn
 from calorefine.errors import CalorefineWarning, ConfigError, EmptySelectionError
 from calorefine.events import Column
+from calorefine.io.chunks import Chunk, Request
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest, read_provenance, versions
-from calorefine.io.root import Chunk, Request, RootFiles, warn_of_row_keys
-from calorefine.io.writer import TreeFormat, not_an_input, require_writable, write_tree
+from calorefine.io.sources import Source, TreeFormat
+from calorefine.io.table import warn_of_row_keys
+from calorefine.io.writer import not_an_input, require_writable, write_tree
 from calorefine.models.base import Likelihood
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.ratio import RatioEstimator
@@ -112,7 +115,7 @@ def replica_weights(
     """
     if not max_ratio > 1:
         raise ConfigError(f"max_ratio: {max_ratio} found, expected a number above 1")
-    members, source = Ensemble.load(ensemble), RootFiles(generated, tree)
+    members, source = Ensemble.load(ensemble), open_source(generated, tree)
     names = _entries(members)
     everyone = [name for own in names.values() for name in own]
     simulators = {name: Simulator.load(members.checkpoint(name)) for name in ["nominal", *everyone]}
@@ -182,7 +185,7 @@ def _weights(chunk: Chunk, ratios: Ratios, max_ratio: float, sums: MemberSums) -
 
 def _ratios(
     simulators: Mapping[str, Simulator],
-    source: RootFiles,
+    source: Source,
     request: Request,
     estimator: RatioEstimator | None,
     n_train: int,
@@ -206,7 +209,7 @@ def _method(ratios: Ratios) -> str:
     return "likelihood" if isinstance(ratios, LikelihoodRatios) else "classifier"
 
 
-def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, source: RootFiles, weight: str) -> dict[str, Any]:
+def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, source: Source, weight: str) -> dict[str, Any]:
     """Versions, members and what their weights are, as JSON types."""
     everyone = ["nominal", *summary.sums.names]
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from calorefine.errors import ConfigError
 from calorefine.events import Columns
-from calorefine.io.writer import TreeFormat
+from calorefine.io.sources import TreeFormat
 from calorefine.reweighting.apply import ApplySummary, Normalization, apply_reweighter
 from calorefine.reweighting.fit import FitSummary, fit_reweighter
 from calorefine.reweighting.ratio import RatioEstimator

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.errors import ConfigError
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
-from calorefine.io.root import Chunk, Request, RootFiles, check_unique, warn_of_row_keys
-from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, write_tree
+from calorefine.io.chunks import Chunk, Request
+from calorefine.io.rewrite import rewriting
+from calorefine.io.sample import WeightedFiles
+from calorefine.io.sources import TreeFormat
+from calorefine.io.table import check_unique, warn_of_row_keys
 from calorefine.keys import KeyArray
 from calorefine.reweighting.latent_resampling import RefinedSimulator
 from calorefine.reweighting.reweighter import Reweighter
@@ -76,12 +79,14 @@ def sample_file(
 
     Args:
         checkpoint: a checkpoint of `lightning fit`.
-        conditions: ROOT files with the context columns; a path, a glob, or a list.
+        conditions: ROOT files with the context columns; a path, a glob, or a list.  If the simulator was trained on a
+            collection (Electron), each entry of its lists is a condition, and the output holds lists as long as those.
         output: the ROOT file to write.
         tree: name of the tree, in the conditions and in the output.
         seed: seed of the latent noise.
         n_per_event: how many events to generate at each condition.
-        pass_through: branches to copy, fixed-size arrays as well, as a list or separated by commas.
+        pass_through: branches to copy, fixed-size arrays as well and, with a collection, lists; as a list or separated
+            by commas.
         context: expressions of context columns where this file names or scales them otherwise.
         key: key branches where this file names them otherwise; [] identifies events by file and row.
         reweighter: a file of `calorefine reweight`: events are then drawn with its correction, and need no weight.
@@ -97,26 +102,39 @@ def sample_file(
     start = time.perf_counter()
     simulator = Simulator.load(checkpoint)
     columns = _columns(simulator.columns, context, key)
-    carried = _carried(pass_through, columns)
-    source = RootFiles(conditions, tree)
+    if columns.collection and n_per_event > 1:
+        raise ConfigError(f"n_per_event: {n_per_event} found, expected 1 for the entries of '{columns.collection}'")
+    sample = WeightedFiles(conditions, tree)
     if not columns.key:
-        warn_of_row_keys(source)
+        warn_of_row_keys(sample.source)
     corrections = [Path(reweighter)] if reweighter else []
-    not_an_input(Path(output), [*source.paths, Path(checkpoint), *corrections])
     refined = RefinedSimulator(simulator, Reweighter.load(reweighter)) if reweighter else None
-    request = Request(columns.expressions("context"), columns.key, columns.candidate, branches=carried)
     summary = SampleSummary(Path(output), n_outside=dict.fromkeys(columns.context, 0), refined=refined)
     seen: list[KeyArray] = []
-    with write_tree(summary.output, tree, tree_format=tree_format, overwrite=overwrite) as writer:
-        for chunk in source.chunks(request):
+    with rewriting(
+        sample.source,
+        output,
+        carries=_carried(pass_through, columns),
+        inputs=[Path(checkpoint), *corrections],
+        collection=columns.collection,
+        expects="conditions to generate events at",
+        tree_format=tree_format,
+        overwrite=overwrite,
+    ) as copy:
+        for chunk in copy.chunks(Request.of(columns, columns.expressions("context"))):
             seen.append(chunk.key)
-            _generate(simulator, chunk, carried, seed, n_per_event, writer, summary)
-        if summary.n_conditions == 0:
-            raise EmptySelectionError(f"{source}: the tree has no rows, expected conditions to generate events at")
-        check_unique(np.concatenate(seen), str(source), columns.key_branches)
-        own = _provenance(simulator, Path(checkpoint), source, seed, n_per_event, summary)
-        writer.finish(
-            own | {f"reweighter{end}": value for path in corrections for end, value in identity(path).items()}
+            copy.extend(chunk, _generated(simulator, chunk, seed, n_per_event, summary), copies=n_per_event)
+        check_unique(np.concatenate([*seen, np.zeros(0, np.uint64)]), str(sample.source), columns.key_branches)
+        copy.finish(
+            provenance(simulator, Path(checkpoint))
+            | {
+                "conditions": [path.name for path in sample.source.paths],
+                "seed": seed,
+                "n_per_event": n_per_event,
+                "n_conditions": summary.n_conditions,
+                "n_outside_domain": summary.n_outside_any,
+            }
+            | {f"reweighter{end}": value for path in corrections for end, value in identity(path).items()}
         )
     summary.seconds = time.perf_counter() - start
     return summary
@@ -128,7 +146,7 @@ def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
         carried = [name.strip() for name in pass_through.split(",") if name.strip()]
     else:
         carried = list(pass_through)
-    if clash := {*columns.feature_names, "in_domain", "copy"} & set(carried):
+    if clash := {*map(columns.branch, [*columns.feature_names, "in_domain"]), "copy"} & set(carried):
         raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
     return carried
 
@@ -137,43 +155,23 @@ def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str]
     """Columns of the checkpoint, adapted to the names of the conditions file."""
     unknown_columns(context or {}, columns.context, option="--context")
     adapted = adapted_columns(columns, context or {}, option="--context")
-    own = columns.key if key is None else key
-    return replace(adapted, key=own, candidate=columns.candidate if key is None else None)
+    branches = columns.key if key is None else key
+    return replace(adapted, key=branches, candidate=columns.candidate if key is None else None)
 
 
-def _generate(
-    simulator: Simulator,
-    chunk: Chunk,
-    carried: list[str],
-    seed: int,
-    n_per_event: int,
-    writer: TreeWriter,
-    summary: SampleSummary,
-) -> None:
-    """Generate and write the events of one chunk, and count them."""
+def _generated(
+    simulator: Simulator, chunk: Chunk, seed: int, n_per_event: int, summary: SampleSummary
+) -> dict[str, NDArray[Any]]:
+    """Generate the events of one chunk, and count them."""
     given: dict[str, Any] = {"seed": seed, "key": chunk.key, "n_per_event": n_per_event}
     if summary.refined:
         generated = summary.refined.sample(chunk.values, event_key=chunk.event_key, **given)
     else:
         generated = simulator.sample(chunk.values, **given)
-    branches: dict[str, NDArray[Any]] = {name: np.repeat(chunk.branches[name], n_per_event, axis=0) for name in carried}
-    if n_per_event > 1:
-        branches["copy"] = np.tile(np.arange(n_per_event, dtype=np.int32), len(chunk))
-    writer.extend({**generated, **branches})
     summary.n_conditions += len(chunk)
     summary.n_generated += len(chunk) * n_per_event
     summary.n_outside_any += int(np.sum(~generated["in_domain"][::n_per_event]))
     for name, count in simulator.count_outside(chunk.values).items():
         summary.n_outside[name] += count
-
-
-def _provenance(
-    simulator: Simulator, checkpoint: Path, source: RootFiles, seed: int, n_per_event: int, summary: SampleSummary
-) -> dict[str, Any]:
-    return provenance(simulator, checkpoint) | {
-        "conditions": [path.name for path in source.paths],
-        "seed": seed,
-        "n_per_event": n_per_event,
-        "n_conditions": summary.n_conditions,
-        "n_outside_domain": summary.n_outside_any,
-    }
+    copy = {} if n_per_event == 1 else {"copy": np.tile(np.arange(n_per_event, dtype=np.int32), len(chunk))}
+    return generated | copy

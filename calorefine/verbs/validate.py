@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from calorefine import keys, stats
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Columns, Events
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import RootFiles
+from calorefine.io.sources import Source
 from calorefine.io.writer import replacing
 from calorefine.pages.figures.binned import efficiency_figure, widths_figure
 from calorefine.pages.figures.overlay import Sample, compare
@@ -103,7 +104,7 @@ def validate_files(
     """
     if Path(output).suffix != ".json":
         raise ConfigError(f"output: {output} found, expected a name that ends in .json; pictures go beside it")
-    sources = RootFiles(generated, tree), RootFiles(reference, reference_tree or tree)
+    sources = open_source(generated, tree), open_source(reference, reference_tree or tree)
     weights = generated_weight, reference_weight
     samples = read_samples(*sources, columns=columns, weights=weights)
     warn_of_contexts(samples, weights)
@@ -135,7 +136,7 @@ def _pictures(output: Path, features: list[str]) -> list[Path]:
     return [output.with_name(f"{output.stem}_{part}.png") for part in parts]
 
 
-def _numbers(events: Events, source: RootFiles, weight: str) -> SampleNumbers:
+def _numbers(events: Events, source: Source, weight: str) -> SampleNumbers:
     sizes = len(events), stats.sum_w(events.weight), stats.n_eff(events.weight)
     return SampleNumbers([str(path) for path in source.paths], source.tree, weight, *sizes)
 

@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from calorefine import stats
 from calorefine.errors import ConfigError, KeyWarning
 from calorefine.events import Columns
+from calorefine.io.chunks import NonFinite, Request
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import NonFinite, Request, RootFiles, read_table
+from calorefine.io.sources import Source
+from calorefine.io.table import read_table
 from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
 from calorefine.pages.page import write_page
@@ -87,7 +90,7 @@ def weights_report(
         raise ConfigError("weights: none given, expected species and branches, such as {signal: sw_signal}")
     if target.suffix != ".html":
         raise ConfigError(f"{output}: expected the name of an .html file")
-    source = RootFiles(files, tree)
+    source = open_source(files, tree)
     with (
         replacing(target, overwrite=overwrite) as page,
         replacing(target.with_suffix(".json"), overwrite=overwrite) as numbers,
@@ -101,7 +104,7 @@ def weights_report(
 
 
 def _read(
-    source: RootFiles, columns: Columns, *, weights: Mapping[str, str], splot: SPlot | None, nonfinite: NonFinite
+    source: Source, columns: Columns, *, weights: Mapping[str, str], splot: SPlot | None, nonfinite: NonFinite
 ) -> _Sample:
     hidden = {f"\0weight of {name}": text for name, text in weights.items()}
     wanted = columns.expressions("features", "context") | (splot.branches if splot else {}) | hidden
@@ -114,7 +117,7 @@ def _read(
 
 def _report(
     output: Path,
-    source: RootFiles,
+    source: Source,
     *,
     columns: Columns,
     expressions: Mapping[str, str],
@@ -138,7 +141,7 @@ def _report(
 
 
 def _species(
-    source: RootFiles, columns: Columns, *, expressions: Mapping[str, str], sample: _Sample
+    source: Source, columns: Columns, *, expressions: Mapping[str, str], sample: _Sample
 ) -> dict[str, SpeciesNumbers]:
     table = {name: sample.table[name] for name in [*columns.features, *columns.context]}
     edges = {name: column_edges(table[name], N_BINS) for name in columns.context}
@@ -166,7 +169,7 @@ def largest(weight: FloatArray, count: int = N_LARGEST) -> NDArray[np.int64]:
     return rows[np.lexsort((rows, -size[rows]))]
 
 
-def _identified(source: RootFiles, columns: Columns, wanted: KeyArray) -> dict[int, dict[str, int]]:
+def _identified(source: Source, columns: Columns, wanted: KeyArray) -> dict[int, dict[str, int]]:
     """Values of the key branches of these keys, exactly, read once more; empty without key branches."""
     if not columns.key:
         return {}

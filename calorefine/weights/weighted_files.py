@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -14,12 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import CalorefineWarning, ConfigError, KeyColumnError
+from calorefine.errors import ConfigError, KeyColumnError
 from calorefine.events import Columns
-from calorefine.io.root import Chunk, NonFinite, Request, RootFiles, read_table
-from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, replacing, write_tree
+from calorefine.io.chunks import Chunk, NonFinite, Request
+from calorefine.io.rewrite import Rewriter, rewriting
+from calorefine.io.sources import Source, TreeFormat
+from calorefine.io.table import read_table
+from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
+from calorefine.weights.factorization import FactorizationResult
 from calorefine.weights.source import WeightFit, WeightSource
 
 Table = dict[str, NDArray[Any]]
@@ -37,28 +40,22 @@ class WeightedInput:
 
     def __init__(
         self,
-        sources: list[RootFiles],
+        sources: list[Source],
         columns: Columns,
         weights: WeightSource,
         nonfinite: NonFinite,
         *,
         numbered: bool = False,
     ) -> None:
-        """Find out what to read; branches that are no numbers are left out with a warning."""
+        """Find out what to read."""
         self.sources, self.columns, self.numbered = sources, columns, numbered
         needed = {name: text for name, text in weights.branches.items() if not (numbered and name == "sample")}
         named = columns.expressions("features", "context") | columns.block_expressions
-        kept, left_out = _numeric(sources)
-        if left_out:
-            msg = f"{sources[0]}: branches {', '.join(left_out)} are left out: not one number per event in all samples"
-            warnings.warn(msg, CalorefineWarning, stacklevel=3)
-        self.request = Request(
-            needed | named, columns.key, columns.candidate, columns.cut, branches=kept, nonfinite=nonfinite
-        )
+        self.request = Request.of(columns, needed | named, nonfinite=nonfinite)
 
     def read(self) -> tuple[Table, KeyArray]:
         """All expressions, and the keys (n,) that bootstrap counts go by."""
-        parts = [read_table(source, self._without_branches()) for source in self.sources]
+        parts = [read_table(source, self.request) for source in self.sources]
         values = [table | self._number(number, len(key)) for number, (table, key, _) in enumerate(parts)]
         self._check_distinct([key for _, key, _ in parts])
         table = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
@@ -74,10 +71,10 @@ class WeightedInput:
                 )
                 raise KeyColumnError(msg)
 
-    def chunks(self) -> Iterator[tuple[Chunk, Table]]:
-        """Rows with their branches, and their expressions."""
+    def chunks(self, copy: Rewriter) -> Iterator[tuple[Chunk, Table]]:
+        """Rows with the branches to copy, and their expressions."""
         for number, source in enumerate(self.sources):
-            for chunk in source.chunks(self.request):
+            for chunk in copy.chunks(self.request, source):
                 yield chunk, chunk.values | self._number(number, len(chunk))
 
     def names(self) -> list[str]:
@@ -86,10 +83,6 @@ class WeightedInput:
 
     def _number(self, number: int, n: int) -> Table:
         return {"sample": np.full(n, float(number))} if self.numbered else {}
-
-    def _without_branches(self) -> Request:
-        r = self.request
-        return Request(r.expressions, r.key, r.candidate, r.cut, nonfinite=r.nonfinite)
 
 
 class Replicas:
@@ -131,21 +124,26 @@ class WeightedOutput:
     def write(self, source: WeightedInput, bootstrap: Replicas, others: Mapping[str, WeightFit]) -> list[str]:
         """Stream the input to the output with its weights, write JSON and pictures; return the new branches."""
         names = {f"{self.prefix}{name}": name for name in bootstrap.nominal.species}
-        self._check_names(source, [*names, *(["sample"] if source.numbered else [])])
-        not_an_input(self.path, [path for one in source.sources for path in one.paths])
         sums = {name: np.zeros((2, bootstrap.n)) for name in names}
-        with write_tree(
-            self.path, source.sources[0].tree, tree_format=self.tree_format, overwrite=self.overwrite
-        ) as writer:
-            for chunk, table in source.chunks():
+        with rewriting(
+            source.sources,
+            self.path,
+            adds=[*names, *(["sample"] if source.numbered else [])],
+            hint="expected an input without weights",
+            kinds=["number"],
+            collection=source.columns.collection,
+            tree_format=self.tree_format,
+            overwrite=self.overwrite,
+        ) as copy:
+            for chunk, table in source.chunks(copy):
                 key = source.columns.bootstrap_key(table, chunk.event_key)
                 added = self._weights(table, key, bootstrap, others)
                 for name in names if bootstrap.n else ():
                     replica = added[f"{name}_replica"].astype(np.float64)
                     sums[name] += np.stack([replica.sum(axis=0), np.square(replica).sum(axis=0)])
                 number = {"sample": table["sample"].astype(np.int32)} if source.numbered else {}
-                writer.extend({**chunk.branches, **number, **added})
-            self._finish(writer, source, bootstrap, sums)
+                copy.extend(chunk, {**number, **added})
+            self._finish(copy, source, bootstrap, sums)
         return list(added)
 
     def _weights(
@@ -160,13 +158,8 @@ class WeightedOutput:
                 added[f"{name}_replica"] = bootstrap.weights(table, key, species)
         return added
 
-    def _check_names(self, source: WeightedInput, names: list[str]) -> None:
-        if clash := set(names) & set(source.request.branches):
-            found = sorted(clash)[0]
-            raise ConfigError(f"{source.sources[0]}: has a branch {found} already; expected an input without weights")
-
     def _finish(
-        self, writer: TreeWriter, source: WeightedInput, bootstrap: Replicas, sums: dict[str, NDArray[np.float64]]
+        self, copy: Rewriter, source: WeightedInput, bootstrap: Replicas, sums: dict[str, NDArray[np.float64]]
     ) -> None:
         replicas = {
             "n": bootstrap.n,
@@ -177,7 +170,7 @@ class WeightedOutput:
         }
         replicas["n_eff"] = {name: (total**2 / squares).tolist() for name, (total, squares) in sums.items()}
         content = self.content | {"replicas": replicas}
-        writer.finish({"calorefine": version("calorefine"), self.kind: content, "files": source.names()})
+        copy.finish({"calorefine": version("calorefine"), self.kind: content, "files": source.names()})
         with replacing(self.path.with_suffix(".json"), overwrite=self.overwrite) as beside:
             beside.write_text(json.dumps(content, indent=1, default=_plain))
         for path, figure in self.pictures.items():
@@ -185,12 +178,22 @@ class WeightedOutput:
                 figure.savefig(beside, format="png", dpi=120)
 
 
-def _numeric(sources: list[RootFiles]) -> tuple[list[str], list[str]]:
-    """Branches that are one number per event in all samples, and the others."""
-    numeric = [source.numeric_branch_names() for source in sources]
-    every = dict.fromkeys(name for source in sources for name in source.branch_names())
-    kept = [name for name in every if all(name in names for names in numeric)]
-    return kept, [name for name in every if name not in kept]
+@dataclass(frozen=True)
+class WeightsSummary:
+    """What was found, and the file written."""
+
+    output: Path
+    fit: WeightFit
+    branches: list[str]
+    lines: list[str] = field(default_factory=list)
+    factorization: list[FactorizationResult] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Tables for the terminal."""
+        beside = ", ".join(path.name for path in [self.output.with_suffix(".json"), *self.pictures])
+        last = f"{self.output}: with {', '.join(self.branches)}; beside it {beside}"
+        return "\n".join([self.fit.summary(), "", *self.lines, last])
 
 
 def _plain(value: NDArray[Any] | np.generic) -> Any:

@@ -10,7 +10,9 @@ import pytest
 import uproot
 
 from calorefine.errors import BranchError, CalorefineError, FileError, ValueRangeError
-from calorefine.io.root import Request, RootFiles, read_table
+from calorefine.io.chunks import Request
+from calorefine.io.root import RootFiles
+from calorefine.io.table import read_table
 
 REQUEST = Request({"x": "x"}, key=["event"])
 
@@ -180,7 +182,7 @@ def test_jagged_and_text_branches(tree_format, tmp_path, name, use):
 
 def test_fixed_size_arrays_are_passed_through(tree_format, tmp_path):
     source = RootFiles(str(odd_branches(tmp_path / "odd.root", tree_format)), "events")
-    assert set(source.fixed_branch_names()) - set(source.numeric_branch_names()) == {"fixed"}
+    assert set(source.branch_names("number", "array")) - set(source.branch_names("number")) == {"fixed"}
     chunks = list(source.chunks(Request({"v": "ok"}, key=["ok"], cut="ok > 1", branches=["fixed"]), rows=4))
     assert [chunk.branches["fixed"].shape for chunk in chunks] == [(2, 3), (4, 3), (2, 3)]
 

@@ -8,8 +8,9 @@ import pytest
 import uproot
 
 from calorefine.errors import BranchError, ExpressionError, ValueRangeError
-from calorefine.io import expressions, files
+from calorefine.io import expressions
 from calorefine.io.reductions import branches, condition, evaluate
+from calorefine.io.root import RootFiles
 
 JETS = [[30.0, 10.0], [], [50.0]]
 TABLE = {
@@ -123,12 +124,12 @@ def test_lists_are_read_in_chunks(tmp_path, tree_format, kind):
     lists = ak.unflatten(rng.integers(0, 2, counts.sum()).astype(kind), counts)
     path = tmp_path / "lists.root"
     write_lists(path, {"jets": lists, "x": np.arange(500.0)}, tree_format)
-    parts = [table for table, _ in files.batches(path, "events", ["x"], 130, jagged=["jets", "x"])]
+    parts = [table for _, table, _ in RootFiles(path, "events").tables(["x"], 130, lists=["jets", "x"])]
     assert len(parts) == 4
     assert ak.to_list(ak.concatenate([part["jets"] for part in parts])) == ak.to_list(lists)
     assert np.array_equal(np.concatenate([part["x"] for part in parts]), np.arange(500.0))
     with pytest.raises(BranchError, match=r"'jets' is of type .*expected one number per event"):
-        list(files.batches(path, "events", ["jets"], 130))
+        list(RootFiles(path, "events").tables(["jets"], 130))
 
 
 def write_lists(path, arrays, tree_format):

@@ -20,7 +20,9 @@ from calorefine.errors import (
     KeyWarning,
     ValueRangeError,
 )
-from calorefine.io.root import Request, RootFiles, read_table
+from calorefine.io.chunks import Request
+from calorefine.io.root import RootFiles
+from calorefine.io.table import read_table
 
 TYPES = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "bool"]
 

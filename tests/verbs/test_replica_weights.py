@@ -18,8 +18,9 @@ from calorefine.ensemble.nominal_sample import sample_conditions, sample_request
 from calorefine.ensemble.ratio_checks import MemberSums
 from calorefine.ensemble.ratios import LikelihoodRatios, Ratios
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError
+from calorefine.io.chunks import Chunk
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import Chunk, RootFiles
+from calorefine.io.root import RootFiles
 from calorefine.verbs import replica_weights as module
 from calorefine.verbs.replica_weights import replica_weights
 

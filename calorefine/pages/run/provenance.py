@@ -9,9 +9,9 @@ from typing import Any
 
 from calorefine.ensemble.members import Ensemble
 from calorefine.errors import FileError, nearest
-from calorefine.io.files import expand
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest, read_provenance, versions
-from calorefine.io.root import RootFiles
+from calorefine.io.sources import expanded
 from calorefine.pages.page import Section, Table
 from calorefine.pages.run.commands import Known, commands
 from calorefine.pages.run.propagated import Propagated
@@ -46,8 +46,7 @@ class Inputs:
         lists = {"generated": self.generated, "weighted": self.weighted}
         lists |= {k: one.files for k, one in (("reference", self.reference), ("truth", self.truth)) if one}
         for role, names in lists.items():
-            patterns = [names] if isinstance(names, str) else names or []
-            found |= {role: [path for one in patterns for path in expand(one)]} if patterns else {}
+            found |= {role: expanded(names)} if names else {}
         return found
 
 
@@ -105,7 +104,7 @@ def _carried(inputs: Inputs, provenance: Mapping[str, Any]) -> list[str]:
     if not inputs.generated or "columns" not in provenance:
         return []
     own = {*provenance["columns"]["features"], "in_domain", "copy"}
-    return [name for name in RootFiles(inputs.generated, inputs.tree).branch_names() if name not in own]
+    return [name for name in open_source(inputs.generated, inputs.tree).branch_names() if name not in own]
 
 
 def _made_by(role: str, known: Known) -> str:

@@ -9,14 +9,15 @@ from typing import Any
 from calorefine.errors import BranchError, ConfigError, nearest
 from calorefine.events import Column, Columns, unit_of
 from calorefine.io.expressions import branches
+from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
-from calorefine.io.root import RootFiles
+from calorefine.io.sources import Source
 from calorefine.systematics.variations import Sample, Variations
 from calorefine.twosample.pair import file_expressions
 
 REPLICAS = "weight_replica"
 REFERENCE = "reference"
-Sources = Mapping[str, tuple[RootFiles, str]]
+Sources = Mapping[str, tuple[Source, str]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Files:
     weight: str
     calibration: Variations | None
 
-    def sources(self) -> dict[str, tuple[RootFiles, str]]:
+    def sources(self) -> dict[str, tuple[Source, str]]:
         """Files and weight of each sample that is there, the reference last."""
         given: list[tuple[str, Any, str, str]] = [
             ("generated", self.generated, self.tree, "none"),
@@ -47,9 +48,9 @@ class Files:
         ]
         if self.reference:
             given.append(("reference", self.reference.files, self.reference.tree or self.tree, self.reference.weight))
-        return {name: (RootFiles(files, tree), weight) for name, files, tree, weight in given if files}
+        return {name: (open_source(files, tree), weight) for name, files, tree, weight in given if files}
 
-    def replicas(self, source: RootFiles) -> Variations | None:
+    def replicas(self, source: Source) -> Variations | None:
         """Bootstrap replicas of the reweighted events."""
         if self.calibration is None and REPLICAS in source.branch_names():
             return Variations(weights=REPLICAS)
@@ -114,7 +115,7 @@ def _described(sources: Sources) -> Columns | None:
     return None
 
 
-def _expressions(columns: Columns | None, source: RootFiles, sample: str) -> dict[str, str]:
+def _expressions(columns: Columns | None, source: Source, sample: str) -> dict[str, str]:
     """Expressions of the columns in one sample."""
     if columns is None:
         return {}
@@ -125,5 +126,5 @@ def _expressions(columns: Columns | None, source: RootFiles, sample: str) -> dic
     return own | file_expressions(columns, "context", names, by_name=False)
 
 
-def _has(source: RootFiles, text: str) -> bool:
+def _has(source: Source, text: str) -> bool:
     return set(branches(text)) <= set(source.branch_names())

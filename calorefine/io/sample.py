@@ -1,0 +1,156 @@
+"""A sample: files of events with their weights, the argument of every verb that takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from calorefine import stats
+from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.events import Columns, Events
+from calorefine.io import reductions
+from calorefine.io.chunks import Chunk, Request
+from calorefine.io.formats import open_source
+from calorefine.io.provenance import read_provenance
+from calorefine.io.sources import Source
+from calorefine.io.table import why_empty
+from calorefine.keys import KeyArray
+from calorefine.stats import FloatArray
+
+WEIGHT = "\0weight"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns (n,) by name, weights and keys (n,) of one sample."""
+
+    table: dict[str, FloatArray]
+    weight: FloatArray
+    key: KeyArray
+    event_key: KeyArray
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.weight)
+
+    def events(self, columns: Columns) -> Events:
+        """Return the rows as events."""
+        x, context = columns.encode_features(self.table), columns.encode_context(self.table)
+        return Events(x, context, self.weight, self.key, self.event_key)
+
+
+@dataclass(frozen=True)
+class WeightedFiles:
+    """Files of events with a weight.
+
+    Args:
+        files: paths or globs.
+        tree: name of the tree; that of the nominal sample, if left out.
+        weight: branch or expression of the events' weight, signed ones included, or "none".
+    """
+
+    files: str | list[str]
+    tree: str | None = None
+    weight: str = "none"
+
+    def within(self, tree: str) -> WeightedFiles:
+        """Return the same with this tree, if none is named."""
+        return replace(self, tree=self.tree or tree)
+
+    @cached_property
+    def source(self) -> Source:
+        """The files.
+
+        Raises:
+            FileError: a path or glob matches no file.
+        """
+        return open_source(self.files, self.tree or "events")
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What the first file says of its making, empty if nothing."""
+        return read_provenance(self.source.paths[0])
+
+    @cached_property
+    def branches(self) -> list[str]:
+        """Names of the branches."""
+        return self.source.branch_names()
+
+    def __str__(self) -> str:
+        """Name files, tree and weight, for messages."""
+        return f"{self.source}, weight '{self.weight}'"
+
+    @property
+    def columns(self) -> Columns:
+        """Columns that generated files were made with, the cut of their training sample included.
+
+        Raises:
+            ConfigError: the files don't tell.
+        """
+        if "columns" not in self.provenance:
+            msg = f"{self.source}: has no provenance that names its columns; describe them with the option `columns`"
+            raise ConfigError(msg)
+        return Columns.from_dict(self.provenance["columns"])
+
+    def texts(self, columns: Columns, *groups: Literal["features", "context"]) -> dict[str, str]:
+        """Expressions of these groups: the columns' own, or a branch of the column's name if those can't be evaluated.
+
+        In a file that was generated, features always go by their names.
+        """
+        out = {}
+        for group in groups:
+            by_name = group == "features" and "columns" in self.provenance
+            for name, text in columns.expressions(group).items():
+                branch = columns.branch(name)
+                named = branch in self.branches and (by_name or bool(self.lacking([text])))
+                out[name] = branch if named else text
+        return out
+
+    def lacking(self, texts: Iterable[str]) -> list[str]:
+        """Branches that expressions need and the files don't have."""
+        needed = dict.fromkeys(name for text in texts for name in reductions.branches(text))
+        return [name for name in needed if name.partition("[")[0] not in self.branches]
+
+    def is_keyed(self, columns: Columns) -> bool:
+        """Whether the files have key branches by which their events are known."""
+        return bool(columns.key) and set(columns.key_branches) <= set(self.branches)
+
+    def request(self, columns: Columns | None, texts: Mapping[str, str], **options: Any) -> Request:
+        """Request of these expressions and the weight; events go by file and row where there are no key branches."""
+        wanted = {**texts} if self.weight == "none" else {**texts, WEIGHT: self.weight}
+        if columns is None:
+            return Request(wanted, **options)
+        keyed: dict[str, Any] = {} if self.is_keyed(columns) else {"key": [], "candidate": None}
+        return Request.of(columns, wanted, **keyed, **options)
+
+    def weights(self, chunk: Chunk) -> FloatArray:
+        """Weights (n,) of a chunk of such a request; 1 if there are none."""
+        return chunk.values.get(WEIGHT, np.ones(len(chunk)))
+
+    def rows(self, request: Request) -> Rows:
+        """Read all selected rows.
+
+        Raises:
+            EmptySelectionError: no row is left.
+            WeightError: weights without a positive sum.
+        """
+        chunks = [chunk for chunk in self.source.chunks(request) if len(chunk)]
+        if not chunks:
+            raise EmptySelectionError(
+                f"{self.source}: {why_empty(self.source.n_entries(), request)}, expected some events"
+            )
+        table = {name: np.concatenate([chunk.values[name] for chunk in chunks]) for name in request.expressions}
+        table = {name: values.astype(np.float64) if values.ndim == 1 else values for name, values in table.items()}
+        key, event_key = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("key", "event_key"))
+        weight = table.pop(WEIGHT, np.ones(len(key)))
+        stats.require_positive_sum(weight, str(self))
+        return Rows(table, weight, key, event_key)
+
+    def numbers(self, weight: FloatArray) -> dict[str, Any]:
+        """Tree, weight, number of events and sums of their weights (n,), for the provenance."""
+        sums = {"n": len(weight), "sum_w": stats.sum_w(weight), "n_eff": stats.n_eff(weight)}
+        return {"tree": self.source.tree, "weight": self.weight, **sums}

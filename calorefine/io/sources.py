@@ -1,0 +1,282 @@
+"""Sources of rows: files that hold the same table, whatever their format.
+
+`Source.chunks` is the one way to read them.  A format is a subclass that opens a file as a `Tree`; `open_source` in
+`formats` chooses it by what the files hold.
+"""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Request, select
+from calorefine.io.expressions import ENTRY
+
+TreeFormat = Literal["ttree", "rntuple"]
+Shape = tuple[int, ...] | Literal["list"] | None
+"""What a branch holds for each event: () one number, (k, ...) a fixed-size array, a list of any length, or else."""
+Kind = Literal["number", "array", "list"]
+KINDS: tuple[Kind, ...] = ("number", "array", "list")
+
+
+class Tree(Protocol):
+    """The table in one open file."""
+
+    def names(self) -> list[str]:
+        """Names of the branches."""
+        ...
+
+    def shape(self, name: str) -> Shape:
+        """What a branch holds for each event; KeyError if there is none of this name."""
+        ...
+
+    def typename(self, name: str) -> str:
+        """Type of a branch, for messages."""
+        ...
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
+        """Yield arrays (n,) or (n, k, ...) in native byte order, awkward ones (n, var) of lists, and which rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """One or more files with the same table.
+
+    Args:
+        files: a path, a glob, or a list of both.
+        tree: name of the table, with its folder in the file if it has one.
+
+    Raises:
+        FileError: a path or glob matches no file.
+    """
+
+    files: str | Path | Sequence[str] | Sequence[Path]
+    tree: str
+    paths: list[Path] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Expand globs."""
+        object.__setattr__(self, "paths", expanded(self.files))
+
+    def __str__(self) -> str:
+        """Name the files and the tree, for messages."""
+        shown = ", ".join(map(str, self.paths[:3])) + (
+            f" and {len(self.paths) - 3} more" if len(self.paths) > 3 else ""
+        )
+        return f"{shown}, tree '{self.tree}'"
+
+    @abstractmethod
+    def open(self, path: Path) -> AbstractContextManager[Tree]:
+        """Open the table of one file.
+
+        Raises:
+            FileError: the file is missing, truncated or unclosed, or holds no such table.
+        """
+
+    @abstractmethod
+    def n_entries(self) -> int:
+        """Number of rows in all files, before any cut."""
+
+    def tree_format(self) -> TreeFormat:
+        """What a copy of the first file should be."""
+        return "ttree"
+
+    def other_objects(self) -> list[str]:
+        """Names of what the first file holds beside the table and the folders that it is in."""
+        return []
+
+    def branch_names(self, *kinds: Kind) -> list[str]:
+        """Names of the branches in the first file: all, or those that are one of these for each event."""
+        with self.open(self.paths[0]) as tree:
+            return [name for name in tree.names() if not kinds or kind(tree.shape(name)) in kinds]
+
+    def tables(
+        self, numbers: Sequence[str], rows: int, *, arrays: Sequence[str] = (), lists: Sequence[str] = ()
+    ) -> Iterator[tuple[Path, dict[str, Any], range]]:
+        """Yield the branches of consecutive rows, with their file, and the range of those rows.
+
+        Args:
+            numbers: branches of one number per event, or entries of arrays as `branch[3]`; arrays (n,).
+            rows: at a time.
+            arrays: likewise, or fixed-size arrays of k numbers; arrays (n,) or (n, k, ...).
+            lists: likewise, or lists of any number of them, which come as awkward arrays (n, var).
+
+        Raises:
+            FileError: a file or tree can't be read.
+            BranchError: a branch is missing, or holds something else.
+        """
+        for path in self.paths:
+            with self.open(path) as tree:
+                where = self._where(path)
+                texts = [name for name in [*numbers, *arrays, *lists] if ENTRY.fullmatch(name)]
+                entries = {text: _entry(tree, text, where) for text in texts}
+                for names, known in zip((numbers, arrays, lists), KINDS, strict=True):
+                    check_branches(tree, [name for name in names if name not in entries], where, known)
+                wanted = [name for name in [*numbers, *arrays, *lists] if name not in entries]
+                wanted = list(dict.fromkeys([*wanted, *(name for name, _ in entries.values())]))
+                for table, at in tree.batches(wanted, rows):
+                    yield path, table | {text: table[name][:, k] for text, (name, k) in entries.items()}, at
+
+    def chunks(self, request: Request, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Yield the selected rows, in the order of the files.
+
+        Memory use doesn't depend on the size of the files.  If a row has a NaN or infinite value and
+        `request.nonfinite` is "error", nothing more is yielded, but all rows are counted before raising.
+
+        Raises:
+            FileError: a file is missing, truncated or unclosed, or holds no such tree.
+            BranchError: a branch or the collection is missing, or a branch holds something else than it should.
+            KeyColumnError: a key branch is no integer.
+            ValueRangeError: NaN or infinite values, counted by column.
+            ExpressionError: an expression can't be evaluated.
+        """
+        bad: Counter[str] = Counter()
+        dropped = 0
+        types: dict[str, Any] = {}
+        counting = self._counting(request) if request.collection else None
+        lists = [*request.lists(), *([counting] if counting else [])]
+        for path, table, at in self.tables(
+            request.numbers(), request.most_rows(rows), arrays=request.arrays(), lists=lists
+        ):
+            self._check_types(types, {name: table[name] for name in request.branches}, path)
+            chunk, counts, n_bad = select(table, at, path, request, counting)
+            bad.update(counts)
+            dropped += n_bad
+            if chunk.n_events and not (bad and request.nonfinite == "error"):
+                yield chunk
+        self._report_nonfinite(bad, dropped, request.nonfinite)
+
+    def _where(self, path: Path) -> str:
+        return f"{path}, tree '{self.tree}'"
+
+    def _counting(self, request: Request) -> str:
+        """A list of the collection, whose lengths are those of all.
+
+        Raises:
+            BranchError: there is none.
+            KeyColumnError: a key branch has a value for each entry.
+        """
+        with self.open(self.paths[0]) as tree:
+            names = tree.names()
+            lists = [name for name in names if name.startswith(f"{request.collection}_") and tree.shape(name) == "list"]
+            where = self._where(self.paths[0])
+            if not lists:
+                every = {name.partition("_")[0] for name in names if "_" in name and tree.shape(name) == "list"}
+                msg = f"{where}: there is no collection '{request.collection}': no list of numbers has a name that "
+                msg += f"begins with '{request.collection}_'{nearest(str(request.collection), every)}"
+                raise BranchError(f"{msg}; collections: {', '.join(sorted(every)) or 'none'}")
+            for name in request.key_branches:
+                if name in names and tree.shape(name) == "list":
+                    msg = f"{where}: key branch '{name}' has a value for each entry of a list, expected one number per "
+                    raise KeyColumnError(f"{msg}event; the entries of an event are told apart by their place")
+        return next((name for name in request.lists() if name in lists), lists[0])
+
+    def _check_types(self, known: dict[str, Any], branches: dict[str, Any], path: Path) -> None:
+        """Refuse a raw branch whose type changes between files: writing it on would change its values."""
+        for name, array in branches.items():
+            dtype = row_type(array)
+            if known.setdefault(name, dtype) != dtype:
+                msg = f"{self._where(path)}: branch '{name}' is of type {dtype}, expected {known[name]} as in "
+                raise BranchError(msg + f"{self.paths[0]}; process files of different types one by one")
+
+    def _report_nonfinite(self, bad: Counter[str], dropped: int, policy: str) -> None:
+        if not bad:
+            return
+        counts = ", ".join(f"{name.strip(chr(0))}: {count}" for name, count in bad.items())
+        if policy == "error":
+            msg = (
+                f"{self}: NaN or infinite values in {dropped} rows ({counts}), expected finite ones; "
+                "cut them away before or, where the option exists, set nonfinite: drop to leave these rows out"
+            )
+            raise ValueRangeError(msg)
+        msg = f"{self}: left out {dropped} of the selected rows, with NaN or infinite values ({counts})"
+        warnings.warn(msg, CalorefineWarning, stacklevel=3)
+
+
+def expanded(files: str | Path | Sequence[str] | Sequence[Path]) -> list[Path]:
+    """Return the files that paths and globs name.
+
+    Raises:
+        FileError: there is none.
+    """
+    patterns = [files] if isinstance(files, str | Path) else files
+    paths = [path for pattern in patterns for path in _expand(str(pattern))]
+    if not paths:
+        raise FileError("files: none given, expected at least one ROOT file")
+    return paths
+
+
+def _expand(pattern: str) -> list[Path]:
+    """Return the files that a path or glob names, sorted.
+
+    Raises:
+        FileError: there is none.
+    """
+    paths = sorted(Path(name) for name in glob.glob(pattern)) if glob.has_magic(pattern) else [Path(pattern)]
+    existing = [path for path in paths if path.is_file()]
+    if existing:
+        return existing
+    if Path(pattern).is_dir():
+        raise FileError(f"{pattern}: is a folder, expected a file; did you mean '{Path(pattern) / '*.root'}'?")
+    folder = Path(pattern).parent
+    siblings = [str(path) for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
+    raise FileError(f"{pattern}: no such file{nearest(pattern, siblings)}")
+
+
+def row_type(array: Any) -> Any:
+    """Type of one row of an array (n,) or (n, k), or of an awkward one."""
+    return np.dtype((array.dtype, array.shape[1:])) if isinstance(array, np.ndarray) else array.type.content
+
+
+def kind(shape: Shape) -> str | None:
+    """Name of what a branch holds for each event: a number, an array of fixed size, a list, or None."""
+    return "array" if isinstance(shape, tuple) and shape else {(): "number", "list": "list"}.get(shape)  # type: ignore[arg-type]
+
+
+def check_branches(tree: Tree, names: Sequence[str], where: str, most: Kind = "number") -> None:
+    """Raise `BranchError` for the first branch that is missing, or isn't one number per event.
+
+    If `most` is "array", as many for each are fine, too; if it is "list" also a list of them.
+    """
+    allowed = KINDS[: 1 + KINDS.index(most)]
+    for name in names:
+        try:
+            shape = tree.shape(name)
+        except KeyError:
+            raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.names())}") from None
+        if kind(shape) not in allowed:
+            msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
+            if most == "list":
+                raise BranchError(msg + ", or a list of numbers")
+            raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
+
+
+def _entry(tree: Tree, text: str, where: str) -> tuple[str, int]:
+    """Branch and index of `branch[index]`.
+
+    Raises:
+        BranchError: the branch is missing, is no fixed-size array, or has fewer entries.
+    """
+    name, index = ENTRY.fullmatch(text).groups()  # type: ignore[union-attr]
+    check_branches(tree, [name], where, "array")
+    match tree.shape(name):
+        case (size,) if int(index) < size:
+            return name, int(index)
+        case (size,):
+            holds = f"'{text}' asks for entry {index}, branch '{name}' has {size}, from 0 to {size - 1}"
+        case ():
+            holds = f"'{text}' asks for an entry, but branch '{name}' is one number per event"
+        case shape:
+            holds = f"'{text}' asks for an entry, but branch '{name}' has entries of shape {shape}, expected numbers"
+    raise BranchError(f"{where}: {holds}")
