@@ -31,9 +31,10 @@ import yaml
 from calorefine.cli import calorefine
 from calorefine.ensemble.members import Ensemble
 from calorefine.io.root import RootFiles
+from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Efficiency, Histogram, Observable, Weights, Width, measure
 from calorefine.systematics import Systematics, closure_bias
-from calorefine.systematics.variations import Closure, Sample, Variations
+from calorefine.systematics.variations import Closure, Variations
 from calorefine.verbs.propagate import propagate_files
 
 ROOT = Path(__file__).parent.parent
@@ -79,7 +80,7 @@ def closure(ensemble: Path, weighted: Path, folder: Path, weight: str) -> Closur
         options = ["--pass-through", "p_gev,sw_signal", "--conditions", str(weighted)]
         checkpoint = Ensemble.load(ensemble).checkpoint("nominal")
         calorefine(["sample", "--checkpoint", str(checkpoint), "--output", str(output), *options])
-    return Closure(Sample(str(output), weight=weight), Sample(str(weighted), weight=weight))
+    return Closure(WeightedFiles(str(output), weight=weight), WeightedFiles(str(weighted), weight=weight))
 
 
 def propagated(folder: Path, compared: Closure) -> Systematics:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import hist
@@ -106,9 +107,7 @@ class Measured:
         """
         if name not in self.observables:
             raise KeyError(f"there is no observable '{name}'{nearest(name, self.observables)}")
-        before = list(self.observables)[: list(self.observables).index(name)]
-        first = sum(self.observables[other].n_values for other in before)
-        return slice(first, first + self.observables[name].n_values)
+        return slices({key: observable.n_values for key, observable in self.observables.items()})[name]
 
     def histograms(self) -> dict[str, hist.Hist[Any]]:
         """The first row as `hist` objects, with the variances of the sample's own statistics.
@@ -132,6 +131,12 @@ class Measured:
             sums = np.array([[below.sum_w, above.sum_w], [below.sum_w2, above.sum_w2]])
             view["value"][[0, -1]], view["variance"][[0, -1]] = sums if observable.is_sum else entries.shares_beyond()
         return filled
+
+
+def slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Where each of several parts is that follow one another."""
+    ends = np.cumsum([0, *sizes.values()]).tolist()
+    return {name: slice(*pair) for name, pair in zip(sizes, pairwise(ends), strict=True)}
 
 
 class _Sums:

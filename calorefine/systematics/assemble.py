@@ -9,13 +9,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, UncertaintyWarning
-from calorefine.systematics.sources import AlternativesRule, Source, from_alternatives, from_deviation, from_replicas
-from calorefine.systematics.systematics import Bins, Systematics
+from calorefine.systematics.sources import (
+    GENERATED,
+    AlternativesRule,
+    ErrorSource,
+    from_alternatives,
+    from_deviation,
+    from_replicas,
+)
+from calorefine.systematics.systematics import ObservableBins, Systematics
 
 
 def assemble(
     nominal: ArrayLike,
-    bins: Mapping[str, Bins],
+    bins: Mapping[str, ObservableBins],
     *,
     calibration: ArrayLike | None = None,
     training: ArrayLike | None = None,
@@ -53,7 +60,7 @@ def assemble(
     if residual is not None:
         sources.append(from_deviation("residual", residual, correlated=residual_correlated))
     if generated is not None:
-        sources.append(Source("generated", np.asarray(generated, np.float64)))
+        sources.append(ErrorSource(GENERATED, np.asarray(generated, np.float64)))
     if outside is not None:
         sources.append(from_deviation("outside", outside))
     names = [source.name for source in sources]
@@ -64,7 +71,7 @@ def assemble(
     return Systematics(values, dict(bins), {source.name: source for source in sources}, kept, tuple(notes))
 
 
-def _replicated(calibration: ArrayLike | None, training: ArrayLike | None) -> tuple[list[Source], list[str]]:
+def _replicated(calibration: ArrayLike | None, training: ArrayLike | None) -> tuple[list[ErrorSource], list[str]]:
     """Sources from replicas and seeds, and notes."""
     if training is None:
         return ([] if calibration is None else [from_replicas("calibration", calibration)]), []

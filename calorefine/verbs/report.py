@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calorefine.errors import ConfigError
+from calorefine.io.sample import WeightedFiles
 from calorefine.pages.page import Section, Table, write_page
 from calorefine.pages.run.bias import bias_part
 from calorefine.pages.run.correction import correction_part
@@ -21,7 +22,7 @@ from calorefine.pages.run.section import Part
 from calorefine.pages.run.spectator import spectator_part
 from calorefine.pages.run.training import training_part
 from calorefine.pages.run.truth import measured_truth
-from calorefine.systematics.variations import Sample, Variations
+from calorefine.systematics.variations import Variations
 
 TITLE = "Summary"
 
@@ -61,12 +62,12 @@ def report_files(
     tree: str = "events",
     weight: str = "weight",
     calibration: Variations | None = None,
-    reference: Sample | None = None,
+    reference: WeightedFiles | None = None,
     features: list[str] | None = None,
     bins: int = 40,
     reweighter: str | None = None,
     systematics: str | None = None,
-    truth: Sample | None = None,
+    truth: WeightedFiles | None = None,
     configs: dict[str, str] | None = None,
     overwrite: bool = False,
 ) -> ReportSummary:
@@ -140,7 +141,7 @@ def _check(inputs: Inputs, output: Path) -> None:
 def _options(given: dict[str, Any]) -> str:
     """Options as JSON, which is YAML, without those that are left out."""
     plain = {
-        name: asdict(value) if isinstance(value, Sample | Variations) else value
+        name: asdict(value) if isinstance(value, WeightedFiles | Variations) else value
         for name, value in given.items()
         if value is not None
     }

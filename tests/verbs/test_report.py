@@ -16,8 +16,9 @@ from calorefine.datasets import ImpureToy
 from calorefine.ensemble.members import RECORD
 from calorefine.errors import BranchError, ConfigError, FileError
 from calorefine.io.provenance import read_provenance
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import write_tree
-from calorefine.systematics.variations import Sample, Variations
+from calorefine.systematics.variations import Variations
 from calorefine.verbs.report import report_files
 
 SECTIONS = [
@@ -136,7 +137,7 @@ def everything(run, **options):
         "ensemble": str(run / "ensemble"),
         "generated": str(run / "generated.root"),
         "weighted": str(run / "weighted.root"),
-        "reference": Sample(str(run / "sw.root"), weight="sw_signal"),
+        "reference": WeightedFiles(str(run / "sw.root"), weight="sw_signal"),
         "reweighter": str(run / "reweighter.json"),
         "systematics": str(run / "systematics.npz"),
         "bins": 12,
@@ -202,7 +203,7 @@ def shifted(run, folder, by):
     with write_tree(folder / "truth.root", "events") as writer:
         writer.extend(table)
         writer.finish({})
-    return Sample(str(folder / "truth.root"))
+    return WeightedFiles(str(folder / "truth.root"))
 
 
 @pytest.mark.parametrize("by", [0.0, 1.0])
@@ -233,7 +234,7 @@ def test_truth_of_another_size_is_compared_at_equal_totals(tmp_path, run):
         writer.extend({name: np.tile(array, 3) for name, array in table.items()})
         writer.finish({})
     path = tmp_path / "report.html"
-    given = {"systematics": str(run / "systematics.npz"), "truth": Sample(str(tmp_path / "truth.root"))}
+    given = {"systematics": str(run / "systematics.npz"), "truth": WeightedFiles(str(tmp_path / "truth.root"))}
     summary = report_files(output=str(path), **given)
     assert summary.alarms == []
     assert "multiplied by: x 0.3333" in part(path.read_text(), "Bias")
@@ -313,7 +314,7 @@ def test_other_contexts_are_warned_of(tmp_path, run):
     with write_tree(tmp_path / "half.root", "events") as writer:
         writer.extend({name: array[half] for name, array in table.items()})
         writer.finish({})
-    given = {"generated": str(run / "generated.root"), "reference": Sample(str(tmp_path / "half.root"))}
+    given = {"generated": str(run / "generated.root"), "reference": WeightedFiles(str(tmp_path / "half.root"))}
     summary = report_files(output=str(tmp_path / "report.html"), bins=8, **given)
     assert any("distributed differently" in text for text in summary.warnings)
 
@@ -373,7 +374,7 @@ def test_errors_say_what_is_expected(tmp_path, run, options, error, message):
         if name == "configs":
             given[name] = {verb: str(run / file) for verb, file in value.items()}
         elif name == "truth":
-            given[name] = Sample(str(run / value))
+            given[name] = WeightedFiles(str(run / value))
         else:
             given[name] = str(run / value) if isinstance(value, str) else value
     with pytest.raises(error, match=message):

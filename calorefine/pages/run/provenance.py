@@ -11,12 +11,12 @@ from calorefine.ensemble.members import Ensemble
 from calorefine.errors import FileError, nearest
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest, read_provenance, versions
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import expanded
 from calorefine.pages.page import Section, Table
 from calorefine.pages.run.commands import Known, commands
 from calorefine.pages.run.propagated import Propagated
 from calorefine.pages.run.section import Part, read_json
-from calorefine.systematics.variations import Sample
 
 TITLE = "Provenance"
 SHORT = 16  # letters of a digest that are shown
@@ -31,8 +31,8 @@ class Inputs:
     ensemble: str | None = None
     generated: str | list[str] | None = None
     weighted: str | list[str] | None = None
-    reference: Sample | None = None
-    truth: Sample | None = None
+    reference: WeightedFiles | None = None
+    truth: WeightedFiles | None = None
     reweighter: str | None = None
     systematics: str | None = None
     configs: Mapping[str, str] = field(default_factory=dict)

@@ -11,8 +11,9 @@ from calorefine.events import Column, Columns, unit_of
 from calorefine.io.expressions import branches
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
-from calorefine.systematics.variations import Sample, Variations
+from calorefine.systematics.variations import Variations
 from calorefine.twosample.pair import file_expressions
 
 REPLICAS = "weight_replica"
@@ -35,7 +36,7 @@ class Files:
 
     generated: str | list[str] | None
     weighted: str | list[str] | None
-    reference: Sample | None
+    reference: WeightedFiles | None
     tree: str
     weight: str
     calibration: Variations | None

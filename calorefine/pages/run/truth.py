@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calorefine.io.sample import WeightedFiles
 from calorefine.pages.run.propagated import Propagated
 from calorefine.stats import FloatArray
-from calorefine.systematics.variations import Sample, is_sum
+from calorefine.systematics.variations import is_sum, measured_in
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Truth:
         return {name: (self.values[part], errors[part]) for name, part in parts.items()}
 
 
-def measured_truth(found: Propagated, sample: Sample, tree: str) -> Truth:
+def measured_truth(found: Propagated, sample: WeightedFiles, tree: str) -> Truth:
     """Measure the truth.
 
     Args:
@@ -49,7 +50,7 @@ def measured_truth(found: Propagated, sample: Sample, tree: str) -> Truth:
         CalorefineError: they can't be measured in these events.
     """
     observables = found.require_observables()
-    measured = sample.measured({name: observables[name] for name in found.systematics.bins}, tree)
+    measured = measured_in(sample, {name: observables[name] for name in found.systematics.bins}, tree)
     scales, each = {}, []
     for name, observable in measured.observables.items():
         known = found.provenance.get("entries", {}).get(name)
