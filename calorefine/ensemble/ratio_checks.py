@@ -38,11 +38,10 @@ class MemberSums:
 
     def add(self, weight: FloatArray, ratio: FloatArray, cut_off: NDArray[np.bool_]) -> None:
         """Count events with nominal weights (n,), ratios (n, K), and whether those were larger (n, K)."""
-        own, square = weight[:, None], np.square(weight)[:, None]
-        ones = np.ones_like(ratio)
-        parts = own * ones, own * ratio, square * ones, square * ratio, square * np.square(ratio), cut_off
+        w, square = np.broadcast_to(weight[:, None], ratio.shape), np.square(weight)[:, None]
+        parts = w, w * ratio, w**2, square * ratio, square * np.square(ratio), cut_off
         self.amounts += np.stack([part.sum(axis=0) for part in parts])
-        self.largest = np.maximum(self.largest, np.abs(own * ratio).max(axis=0))
+        self.largest = np.maximum(self.largest, np.abs(parts[1]).max(axis=0))
         self.n += len(weight)
 
     @property
@@ -78,19 +77,16 @@ class MemberSums:
 
     def warnings(self) -> list[str]:
         """What is off."""
-        found = [
-            f"{name}: n_eff falls to {left:.1%} of the nominal one: few events stand for it; use a sample of its own"
-            for name, left in zip(self.names, self.share_left, strict=True)
-            if left < FEW_LEFT
-        ]
-        off = (np.abs(self.mean - 1) > MOST_PULL * self.error) & (np.abs(self.mean - 1) > MOST_OFF)
-        means = zip(self.names, self.mean, self.error, off, strict=True)
-        found += [
-            f"{name}: mean ratio {m:.4f} +- {e:.4f}, expected 1: it is unreliable" for name, m, e, o in means if o
-        ]
+        lines = []
+        for name, left, m, e in zip(self.names, self.share_left, self.mean, self.error, strict=True):
+            if left < FEW_LEFT:
+                msg = f"{name}: n_eff falls to {left:.1%} of the nominal one: few events stand for it; use a sample of "
+                lines.append(f"{msg}its own")
+            if abs(m - 1) > MOST_PULL * e and abs(m - 1) > MOST_OFF:
+                lines.append(f"{name}: mean ratio {m:.4f} +- {e:.4f}, expected 1: it is unreliable")
         if self.n_impossible:
-            found.append(f"{self.n_impossible} events are impossible for the nominal member and have ratio 1")
-        return found
+            lines.append(f"{self.n_impossible} events are impossible for the nominal member and have ratio 1")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
