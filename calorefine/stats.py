@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from scipy import stats as distributions
 
 from calorefine.errors import WeightError
@@ -39,6 +40,70 @@ def n_eff(weight: ArrayLike) -> float:
     """
     squares = sum_w2(weight)
     return sum_w(weight) ** 2 / squares if squares > 0 else 0.0
+
+
+def group_sums(values: ArrayLike, group: IntArray, size: int | None = None) -> FloatArray:
+    """Sum of values (n,) in each group: what is squared where events of a group are correlated.
+
+    Args:
+        values: (n,), such as weights, or influences of events on a number.
+        group: (n,) numbers from 0, as `calorefine.keys.group` gives them for events of equal key.
+        size: number of groups, where some may be empty.
+
+    >>> group_sums([1.0, 2.0, 4.0], np.array([1, 0, 1]))
+    array([2., 5.])
+    """
+    return np.asarray(np.bincount(group, np.asarray(values, np.float64), size or 0), np.float64)
+
+
+class WeightSums:
+    r"""Sums over events for K weights at once, gathered chunk by chunk, in C cells.
+
+    Attributes:
+        n: (C,) number of events, or of groups of them.
+        sum_w: (C, K) sum of each weight.
+        sum_w2: (C, K) sum of its squares.
+        sum_w0w: (C, K) sum of its products with the first weight, such as the one before a correction.
+    """
+
+    def __init__(self, n_weights: int, n_cells: int = 1) -> None:
+        """Start at 0."""
+        self.n = np.zeros(n_cells, np.int64)
+        self.sum_w, self.sum_w2, self.sum_w0w = np.zeros((3, n_cells, n_weights))
+
+    def add(self, weight: FloatArray, *, cell: IntArray | None = None, group: IntArray | None = None) -> None:
+        """Count events.
+
+        Args:
+            weight: (n, K), any sign.
+            cell: (n,) numbers of their cells, from 0; all are in the first without.
+            group: (n,) numbers from 0: correlated events are summed before they are squared, within each cell.  A chunk
+                has to hold all events of its groups.
+        """
+        cell = np.zeros(len(weight), np.int64) if cell is None else cell
+        if group is not None:
+            pairs, group = np.unique(cell + len(self.n) * group, return_inverse=True)
+            weight, cell = _summed(weight, group, len(pairs)), pairs % len(self.n)
+        self.n += np.bincount(cell, minlength=len(self.n))
+        for sums, values in ((self.sum_w, weight), (self.sum_w2, weight**2), (self.sum_w0w, weight[:, :1] * weight)):
+            sums += _summed(values, cell, len(self.n))
+
+    @property
+    def n_eff(self) -> FloatArray:
+        """Effective number of events (C, K); 0 where all weights are 0."""
+        return np.divide(self.sum_w**2, self.sum_w2, out=np.zeros_like(self.sum_w), where=self.sum_w2 > 0)
+
+    def ratios(self) -> tuple[FloatArray, FloatArray]:
+        """Sum of each weight over that of the first (C, K), and its error; NaN where the latter is not positive."""
+        total = np.where(self.sum_w[:, :1] > 0, self.sum_w[:, :1], np.nan)
+        ratio = self.sum_w / total
+        return ratio, np.sqrt(spread_of_mean(ratio, self.sum_w2[:, :1], self.sum_w0w, self.sum_w2)) / total
+
+
+def _summed(values: FloatArray, index: IntArray, size: int) -> FloatArray:
+    """Sum of rows (n, K) with the same index."""
+    one_hot = sparse.csr_array((np.ones(len(index)), (index, np.arange(len(index)))), shape=(size, len(index)))
+    return np.asarray(one_hot @ values)
 
 
 def require_positive_sum(weight: ArrayLike, what: str) -> float:
@@ -75,9 +140,9 @@ def require_nonnegative(weight: ArrayLike, what: str) -> None:
     if np.all(values >= 0):
         return
     bad = int(np.sum(~(values >= 0)))
-    found = "negative or NaN" if np.isnan(values).any() else f"negative, the smallest {np.min(values):.3g}"
+    problem = "negative or NaN" if np.isnan(values).any() else f"negative, the smallest {np.min(values):.3g}"
     msg = (
-        f"{what}: {bad} of {values.size} weights are {found}; train on positive "
+        f"{what}: {bad} of {values.size} weights are {problem}; train on positive "
         "ones, E[w | x, context]: `data.positive: {class_path: PositiveWeights}` (calorefine.weights.PositiveWeights)"
     )
     raise WeightError(msg)
