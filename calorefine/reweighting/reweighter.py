@@ -221,7 +221,7 @@ class Reweighter:
 
 def _rounds_state(rounds: Sequence[Round], *, known: bool = True) -> list[dict[str, Any]]:
     """Rounds as tensors and plain containers; without the known events, for replicas, whose are the nominal ones."""
-    states = [{"ratio": one.ratio.state(), "mean": one.mean.state()} for one in rounds]
+    states = [{"ratio": r.ratio.state(), "mean": r.mean.state()} for r in rounds]
     return [state if known else {**state, "ratio": {**state["ratio"], "known": None}} for state in states]
 
 

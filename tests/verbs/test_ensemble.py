@@ -21,7 +21,7 @@ from calorefine.ensemble.members import Ensemble, Member, alike, planned
 from calorefine.ensemble.side_by_side import can_train_together
 from calorefine.errors import ConfigError, FileError
 from calorefine.fit.command import lightning
-from calorefine.verbs.ensemble import RUN, _groups
+from calorefine.verbs.ensemble import _groups
 
 SMALL = {"generator_hidden": [16], "critic_hidden": [16]}
 SPLOT = {
@@ -147,7 +147,7 @@ def test_groups(replicas, seeds, processes, expected):
 def start(config, output, *options):
     command = ["ensemble", "--fit", str(config), "--output", str(output), "--replicas", "2", "--processes", "1"]
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "calorefine", *command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
 
 
