@@ -144,4 +144,4 @@ def test_configuration_in_the_readme_is_valid():
     columns = Columns(**groups, **given)
     assert columns.context_names == ["p_gev", "eta", "charge=-1", "charge=1"]
     assert columns.expressions("context")["p_gev"] == "(probe_P) * 0.001"
-    expressions.branches(columns.cut)
+    expressions.plain_branches(columns.cut)

@@ -163,7 +163,7 @@ class EventDataModule(pl.LightningDataModule):
         """Columns (n,), keys (n,) and event keys (n,) of the selected rows."""
         named = self.columns.expressions("features", "context") | self.columns.block_expressions
         wanted = self._weight_expressions() | named
-        request = Request(wanted, self.columns.key, self.columns.candidate, self.columns.cut, nonfinite=self.nonfinite)
+        request = Request.of(self.columns, wanted, nonfinite=self.nonfinite)
         return read_table(self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir)
 
     def for_replica(self, replica: Replica) -> EventDataModule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +15,9 @@ from calorefine.ensemble.ratios import DrawConditions
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, nearest
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
 from calorefine.io.chunks import Request
-from calorefine.io.expressions import branches
 from calorefine.io.provenance import digest, read_provenance
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
-from calorefine.twosample.pair import file_expressions
-
-WEIGHT = "\0weight"
 
 
 def check_origin(source: Source, members: Ensemble) -> None:
@@ -37,34 +34,19 @@ def check_origin(source: Source, members: Ensemble) -> None:
             raise ConfigError(f"{msg}nominal one, {members.checkpoint('nominal')} with {wanted[:12]}; sample from that")
 
 
-def sample_request(
-    source: Source, columns: Columns, changed: Mapping[str, Column], weight: str, new: Iterable[str]
-) -> Request:
-    """What to read, and to write on.
+def sample_request(sample: WeightedFiles, columns: Columns, changed: Mapping[str, Column]) -> Request:
+    """What to read of the events, and their weights.
 
     Raises:
         BranchError: a branch of the context is missing.
-        ConfigError: the file has such weights already.
     """
     unknown_columns(changed, [*columns.features, *columns.context], option="--columns")
-    adapted = adapted_columns(columns, changed, option="--columns")
-    names = set(source.branch_names())
-    if clash := names & set(new):
-        raise ConfigError(f"{source}: has a branch '{min(clash)}' already, expected a sample without replica weights")
-    by_name = "columns" in read_provenance(source.paths[0])
-    wanted = file_expressions(adapted, "features", names, by_name=by_name)
-    wanted |= file_expressions(adapted, "context", names, by_name=False)
-    for name in dict.fromkeys(branch for text in wanted.values() for branch in branches(text)):
-        if name not in names:
-            msg = f"{source}: there is no branch '{name}', which the densities depend on{nearest(name, names)}"
-            raise BranchError(f"{msg}; sample again with --pass_through {name}, or name another one with --columns")
-    wanted |= {} if weight == "none" else {WEIGHT: weight}
-    kept = source.branch_names("number", "array")
-    if lost := [name for name in source.branch_names() if name not in kept]:
-        msg = f"{source}: branches {', '.join(lost)} are left out: not one number or a fixed-size array for each event"
-        warnings.warn(msg, CalorefineWarning, stacklevel=3)
-    keyed = bool(columns.key) and set(columns.key_branches) <= names
-    return Request(wanted, columns.key if keyed else [], columns.candidate if keyed else None, branches=kept)
+    wanted = sample.texts(adapted_columns(columns, changed, option="--columns"), "features", "context")
+    if missing := sample.lacking(wanted.values()):
+        msg = f"{sample.source}: there is no branch '{missing[0]}', which the densities depend on"
+        msg += f"{nearest(missing[0], sample.branches)}; sample again with --pass_through {missing[0]}, or name "
+        raise BranchError(f"{msg}another one with --columns")
+    return sample.request(columns, wanted, cut=None)
 
 
 def sample_conditions(source: Source, request: Request, columns: Columns, n_train: int) -> DrawConditions:

@@ -8,7 +8,7 @@ entries then, reductions (`max(Electron_pt)`) included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from calorefine.events import Columns
 from calorefine.io import expressions, reductions
 
 NonFinite = Literal["error", "drop"]
+Content = Literal["number", "array", "list"]
+"""What a branch holds for each event: one number, an array of fixed size, or a list of any length."""
 CHUNK_ROWS, CHUNK_CELLS = 200_000, 2**24
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ROW = "\0row"
@@ -68,10 +70,13 @@ class Chunk:
             return Chunk({name: array[keep] for name, array in self.branches.items()}, values, *rows)
         event = np.repeat(np.arange(len(self.counts)), self.counts)
         counts = np.bincount(event[keep], minlength=len(self.counts))
-        branches = {
-            name: ak.unflatten(ak.flatten(array)[keep], counts) if name.startswith(f"{self.collection}_") else array
+        own = {
+            name: ak.unflatten(ak.flatten(array)[keep], counts)
             for name, array in self.branches.items()
+            if name.startswith(f"{self.collection}_") and isinstance(array, ak.Array)
+            if np.array_equal(ak.num(array, axis=1), self.counts)
         }
+        branches = self.branches | own
         return Chunk(branches, values, *rows, counts, self.collection)
 
 
@@ -101,33 +106,24 @@ class Request:
 
     @classmethod
     def of(cls, columns: Columns, texts: Mapping[str, str], **options: Any) -> Request:
-        """Request of these expressions, with keys, cut and collection as the columns say; options override them."""
+        """Request of these expressions; keys, cut, collection and shapes as the columns say, or as options do."""
         told = {name: getattr(columns, name) for name in ("key", "candidate", "cut", "collection")}
+        told["shapes"] = {name: shape for name, shape in getattr(columns, "shapes", {}).items() if name in texts}
         return cls(texts, **{**told, **options})
 
-    def numbers(self) -> list[str]:
-        """Branches to read that must be one number per row."""
-        return _distinct([*self.key_branches, *(() if self.collection else self._outside())])
-
-    def arrays(self) -> list[str]:
-        """Likewise, or fixed-size arrays."""
-        cells = [name for column in self.shapes for name in expressions.branches(self.expressions[column])]
-        return _distinct([*cells, *(() if self.collection else self.branches)])
-
-    def lists(self) -> list[str]:
-        """Likewise, or lists."""
-        inside = [name for text in self._texts() for name in reductions.branches(text)]
-        outside = set() if self.collection else set(self._outside())
-        return _distinct(
-            [name for name in inside if name not in outside] + [*(self.branches if self.collection else ())]
-        )
-
-    def _texts(self) -> list[str]:
+    def needed(self) -> dict[str, Content]:
+        """Branches to read, and the most that each may hold for an event."""
         texts = [text for name, text in self.expressions.items() if name not in self.shapes]
-        return [*texts, *filter(None, [self.cut])]
-
-    def _outside(self) -> list[str]:
-        return [name for text in self._texts() for name in reductions.outside(text)]
+        texts += [self.cut] if self.cut else []
+        cells = [name for column in self.shapes for name in expressions.plain_branches(self.expressions[column])]
+        needed: dict[str, Content] = dict.fromkeys(
+            (name for text in texts for name in reductions.branches(text)), "list"
+        )
+        needed |= dict.fromkeys([*cells, *(() if self.collection else self.branches)], "array")
+        needed |= dict.fromkeys(self.branches if self.collection else [], "list")
+        if not self.collection:
+            needed |= dict.fromkeys((name for text in texts for name in reductions.outside(text)), "number")
+        return needed | dict.fromkeys(self.key_branches, "number")
 
     def most_rows(self, rows: int) -> int:
         """Rows to read at a time: at most these, fewer of large arrays."""
@@ -137,10 +133,6 @@ class Request:
     def key_branches(self) -> list[str]:
         """The integer branches that identify a row: key, then candidate."""
         return [*self.key, *([self.candidate] if self.candidate else [])]
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
 
 
 def select(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -23,33 +24,10 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Table
 
-FUNCTIONS = frozenset(
-    [
-        "where",
-        "sin",
-        "cos",
-        "tan",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arctan2",
-        "sinh",
-        "cosh",
-        "tanh",
-        "arcsinh",
-        "arccosh",
-        "arctanh",
-        "log",
-        "log10",
-        "log1p",
-        "exp",
-        "expm1",
-        "sqrt",
-        "abs",
-        "floor",
-        "ceil",
-    ]
-)
+FUNCTIONS = frozenset((
+    "where", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh",
+    "arctanh", "log", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "floor", "ceil",
+))  # fmt: skip
 _ALLOWED = (
     ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Load,
     ast.boolop,
@@ -106,18 +84,25 @@ def as_python(text: str) -> str:
     return " ".join(python.split())
 
 
-@lru_cache(maxsize=1024)
-def _parse(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the expression for numexpr and the branches that it needs."""
+@contextmanager
+def parsing(text: str) -> Iterator[None]:
+    """Turn what Python says of an expression that it can't parse into `ExpressionError`."""
     try:
-        tree = ast.parse(ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
-        names = tuple(_MANGLED.sub(r"\1[\2]", name) for name in _names(tree, text))
-        return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
+        yield
     except SyntaxError as error:
         msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
         raise ExpressionError(msg) from error
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the expression for numexpr and the branches that it needs."""
+    with parsing(text):
+        tree = ast.parse(ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
+        names = tuple(_MANGLED.sub(r"\1[\2]", name) for name in _names(tree, text))
+        return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
 
 
 def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
@@ -143,15 +128,15 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
 
 
-def branches(text: str) -> tuple[str, ...]:
+def plain_branches(text: str) -> tuple[str, ...]:
     """Return the branches that an expression needs, in order of appearance.
 
     Raises:
         ExpressionError: it can't be parsed, or uses more than arithmetic.
 
-    >>> branches("sqrt(px**2 + py**2) > 1 && 2 < eta < 5")
+    >>> plain_branches("sqrt(px**2 + py**2) > 1 && 2 < eta < 5")
     ('px', 'py', 'eta')
-    >>> branches("2 * weight_replica[3]")
+    >>> plain_branches("2 * weight_replica[3]")
     ('weight_replica[3]',)
     """
     return _parse(text)[1]
@@ -190,7 +175,7 @@ def evaluate_arrays(text: str, table: Table, shape: tuple[int, ...]) -> NDArray[
         return values.astype(np.float32, copy=False).reshape(n, *shape)
 
 
-def evaluate(text: str, table: Table) -> NDArray[Any]:
+def evaluate_plain(text: str, table: Table) -> NDArray[Any]:
     """Evaluate an expression on a table, in double precision.
 
     Args:
@@ -204,7 +189,7 @@ def evaluate(text: str, table: Table) -> NDArray[Any]:
         ExpressionError: it can't be parsed or evaluated, or needs an integer that a double can't hold exactly.
         BranchError: it needs a branch that isn't in the table.
 
-    >>> evaluate("a > 1 || !(b < 4)", {"a": np.array([0.0, 2.0]), "b": np.array([3.0, 3.0])})
+    >>> evaluate_plain("a > 1 || !(b < 4)", {"a": np.array([0.0, 2.0]), "b": np.array([3.0, 3.0])})
     array([False,  True])
     """
     result = _evaluated(text, table)

@@ -90,18 +90,13 @@ def _parse(text: str) -> Parsed:
         ExpressionError: it can't be parsed, or uses more than arithmetic and reductions.
     """
     if not _CALL.search(text):
-        return Parsed(text, text, expressions.branches(text), {})
-    try:
+        return Parsed(text, text, expressions.plain_branches(text), {})
+    with expressions.parsing(text):
         tree = ast.parse(expressions.as_python(text), mode="eval")
         taken = _TakeOut(text)
         outer = ast.unparse(taken.visit(tree))
-    except SyntaxError as error:
-        msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
-        raise ExpressionError(msg) from error
-    except (ValueError, OverflowError, RecursionError, MemoryError) as error:
-        raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
     try:
-        names = tuple(name for name in expressions.branches(outer) if name not in taken.reductions)
+        names = tuple(name for name in expressions.plain_branches(outer) if name not in taken.reductions)
     except ExpressionError as error:
         raise ExpressionError(_as_written(str(error), taken.reductions)) from error
     return Parsed(text, outer, names, taken.reductions)
@@ -258,7 +253,7 @@ def _evaluate(parsed: Parsed, table: Branches, n: int) -> NDArray[Any]:
 def _flat(parsed: Parsed, columns: dict[str, NDArray[Any]], n: int) -> NDArray[Any]:
     """Evaluate on columns (n,); messages show the reductions as written."""
     try:
-        return expressions.evaluate(parsed.outer, {**columns, "\0rows": np.zeros(n, bool)})
+        return expressions.evaluate_plain(parsed.outer, {**columns, "\0rows": np.zeros(n, bool)})
     except (ExpressionError, BranchError) as error:
         raise type(error)(_as_written(str(error), parsed.reductions)) from error
 

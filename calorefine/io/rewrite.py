@@ -10,6 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +21,74 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError
 from calorefine.events import in_collection
-from calorefine.io.chunks import CHUNK_ROWS, Chunk, Request
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request
 from calorefine.io.provenance import PROVENANCE
-from calorefine.io.sources import KINDS, Kind, Source, TreeFormat
+from calorefine.io.sources import CONTENTS, Source, TreeFormat
 from calorefine.io.writer import TreeWriter, not_an_input, write_tree
 
-NOUNS: dict[Kind, str] = {"number": "one number", "array": "a fixed-size array", "list": "a list of numbers"}
+NOUNS: dict[Content, str] = {"number": "one number", "array": "a fixed-size array", "list": "a list of numbers"}
 
 
+@dataclass
 class Rewriter:
     """A copy that is being written.
 
     Args:
         writer: of the tree.
         sources: one after the other.
-        carried: branches to copy.
-        collection: whose entries are the rows of the chunks.
+        request: what is read of them; its branches are copied.
         expects: what the files should hold, for messages.
         added_first: whether the added branches come before those.
+        empty: whether nothing was written so far.
     """
 
-    def __init__(
-        self,
-        writer: TreeWriter,
-        sources: Sequence[Source],
-        carried: list[str],
-        *,
-        collection: str | None,
-        expects: str,
-        added_first: bool,
-    ) -> None:
-        """Write nothing yet."""
-        self._writer, self.sources, self.carried = writer, sources, carried
-        self._expects, self._added_first = expects, added_first
-        self._collection, self._empty = collection, True
-        names = sources[0].branch_names() if collection else []
-        self._counted = [str(collection), *(name[1:] for name in names if name.startswith("n") and name[1:])]
+    writer: TreeWriter
+    sources: Sequence[Source]
+    request: Request
+    expects: str
+    added_first: bool
+    empty: bool = True
 
-    def chunks(self, request: Request, source: Source | None = None, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+    @cached_property
+    def _counters(self) -> dict[str, str | None]:
+        """What tells the lengths of the lists to copy, as `nElectron` does."""
+        return self.sources[0].counters(self.request.branches)
+
+    def chunks(self, source: Source | None = None, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Rows of all files, or of one source, with the branches to copy."""
-        wanted = Request(**{**vars(request), "branches": self.carried})
         for one in [source] if source else self.sources:
-            yield from one.chunks(wanted, rows=rows)
+            yield from one.chunks(self.request, rows=rows)
 
     def extend(self, chunk: Chunk, added: Mapping[str, NDArray[Any]], *, copies: int = 1) -> None:
         """Write a chunk's rows with further branches (n * copies,) or (n * copies, k)."""
         if chunk.n_events == 0:
             return
-        self._empty = False
-        carried = {name: chunk.branches[name] for name in self.carried}
+        self.empty = False
+        carried = dict(chunk.branches)
         if copies > 1:
             carried = {name: np.repeat(array, copies, axis=0) for name, array in carried.items()}
         own = dict(added) if chunk.counts is None else self._lists(carried, added, chunk.counts)
-        self._writer.extend(own | carried if self._added_first else carried | own)
+        self.writer.extend(own | carried if self.added_first else carried | own)
 
     def _lists(
-        self, carried: dict[str, Any], added: Mapping[str, NDArray[Any]], counts: NDArray[Any]
+        self, carried: dict[str, Any], added: Mapping[str, NDArray[Any]], counts: NDArray[np.int64]
     ) -> dict[str, Any]:
         """All lists of a chunk, those of a collection together; they are taken out of `carried`."""
+        collection = self.request.collection
         if deep := [name for name, array in added.items() if array.ndim > 1]:
-            msg = f"{deep[0]}: has several numbers for each entry of '{self._collection}', which can't be written; "
-            raise ConfigError(f"{msg}leave out replicas, or make the entries rows of a file before")
+            msg = f"{deep[0]}: has several numbers for each entry of '{collection}', which can't be written; leave out "
+            raise ConfigError(f"{msg}replicas, or make the entries rows of a file before")
         lists = {name: carried.pop(name) for name in list(carried) if isinstance(carried[name], ak.Array)}
-        lists |= {in_collection(name, self._collection): ak.unflatten(array, counts) for name, array in added.items()}
-        if self._writer.format == "rntuple":
-            return lists | {f"n{self._collection}": counts.astype(np.int32)}
-        for prefix in self._counted:
-            members = [name for name in lists if name.startswith(f"{prefix}_")]
+        lists |= {in_collection(name, collection): ak.unflatten(array, counts) for name, array in added.items()}
+        if self.writer.format == "rntuple":
+            return lists | {f"n{collection}": counts.astype(np.int32)}
+        counters = self._counters | {in_collection(name, collection): f"n{collection}" for name in added}
+        groups = dict.fromkeys(counter[1:] for name in lists if (counter := counters[name]))
+        for prefix in groups:
+            start = f"{prefix}_"
+            members = [name for name in lists if counters.get(name) == f"n{prefix}" and name.startswith(start)]
             if members:
-                lists[prefix] = ak.zip({name.removeprefix(f"{prefix}_"): lists.pop(name) for name in members})
+                lists[prefix] = ak.zip({name.removeprefix(start): lists.pop(name) for name in members})
                 carried.pop(f"n{prefix}", None)
         return lists
 
@@ -97,24 +98,24 @@ class Rewriter:
         Raises:
             EmptySelectionError: nothing was written.
         """
-        if self._empty:
-            raise EmptySelectionError(f"{self.sources[0]}: the tree has no rows, expected {self._expects}")
-        self._writer.finish(provenance)
+        if self.empty:
+            raise EmptySelectionError(f"{self.sources[0]}: the tree has no rows, expected {self.expects}")
+        self.writer.finish(provenance)
 
 
 @contextmanager
 def rewriting(
     sources: Source | Sequence[Source],
+    request: Request,
     output: str | Path,
     *,
     adds: Iterable[str] = (),
     hint: str = "expected other files",
     replaces: bool = False,
-    carries: Sequence[str] | None = None,
-    kinds: Sequence[Kind] = ("number", "array"),
+    copies_all: bool = True,
+    kinds: Sequence[Content] = ("number", "array"),
     complete: bool = False,
     inputs: Iterable[Path] = (),
-    collection: str | None = None,
     expects: str = "events",
     tree_format: TreeFormat | None = None,
     overwrite: bool = False,
@@ -123,16 +124,16 @@ def rewriting(
 
     Args:
         sources: the files; several sources are copied one after the other.
+        request: what is read of them.
         output: the file to write.
         adds: names of the branches to add.
         hint: what to do if the files have one of them.
         replaces: whether the added branches may take the place of others.
-        carries: branches to copy, after the added ones; if left out, all that hold one of `kinds` for each event in all
-            sources, before the added ones.
+        copies_all: whether to copy, before the added branches, all that hold one of `kinds` for each event in all
+            sources, instead of the branches of the request, after the added ones.
         kinds: "number", "array", "list".
         complete: write over the input: whatever would be lost is an error, not a warning.
         inputs: further files that the output must not be.
-        collection: whose entries get the added branches.
         expects: what the files should hold, for messages.
         tree_format: that of the input, if left out.
         overwrite: replace an existing output.
@@ -143,14 +144,13 @@ def rewriting(
         EmptySelectionError: there are no rows.
     """
     sources = [sources] if isinstance(sources, Source) else sources
-    added = [in_collection(name, collection) for name in adds]
+    added = [in_collection(name, request.collection) for name in adds]
     for source in () if replaces else sources:
         if clash := [name for name in added if name in source.branch_names()]:
             raise ConfigError(f"{source}: has a branch '{clash[0]}' already; {hint}")
-    chosen = carries is not None
-    if carries is None:
-        copied = _kept(sources, KINDS if collection else kinds, complete=complete)
-        carries = [name for name in copied if name not in added]
+    if copies_all:
+        kept = _kept(sources, CONTENTS if request.collection else kinds, complete=complete)
+        request = replace(request, branches=[name for name in kept if name not in added])
     not_an_input(Path(output), [*inputs, *(() if complete else (path for one in sources for path in one.paths))])
     with write_tree(
         Path(output),
@@ -158,10 +158,10 @@ def rewriting(
         tree_format=tree_format or sources[0].tree_format(),
         overwrite=overwrite or complete,
     ) as writer:
-        yield Rewriter(writer, sources, list(carries), collection=collection, expects=expects, added_first=chosen)
+        yield Rewriter(writer, sources, request, expects, not copies_all)
 
 
-def _kept(sources: Sequence[Source], kinds: Sequence[Kind], *, complete: bool) -> list[str]:
+def _kept(sources: Sequence[Source], kinds: Sequence[Content], *, complete: bool) -> list[str]:
     """Branches that can be copied from all sources.
 
     Raises:

@@ -13,7 +13,7 @@ import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stu
 import uproot
 
 from calorefine.errors import FileError, nearest
-from calorefine.io.sources import Shape, Source, TreeFormat
+from calorefine.io.sources import BranchShape, Source, TreeFormat
 
 TREES = ("TTree", "ROOT::RNTuple")
 _RNTUPLE_NUMBERS = frozenset(
@@ -32,14 +32,6 @@ class RootFiles(Source):
         """Open the tree of one file."""
         with open_file(path) as file:
             yield RootTree(find_tree(file, path, self.tree), f"{path}, tree '{self.tree}'")
-
-    def n_entries(self) -> int:
-        """Number of rows in all files, before any cut."""
-        total = 0
-        for path in self.paths:
-            with self.open(path) as tree:
-                total += tree.n_entries
-        return total
 
     def tree_format(self) -> TreeFormat:
         """What the tree is in the first file."""
@@ -75,7 +67,7 @@ class RootTree:
         """Type of a branch."""
         return self._tree[name].typename or "a record"
 
-    def shape(self, name: str) -> Shape:
+    def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event."""
         if name not in self._tree.keys():  # noqa: SIM118 (a tree is no mapping)
             raise KeyError(name)
@@ -88,6 +80,11 @@ class RootTree:
         content = kind.content if isinstance(kind, uproot.AsJagged) else None
         is_list = isinstance(content, uproot.AsDtype) and content.inner_shape == () and content.to_dtype.kind in "biuf"
         return "list" if is_list else None
+
+    def counter(self, name: str) -> str | None:
+        """Branch that tells the lengths of a list in a TTree."""
+        count = getattr(self._tree[name], "count_branch", None)
+        return None if count is None else str(count.name)
 
     def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
         """Yield arrays of consecutive rows by branch."""
@@ -108,8 +105,8 @@ class RootTree:
             first = at.stop
 
 
-def _field_shape(typename: str) -> Shape:
-    """Shape of a field of an RNTuple, from the name of its type."""
+def _field_shape(typename: str) -> BranchShape:
+    """BranchShape of a field of an RNTuple, from the name of its type."""
     if typename in _RNTUPLE_NUMBERS:
         return ()
     if array := _RNTUPLE_ARRAY.fullmatch(typename):

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from calorefine import stats
-from calorefine.errors import ConfigError, EmptySelectionError
+from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.io import reductions
 from calorefine.io.chunks import Chunk, Request
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
-from calorefine.io.table import why_empty
+from calorefine.io.table import read_table
 from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
 
@@ -25,7 +25,7 @@ WEIGHT = "\0weight"
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleRows:
     """Columns (n,) by name, weights and keys (n,) of one sample."""
 
     table: dict[str, FloatArray]
@@ -131,24 +131,17 @@ class WeightedFiles:
         """Weights (n,) of a chunk of such a request; 1 if there are none."""
         return chunk.values.get(WEIGHT, np.ones(len(chunk)))
 
-    def rows(self, request: Request) -> Rows:
+    def rows(self, request: Request) -> SampleRows:
         """Read all selected rows.
 
         Raises:
             EmptySelectionError: no row is left.
             WeightError: weights without a positive sum.
         """
-        chunks = [chunk for chunk in self.source.chunks(request) if len(chunk)]
-        if not chunks:
-            raise EmptySelectionError(
-                f"{self.source}: {why_empty(self.source.n_entries(), request)}, expected some events"
-            )
-        table = {name: np.concatenate([chunk.values[name] for chunk in chunks]) for name in request.expressions}
-        table = {name: values.astype(np.float64) if values.ndim == 1 else values for name, values in table.items()}
-        key, event_key = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("key", "event_key"))
+        table, key, event_key = read_table(self.source, request, distinct=False)
         weight = table.pop(WEIGHT, np.ones(len(key)))
         stats.require_positive_sum(weight, str(self))
-        return Rows(table, weight, key, event_key)
+        return SampleRows(table, weight, key, event_key)
 
     def numbers(self, weight: FloatArray) -> dict[str, Any]:
         """Tree, weight, number of events and sums of their weights (n,), for the provenance."""

@@ -10,43 +10,44 @@ import glob
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
 import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
-from calorefine.io.chunks import CHUNK_ROWS, Chunk, Request, select
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
 from calorefine.io.expressions import ENTRY
 
 TreeFormat = Literal["ttree", "rntuple"]
-Shape = tuple[int, ...] | Literal["list"] | None
+BranchShape = tuple[int, ...] | Literal["list"] | None
 """What a branch holds for each event: () one number, (k, ...) a fixed-size array, a list of any length, or else."""
-Kind = Literal["number", "array", "list"]
-KINDS: tuple[Kind, ...] = ("number", "array", "list")
+CONTENTS: tuple[Content, ...] = ("number", "array", "list")
 
 
 class Tree(Protocol):
     """The table in one open file."""
 
+    n_entries: int
+
     def names(self) -> list[str]:
         """Names of the branches."""
-        ...
 
-    def shape(self, name: str) -> Shape:
+    def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event; KeyError if there is none of this name."""
-        ...
 
     def typename(self, name: str) -> str:
         """Type of a branch, for messages."""
-        ...
+
+    def counter(self, name: str) -> str | None:
+        """Branch that tells the lengths of a list, if it shares one with others."""
 
     def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
         """Yield arrays (n,) or (n, k, ...) in native byte order, awkward ones (n, var) of lists, and which rows."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,20 @@ class Source(ABC):
             FileError: the file is missing, truncated or unclosed, or holds no such table.
         """
 
-    @abstractmethod
     def n_entries(self) -> int:
         """Number of rows in all files, before any cut."""
+        total = 0
+        for path in self.paths:
+            with self.open(path) as tree:
+                total += tree.n_entries
+        return total
+
+    def n_rows(self, request: Request) -> int:
+        """Number of rows in all files, before any cut: those of the lists, with a collection."""
+        if not request.collection:
+            return self.n_entries()
+        counting = self._counting(request)
+        return sum(int(ak.count(table[counting])) for _, table, _ in self.tables({counting: "list"}, CHUNK_ROWS))
 
     def tree_format(self) -> TreeFormat:
         """What a copy of the first file should be."""
@@ -96,21 +108,23 @@ class Source(ABC):
         """Names of what the first file holds beside the table and the folders that it is in."""
         return []
 
-    def branch_names(self, *kinds: Kind) -> list[str]:
+    def branch_names(self, *kinds: Content) -> list[str]:
         """Names of the branches in the first file: all, or those that are one of these for each event."""
         with self.open(self.paths[0]) as tree:
-            return [name for name in tree.names() if not kinds or kind(tree.shape(name)) in kinds]
+            return [name for name in tree.names() if not kinds or content(tree.shape(name)) in kinds]
 
-    def tables(
-        self, numbers: Sequence[str], rows: int, *, arrays: Sequence[str] = (), lists: Sequence[str] = ()
-    ) -> Iterator[tuple[Path, dict[str, Any], range]]:
+    def counters(self, names: Sequence[str]) -> dict[str, str | None]:
+        """Branches of the first file that tell the lengths of lists, by list."""
+        with self.open(self.paths[0]) as tree:
+            return {name: tree.counter(name) for name in names}
+
+    def tables(self, needed: Mapping[str, Content], rows: int) -> Iterator[tuple[Path, dict[str, Any], range]]:
         """Yield the branches of consecutive rows, with their file, and the range of those rows.
 
         Args:
-            numbers: branches of one number per event, or entries of arrays as `branch[3]`; arrays (n,).
+            needed: branches, or entries of arrays as `branch[3]`, to the most that they may hold for an event: arrays
+                (n,) of a number, (n, k, ...) of a fixed-size array, awkward arrays (n, var) of a list.
             rows: at a time.
-            arrays: likewise, or fixed-size arrays of k numbers; arrays (n,) or (n, k, ...).
-            lists: likewise, or lists of any number of them, which come as awkward arrays (n, var).
 
         Raises:
             FileError: a file or tree can't be read.
@@ -119,13 +133,12 @@ class Source(ABC):
         for path in self.paths:
             with self.open(path) as tree:
                 where = self._where(path)
-                texts = [name for name in [*numbers, *arrays, *lists] if ENTRY.fullmatch(name)]
-                entries = {text: _entry(tree, text, where) for text in texts}
-                for names, known in zip((numbers, arrays, lists), KINDS, strict=True):
-                    check_branches(tree, [name for name in names if name not in entries], where, known)
-                wanted = [name for name in [*numbers, *arrays, *lists] if name not in entries]
-                wanted = list(dict.fromkeys([*wanted, *(name for name, _ in entries.values())]))
-                for table, at in tree.batches(wanted, rows):
+                entries = {text: _entry(tree, text, where) for text in needed if ENTRY.fullmatch(text)}
+                wanted = {name: most for name, most in needed.items() if name not in entries}
+                for name, most in wanted.items():
+                    check_branch(tree, name, where, most)
+                names = list(dict.fromkeys([*wanted, *(name for name, _ in entries.values())]))
+                for table, at in tree.batches(names, rows):
                     yield path, table | {text: table[name][:, k] for text, (name, k) in entries.items()}, at
 
     def chunks(self, request: Request, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
@@ -145,10 +158,8 @@ class Source(ABC):
         dropped = 0
         types: dict[str, Any] = {}
         counting = self._counting(request) if request.collection else None
-        lists = [*request.lists(), *([counting] if counting else [])]
-        for path, table, at in self.tables(
-            request.numbers(), request.most_rows(rows), arrays=request.arrays(), lists=lists
-        ):
+        needed: dict[str, Content] = request.needed() | ({counting: "list"} if counting else {})
+        for path, table, at in self.tables(needed, request.most_rows(rows)):
             self._check_types(types, {name: table[name] for name in request.branches}, path)
             chunk, counts, n_bad = select(table, at, path, request, counting)
             bad.update(counts)
@@ -180,7 +191,7 @@ class Source(ABC):
                 if name in names and tree.shape(name) == "list":
                     msg = f"{where}: key branch '{name}' has a value for each entry of a list, expected one number per "
                     raise KeyColumnError(f"{msg}event; the entries of an event are told apart by their place")
-        return next((name for name in request.lists() if name in lists), lists[0])
+        return next((name for name in request.needed() if name in lists), lists[0])
 
     def _check_types(self, known: dict[str, Any], branches: dict[str, Any], path: Path) -> None:
         """Refuse a raw branch whose type changes between files: writing it on would change its values."""
@@ -239,27 +250,22 @@ def row_type(array: Any) -> Any:
     return np.dtype((array.dtype, array.shape[1:])) if isinstance(array, np.ndarray) else array.type.content
 
 
-def kind(shape: Shape) -> str | None:
+def content(shape: BranchShape) -> Any:
     """Name of what a branch holds for each event: a number, an array of fixed size, a list, or None."""
-    return "array" if isinstance(shape, tuple) and shape else {(): "number", "list": "list"}.get(shape)  # type: ignore[arg-type]
+    return "array" if isinstance(shape, tuple) and shape else "number" if shape == () else shape
 
 
-def check_branches(tree: Tree, names: Sequence[str], where: str, most: Kind = "number") -> None:
-    """Raise `BranchError` for the first branch that is missing, or isn't one number per event.
-
-    If `most` is "array", as many for each are fine, too; if it is "list" also a list of them.
-    """
-    allowed = KINDS[: 1 + KINDS.index(most)]
-    for name in names:
-        try:
-            shape = tree.shape(name)
-        except KeyError:
-            raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.names())}") from None
-        if kind(shape) not in allowed:
-            msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
-            if most == "list":
-                raise BranchError(msg + ", or a list of numbers")
-            raise BranchError(msg + " (reduce jagged or text branches before, to one number for each event)")
+def check_branch(tree: Tree, name: str, where: str, most: Content) -> None:
+    """Raise `BranchError` for a branch that is missing, or holds more than `most` for an event."""
+    try:
+        shape = tree.shape(name)
+    except KeyError:
+        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.names())}") from None
+    if content(shape) not in CONTENTS[: 1 + CONTENTS.index(most)]:
+        msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
+        if most == "list":
+            raise BranchError(f"{msg}, or a list of numbers")
+        raise BranchError(f"{msg} (reduce jagged or text branches before, to one number for each event)")
 
 
 def _entry(tree: Tree, text: str, where: str) -> tuple[str, int]:
@@ -269,7 +275,7 @@ def _entry(tree: Tree, text: str, where: str) -> tuple[str, int]:
         BranchError: the branch is missing, is no fixed-size array, or has fewer entries.
     """
     name, index = ENTRY.fullmatch(text).groups()  # type: ignore[union-attr]
-    check_branches(tree, [name], where, "array")
+    check_branch(tree, name, where, "array")
     match tree.shape(name):
         case (size,) if int(index) < size:
             return name, int(index)

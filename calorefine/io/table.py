@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,16 @@ from calorefine.errors import EmptySelectionError, KeyColumnError, KeyWarning
 from calorefine.io.chunks import Request
 from calorefine.io.sources import Source
 
+_KEY, _EVENT = "\0key", "\0event"
+
 
 def read_table(
-    source: Source, request: Request, *, max_memory_gb: float = 4.0, cache_dir: Path | None = None
+    source: Source,
+    request: Request,
+    *,
+    max_memory_gb: float = 4.0,
+    cache_dir: Path | None = None,
+    distinct: bool = True,
 ) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
     """Collect all selected rows.
 
@@ -27,6 +34,7 @@ def read_table(
         request: what to read.
         max_memory_gb: above this size the arrays are memory-mapped files, removed with the last reference to them.
         cache_dir: where those go; the system's folder for temporary files if left out.
+        distinct: whether each row needs a key of its own.
 
     Returns:
         Arrays (n,) float64 by name of expression, (n, *shape) float32 of an array; keys (n,) and event keys (n,).
@@ -35,17 +43,20 @@ def read_table(
         EmptySelectionError: no row is left.
         KeyColumnError: two rows have the same key.
     """
-    if not request.key:
+    if distinct and not request.key:
         warn_of_row_keys(source)
-    n = source.n_entries()
-    store = _Store(n, request, max_memory_gb, cache_dir)
+    n = source.n_rows(request)
+    arrays, filled = _allocated(n, request, max_memory_gb, cache_dir), 0
     for chunk in source.chunks(request):
-        store.append({**chunk.values, "\0key": chunk.key, "\0event": chunk.event_key}, len(chunk))
-    if store.filled == 0:
+        rows, filled = slice(filled, filled + len(chunk)), filled + len(chunk)
+        for name, values in {**chunk.values, _KEY: chunk.key, _EVENT: chunk.event_key}.items():
+            arrays[name][rows] = values
+    if filled == 0:
         raise EmptySelectionError(f"{source}: {why_empty(n, request)}, expected some events")
-    table = store.arrays()
-    key, event_key = table.pop("\0key"), table.pop("\0event")
-    check_unique(key, str(source), request.key_branches)
+    table = {name: array[:filled] for name, array in arrays.items()}
+    key, event_key = table.pop(_KEY), table.pop(_EVENT)
+    if distinct:
+        check_unique(key, str(source), request.key_branches)
     return table, key, event_key
 
 
@@ -91,26 +102,14 @@ def check_unique(key: keys.KeyArray, where: str, branches: Sequence[str]) -> Non
     raise KeyColumnError(msg)
 
 
-class _Store:
-    """Growing columns in memory, or in memory-mapped files."""
-
-    def __init__(self, n: int, request: Request, max_memory_gb: float, cache_dir: Path | None) -> None:
-        types: dict[str, Any] = {name: np.dtype(np.float64) for name in request.expressions}
-        types |= {name: np.dtype((np.float32, shape)) for name, shape in request.shapes.items()}
-        types |= dict.fromkeys(("\0key", "\0event"), np.dtype(np.uint64))
-        self.filled, fits = 0, n * sum(dtype.itemsize for dtype in types.values()) <= max_memory_gb * 1e9
-        shapes = {name: ((n, *dtype.shape), dtype.base) for name, dtype in types.items()}
-        self._arrays: dict[str, NDArray[Any]] = {
-            name: np.empty(*shape) if fits else memory_map(*shape, cache_dir) for name, shape in shapes.items()
-        }
-
-    def append(self, values: Mapping[str, NDArray[Any]], n: int) -> None:
-        for name, array in self._arrays.items():
-            array[self.filled : self.filled + n] = values[name]
-        self.filled += n
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        return {name: array[: self.filled] for name, array in self._arrays.items()}
+def _allocated(n: int, request: Request, max_memory_gb: float, cache_dir: Path | None) -> dict[str, NDArray[Any]]:
+    """Columns of n rows, in memory or in memory-mapped files."""
+    types: dict[str, Any] = {name: np.dtype(np.float64) for name in request.expressions}
+    types |= {name: np.dtype((np.float32, shape)) for name, shape in request.shapes.items()}
+    types |= dict.fromkeys((_KEY, _EVENT), np.dtype(np.uint64))
+    fits = n * sum(dtype.itemsize for dtype in types.values()) <= max_memory_gb * 1e9
+    shapes = {name: ((n, *dtype.shape), dtype.base) for name, dtype in types.items()}
+    return {name: np.empty(*shape) if fits else memory_map(*shape, cache_dir) for name, shape in shapes.items()}
 
 
 def memory_map(shape: tuple[int, ...], dtype: Any, cache_dir: Path | None) -> NDArray[Any]:

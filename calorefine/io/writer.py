@@ -20,21 +20,6 @@ from calorefine.io.provenance import PROVENANCE
 from calorefine.io.sources import TreeFormat, row_type
 
 
-def require_writable(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output before the work for it is done.
-
-    Raises:
-        ConfigError: the file exists and may not be replaced.
-        FileError: its folder doesn't exist, or it is a folder itself.
-    """
-    if path.is_dir():
-        raise FileError(f"{path}: is a folder, expected the name of a file")
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: exists already; choose another output, or replace it with --overwrite true")
-    if not path.parent.is_dir():
-        raise FileError(f"{path}: there is no folder '{path.parent}'; create it first")
-
-
 @contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a path beside `path`; move it over `path` at the end, or remove it if anything was raised.
@@ -50,7 +35,12 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         ConfigError: the file exists and may not be replaced.
         FileError: its folder doesn't exist, or it is a folder itself.
     """
-    require_writable(path, overwrite=overwrite)
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder, expected the name of a file")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path}: exists already; choose another output, or replace it with --overwrite true")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder '{path.parent}'; create it first")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
@@ -89,13 +79,9 @@ class TreeWriter:
     def extend(self, arrays: Mapping[str, Any]) -> None:
         """Append rows (n,), (n, k, ...) for k numbers per row, or awkward lists (n, var); always the same branches."""
         if self._tree is None:
-            self.create({name: row_type(array) for name, array in arrays.items()})
+            make = self._file.mktree if self.format == "ttree" else self._file.mkrntuple
+            self._tree = make(self._name, {name: row_type(array) for name, array in arrays.items()})
         self._tree.extend(dict(arrays))
-
-    def create(self, types: Mapping[str, Any]) -> None:
-        """Create the empty tree."""
-        make = self._file.mktree if self.format == "ttree" else self._file.mkrntuple
-        self._tree = make(self._name, dict(types))
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Write the provenance as a JSON string object."""

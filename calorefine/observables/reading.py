@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, ValueRangeError
 from calorefine.io import reductions
+from calorefine.io.chunks import Content
 from calorefine.io.sources import Source
 from calorefine.observables.grid import GridFinder
 from calorefine.observables.observable import Mask, Observable
@@ -104,8 +105,8 @@ def chunks(source: Source, texts: Iterable[str], rows: int) -> Iterator[Evaluate
         FileError: a file is missing, truncated or damaged.
         BranchError: a branch is missing, or holds neither numbers nor lists of them.
     """
-    needed = list(dict.fromkeys(name for text in texts for name in reductions.branches(text)))
-    for _, table, at in source.tables([], rows, lists=needed):
+    needed: dict[str, Content] = dict.fromkeys((name for text in texts for name in reductions.branches(text)), "list")
+    for _, table, at in source.tables(needed, rows):
         yield Evaluated(table, len(at))
 
 

@@ -7,27 +7,27 @@ A reweighter that was learned with a cut (`columns.cut`) knows nothing of events
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, KeyWarning, nearest
+from calorefine.errors import BranchError, ConfigError, EmptySelectionError, KeyWarning, nearest
 from calorefine.events import Events
-from calorefine.io.chunks import CHUNK_ROWS, Chunk, Request
-from calorefine.io.expressions import branches
-from calorefine.io.provenance import PROVENANCE, digest, read_provenance, versions
-from calorefine.io.sources import Source
+from calorefine.io.chunks import CHUNK_ROWS, Chunk
+from calorefine.io.provenance import digest, versions
+from calorefine.io.reductions import branches
+from calorefine.io.rewrite import Rewriter
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.table import warn_of_row_keys
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
-from calorefine.twosample.pair import file_expressions
 
 LEAST_ROWS = 20_000  # in a chunk
-_WEIGHT, _CUT = "\0weight", "\0cut"
+_CUT = "\0cut"
 
 
 @dataclass(frozen=True)
@@ -67,48 +67,42 @@ class GeneratedFiles:
 
     Args:
         reweighter: of the same features and context.
-        source: the files.
-        weight: branch or expression of the weights that the events have, or "none".
+        sample: the files, with the weights that the events have.
         replicas: whether to weigh by the reweighter's replicas, too.
 
     Raises:
         BranchError: a branch of the context or of the reweighter's cut is missing.
     """
 
-    def __init__(self, reweighter: Reweighter, source: Source, weight: str, *, replicas: bool = False) -> None:
+    def __init__(self, reweighter: Reweighter, sample: WeightedFiles, *, replicas: bool = False) -> None:
         """Find out what to read; events without key branches go by file and row, with a warning."""
         self.n_replicas = len(reweighter.replicas) if replicas else 0
-        self.reweighter, self.source, self.weight = reweighter, source, weight
-        self.provenance = read_provenance(source.paths[0])
-        columns, names = reweighter.columns, set(source.branch_names())
-        features = file_expressions(columns, "features", names, by_name="columns" in self.provenance)
-        context = file_expressions(columns, "context", names, by_name=False)
-        self._require("context", context.values(), names)
-        wanted = features | context
+        self.reweighter, self.sample = reweighter, sample
+        columns = reweighter.columns
+        wanted = sample.texts(columns, "features", "context")
+        self._require("context", [wanted[name] for name in columns.context])
         if columns.cut:
-            self._require(f"cut '{columns.cut}'", [columns.cut], names)
+            self._require(f"cut '{columns.cut}'", [columns.cut])
             wanted = {name: f"where(!(!({columns.cut})), {text}, 0)" for name, text in wanted.items()}
             wanted[_CUT] = f"!({columns.cut})"
-        wanted |= {} if weight == "none" else {_WEIGHT: weight}
-        keyed = bool(columns.key) and set(columns.key_branches) <= names
+        keyed = sample.is_keyed(columns)
         if not keyed:
-            warn_of_row_keys(source)
+            warn_of_row_keys(sample.source)
         self._warn_of_other_keys("branches" if keyed else "rows")
-        self.request = Request(wanted, columns.key if keyed else [], columns.candidate if keyed else None)
+        self.request = sample.request(columns, wanted, cut=None)
 
-    def _require(self, what: str, texts: Iterable[str], names: set[str]) -> None:
-        needed = list(dict.fromkeys(name for text in texts for name in branches(text)))
-        if missing := [name for name in needed if name not in names]:
-            msg = f"{self.source}: there is no branch '{missing[0]}' of the {what}, which the weights depend on"
-            made = self.reweighter.columns.features
-            wanted = [*self.reweighter.columns.key, *(name for name in needed if name not in made)]
-            hint = f"sample again with --pass_through {','.join(wanted)}"
+    def _require(self, what: str, texts: Iterable[str]) -> None:
+        if missing := self.sample.lacking(texts):
+            columns, names = self.reweighter.columns, self.sample.branches
+            msg = f"{self.sample.source}: there is no branch '{missing[0]}' of the {what}, which the weights depend on"
+            wanted = dict.fromkeys(name for text in texts for name in branches(text) if name not in columns.features)
+            hint = f"sample again with --pass_through {','.join([*columns.key, *wanted])}"
             raise BranchError(f"{msg}{nearest(missing[0], names)}; {hint}")
 
     def _warn_of_other_keys(self, found: str) -> None:
         """Warn if events trained on can't be known as such, and are weighed by networks that saw them."""
         trained = self.reweighter.provenance.get("generated", {})
-        names = {path.name for path in self.source.paths} & set(trained.get("files", ()))
+        names = {path.name for path in self.sample.source.paths} & set(trained.get("files", ()))
         if names and trained["keys"] != found:
             msg = f"{min(names)}: the reweighter was trained on a file of this name, with events known by "
             msg += f"{trained['keys']}, now by {found}: their weights are not cross-fitted; sample with key branches"
@@ -116,13 +110,13 @@ class GeneratedFiles:
 
     def refuse_corrected(self, reweighter: Path) -> None:
         """Raise `ConfigError` if these events were drawn or kept with the same reweighter's correction."""
-        made = (self.provenance, self.provenance.get("unweight", {}))
+        made = (self.sample.provenance, self.sample.provenance.get("unweight", {}))
         if digest(reweighter) in [one.get("reweighter_sha256") for one in made]:
-            msg = f"{self.source}: these events were corrected by {reweighter.name} already, and need no weight of it; "
-            raise ConfigError(f"{msg}expected events without its correction")
+            msg = f"{self.sample.source}: these events were corrected by {reweighter.name} already, and need no weight "
+            raise ConfigError(f"{msg}of it; expected events without its correction")
 
-    def weighed(self, carried: list[str]) -> Iterator[Weighed]:
-        """All events in order, with these branches; memory use doesn't depend on the size of the files.
+    def weighed(self, copy: Rewriter | None = None) -> Iterator[Weighed]:
+        """All events in order, with the branches to copy; memory use doesn't depend on the size of the files.
 
         Raises:
             EmptySelectionError: there is none.
@@ -130,16 +124,16 @@ class GeneratedFiles:
         """
         empty = True
         rows = max(CHUNK_ROWS // (1 + self.n_replicas // 10), LEAST_ROWS)
-        for chunk in self.source.chunks(replace(self.request, branches=carried), rows=rows):
+        for chunk in copy.chunks(rows=rows) if copy else self.sample.source.chunks(self.request, rows=rows):
             empty = False
             yield self._weighed(chunk)
         if empty:
-            raise EmptySelectionError(f"{self.source}: the tree has no rows, expected generated events")
+            raise EmptySelectionError(f"{self.sample.source}: the tree has no rows, expected generated events")
 
     def _weighed(self, chunk: Chunk) -> Weighed:
         """Weigh the events that pass the cut; the others have factor 1."""
         columns, n = self.reweighter.columns, len(chunk)
-        generated = chunk.values.get(_WEIGHT, np.ones(n))
+        generated = self.sample.weights(chunk)
         cut = np.asarray(chunk.values.get(_CUT, np.zeros(n)), bool)
         factor, outside = np.ones(n), np.zeros(n, bool)
         table = {name: values[~cut] for name, values in chunk.values.items()}
@@ -153,38 +147,15 @@ class GeneratedFiles:
             replicas[~cut] = self.reweighter.replica_factors(events)
         return Weighed(chunk, generated, factor, cut, outside, context, replicas)
 
-    def carried(self, *, without: Collection[str], complete: bool) -> list[str]:
-        """Branches that can be written on: one number, or a fixed-size array of them, for each event.
-
-        Args:
-            without: branches to leave out.
-            complete: whether a branch or object that can't be written on is an error, not a warning.
-
-        Raises:
-            BranchError, ConfigError: there are such ones.
-        """
-        kept = self.source.branch_names("number", "array")
-        others = [name for name in self.source.other_objects() if name != PROVENANCE]
-        if complete and others:
-            msg = f"{self.source}: the file also holds {', '.join(others)}, which would be lost in place"
-            raise ConfigError(f"{msg}; give an output instead of --in_place true")
-        if lost := [name for name in self.source.branch_names() if name not in kept]:
-            msg = f"{self.source}: branches {', '.join(lost)} are not one number or a fixed-size array for each event"
-            if complete:
-                raise BranchError(f"{msg} and would be lost in place; give an output instead of --in_place true")
-            warnings.warn(f"{msg}; they are left out", CalorefineWarning, stacklevel=3)
-        return [name for name in kept if name not in without]
-
-
-def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:
-    """Versions, reweighter and files, as JSON types."""
-    return {
-        **versions(),
-        "reweighter": reweighter.name,
-        "reweighter_sha256": digest(reweighter),
-        "conditional": files.reweighter.conditional,
-        "cut": files.reweighter.columns.cut,
-        "fit": files.reweighter.provenance,
-        "files": [path.name for path in files.source.paths],
-        "generated_weight": files.weight,
-    }
+    def described(self, reweighter: Path) -> dict[str, Any]:
+        """Versions, reweighter and files, as JSON types."""
+        return {
+            **versions(),
+            "reweighter": reweighter.name,
+            "reweighter_sha256": digest(reweighter),
+            "conditional": self.reweighter.conditional,
+            "cut": self.reweighter.columns.cut,
+            "fit": self.reweighter.provenance,
+            "files": [path.name for path in self.sample.source.paths],
+            "generated_weight": self.sample.weight,
+        }

@@ -9,9 +9,8 @@ from __future__ import annotations
 import warnings
 
 from calorefine.errors import CalorefineError, CalorefineWarning
-from calorefine.io.expressions import branches
-from calorefine.io.provenance import read_provenance
-from calorefine.io.sources import Source
+from calorefine.io.reductions import branches
+from calorefine.io.sample import WeightedFiles
 from calorefine.twosample.binned import context_values
 from calorefine.twosample.cells import CellTest, compare_cells, group_of, quantile_cells
 from calorefine.twosample.pair import Samples, read_samples
@@ -60,12 +59,12 @@ def _hint(weights: tuple[str, str]) -> str:
     return "expected events generated at the reference's conditions, with the same weight on both sides"
 
 
-def warn_of_file_contexts(generated: Source, reference: Source, weights: tuple[str, str]) -> None:
+def warn_of_file_contexts(generated: WeightedFiles, reference: WeightedFiles) -> None:
     """`warn_of_contexts` for the context that the generated file's provenance names, as far as both files tell it."""
-    if not read_provenance(generated.paths[0]).get("columns", {}).get("context"):
+    if not generated.provenance.get("columns", {}).get("context"):
         return
     try:
-        samples = read_samples(generated, reference, columns=None, weights=weights)
+        samples = read_samples(generated, reference, columns=None)
     except CalorefineError:  # other files than those that belong together: there is no context to compare
         return
-    warn_of_contexts(samples, weights)
+    warn_of_contexts(samples, (generated.weight, reference.weight))

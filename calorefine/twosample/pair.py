@@ -7,25 +7,17 @@ context is then that of the reference event of the same key, where both files ha
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine import stats
-from calorefine.errors import BranchError, ConfigError, EmptySelectionError, KeyColumnError
+from calorefine.errors import BranchError, KeyColumnError
 from calorefine.events import Columns, Events
-from calorefine.io.chunks import NonFinite, Request
-from calorefine.io.expressions import branches
-from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance
+from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.sources import Source
-from calorefine.io.table import why_empty
-from calorefine.keys import KeyArray
-from calorefine.stats import FloatArray
 
 Twins = Literal["keys", "rows", "none"]
-_WEIGHT = "\0weight"
 
 
 @dataclass(frozen=True)
@@ -46,26 +38,7 @@ class Samples:
     twins: Twins
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Columns (n,) by name, weights and keys (n,) of one sample."""
-
-    table: dict[str, FloatArray]
-    weight: FloatArray
-    key: KeyArray
-    event_key: KeyArray
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.weight)
-
-    def events(self, columns: Columns) -> Events:
-        """Return the rows as events."""
-        x, context = columns.encode_features(self.table), columns.encode_context(self.table)
-        return Events(x, context, self.weight, self.key, self.event_key)
-
-
-def read_samples(generated: Source, reference: Source, *, columns: Columns | None, weights: tuple[str, str]) -> Samples:
+def read_samples(generated: WeightedFiles, reference: WeightedFiles, *, columns: Columns | None) -> Samples:
     """Read both samples.
 
     Args:
@@ -73,7 +46,6 @@ def read_samples(generated: Source, reference: Source, *, columns: Columns | Non
         reference: files of reference events.
         columns: features, context, key and cut, which is applied to both; from the generated file's provenance,
             without the cut of the training sample, if left out.
-        weights: branch or expression of either sample's weight, or "none".
 
     Raises:
         ConfigError: no columns are given and the generated file doesn't tell them.
@@ -81,88 +53,29 @@ def read_samples(generated: Source, reference: Source, *, columns: Columns | Non
         KeyColumnError: generated events without context have keys that the reference hasn't.
         WeightError: weights without a positive sum.
     """
-    provenance = read_provenance(generated.paths[0])
-    columns = columns or replace(provenance_columns(provenance, generated), cut=None)
-    names = set(generated.branch_names())
-    wanted = file_expressions(columns, "features", names, by_name="columns" in provenance)
-    context = file_expressions(columns, "context", names, by_name=False)
-    has_context = all(set(branches(text)) <= names for text in context.values())
-    keyed = [bool(columns.key) and set(columns.key_branches) <= set(f.branch_names()) for f in (generated, reference)]
-    made = read_rows(
-        generated, wanted | (context if has_context else {}), weights[0], columns if keyed[0] else None, columns.cut
-    )
-    everything = columns.expressions("features", "context")
-    target = read_rows(reference, everything, weights[1], columns if keyed[1] else None, columns.cut)
-    if all(keyed):
+    columns = columns or replace(generated.columns, cut=None)
+    wanted, context = generated.texts(columns, "features"), generated.texts(columns, "context")
+    has_context = not generated.lacking(context.values())
+    made = generated.rows(generated.request(columns, wanted | (context if has_context else {})))
+    target = reference.rows(reference.request(columns, columns.expressions("features", "context")))
+    if generated.is_keyed(columns) and reference.is_keyed(columns):
         twins: Twins = "keys"
-        made = made if has_context else _with_context(made, target, _matches(made, target, generated), columns)
+        matches = None if has_context else _matches(made, target, generated.source)
+        made = made if matches is None else _with_context(made, target, matches, columns)
     else:
-        made, twins = _by_row(made, target, int(provenance.get("n_per_event", 1)), columns, generated)
+        made, twins = _by_row(made, target, int(generated.provenance.get("n_per_event", 1)), columns, generated.source)
     return Samples(columns, made.events(columns), target.events(columns), twins)
-
-
-def provenance_columns(provenance: dict[str, Any], source: Source) -> Columns:
-    """Columns that a generated file was made with, the cut of its training sample included.
-
-    Raises:
-        ConfigError: the file doesn't tell.
-    """
-    if "columns" not in provenance:
-        raise ConfigError(
-            f"{source}: has no provenance that names its columns; describe them with the option `columns`"
-        )
-    return Columns.from_dict(provenance["columns"])
 
 
 def read_training(path: str, tree: str, columns: Columns) -> Events:
     """Training events, of weight 1; rows with NaN or infinite values are left out, with a warning."""
-    source = open_source(path, tree)
-    keyed = columns if set(columns.key_branches) <= set(source.branch_names()) else None
-    return read_rows(source, columns.expressions("features", "context"), "none", keyed, columns.cut, "drop").events(
+    files = WeightedFiles(path, tree)
+    return files.rows(files.request(columns, columns.expressions("features", "context"), nonfinite="drop")).events(
         columns
     )
 
 
-def file_expressions(
-    columns: Columns, group: Literal["features", "context"], names: set[str], *, by_name: bool
-) -> dict[str, str]:
-    """Expressions of a group in the generated file: the columns' own, or the bare name if those can't be evaluated."""
-    own = columns.expressions(group)
-    return {
-        name: name if name in names and (by_name or not set(branches(text)) <= names) else text
-        for name, text in own.items()
-    }
-
-
-def read_rows(
-    source: Source,
-    wanted: dict[str, str],
-    weight: str,
-    keyed: Columns | None = None,
-    cut: str | None = None,
-    nonfinite: NonFinite = "error",
-) -> Rows:
-    """Read all rows that pass the cut, with keys from the key branches or, without, from file and row.
-
-    Raises:
-        EmptySelectionError: no row is left.
-        WeightError: weights without a positive sum.
-    """
-    texts = wanted | ({} if weight == "none" else {_WEIGHT: weight})
-    key, candidate = (keyed.key, keyed.candidate) if keyed else ([], None)
-    request = Request(texts, key, candidate, cut, nonfinite=nonfinite)
-    chunks = list(source.chunks(request))
-    if not chunks:
-        raise EmptySelectionError(f"{source}: {why_empty(source.n_entries(), request)}, expected some events")
-    table = {name: np.concatenate([chunk.values[name] for chunk in chunks]).astype(np.float64) for name in texts}
-    rows = sum(map(len, chunks))
-    w = table.pop(_WEIGHT, np.ones(rows))
-    stats.require_positive_sum(w, f"{source}, weight '{weight}'")
-    own, event = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("key", "event_key"))
-    return Rows(table, w, own, event)
-
-
-def _matches(made: Rows, target: Rows, source: Source) -> NDArray[np.intp]:
+def _matches(made: SampleRows, target: SampleRows, source: Source) -> NDArray[np.intp]:
     """Row of the reference (n,) with the key of each generated event."""
     order = np.argsort(target.key, kind="stable")
     place = np.minimum(np.searchsorted(target.key, made.key, sorter=order), len(order) - 1)
@@ -173,7 +86,9 @@ def _matches(made: Rows, target: Rows, source: Source) -> NDArray[np.intp]:
     return index
 
 
-def _by_row(made: Rows, target: Rows, copies: int, columns: Columns, source: Source) -> tuple[Rows, Twins]:
+def _by_row(
+    made: SampleRows, target: SampleRows, copies: int, columns: Columns, source: Source
+) -> tuple[SampleRows, Twins]:
     """Give twins the same keys, and the generated ones their context, if row i belongs to condition i // copies."""
     fits = len(made) == copies * len(target)
     index = np.repeat(np.arange(len(target)), copies) if fits else None
@@ -191,5 +106,5 @@ def _by_row(made: Rows, target: Rows, copies: int, columns: Columns, source: Sou
     return replace(made, key=target.key[index], event_key=target.event_key[index]), "rows"
 
 
-def _with_context(made: Rows, target: Rows, index: NDArray[np.intp], columns: Columns) -> Rows:
+def _with_context(made: SampleRows, target: SampleRows, index: NDArray[np.intp], columns: Columns) -> SampleRows:
     return replace(made, table={**made.table, **{name: target.table[name][index] for name in columns.context}})

@@ -16,7 +16,7 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
 from calorefine.simulator import Simulator, outside_domain, provenance
 
-FLAG = "_in_domain"  # after the branch's name: of two models' branches each has its own domain
+IN_DOMAIN_SUFFIX = "_in_domain"  # after the branch's name: of two models' branches each has its own domain
 
 
 @dataclass
@@ -47,7 +47,7 @@ class LogProbSummary:
         return (
             f"{self.output}: {self.n_events} events with branch {self.branch}, mean {mean:.4f} nats; "
             f"{self.n_impossible} impossible (-inf)\n"
-            + outside_domain(f"{self.branch}{FLAG}", self.n_outside_any, self.n_events, self.n_outside)
+            + outside_domain(f"{self.branch}{IN_DOMAIN_SUFFIX}", self.n_outside_any, self.n_events, self.n_outside)
         )
 
 
@@ -94,19 +94,18 @@ def log_prob_file(
     summary = LogProbSummary(Path(output), branch, n_outside=dict.fromkeys(known.context, 0))
     with rewriting(
         sample.source,
+        sample.request(adapted, adapted.expressions("features", "context")),
         output,
-        adds=[branch, branch + FLAG],
+        adds=[branch, branch + IN_DOMAIN_SUFFIX],
         hint="choose another one with --branch",
         inputs=[Path(checkpoint)],
-        collection=known.collection,
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
-        wanted = sample.request(adapted, adapted.expressions("features", "context"))
-        for chunk in copy.chunks(wanted):
+        for chunk in copy.chunks():
             values, inside = simulator.log_prob(chunk.values), simulator.inside(chunk.values)
             in_domain = np.logical_and.reduce([np.ones(len(values), bool), *inside.values()])
-            copy.extend(chunk, {branch: values, branch + FLAG: in_domain})
+            copy.extend(chunk, {branch: values, branch + IN_DOMAIN_SUFFIX: in_domain})
             _count(summary, values, in_domain, inside)
         content: dict[str, Any] = {
             "n_outside_domain": summary.n_outside_any,

@@ -7,12 +7,10 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 
 from calorefine.errors import ConfigError, nearest
-from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.figures.overlay import Sample, compare
 from calorefine.twosample.context_check import warn_of_file_contexts
-from calorefine.twosample.pair import read_rows
 
 
 def plot_files(
@@ -55,13 +53,14 @@ def plot_files(
     if bins < 1:
         raise ConfigError(f"bins: {bins} found, expected at least 1")
     picture = _format(Path(output))
-    made, target = open_source(generated, tree), open_source(reference, reference_tree or tree)
-    names = features or list(read_provenance(made.paths[0]).get("columns", {}).get("features", {}))
+    made = WeightedFiles(generated, tree, generated_weight)
+    target = WeightedFiles(reference, reference_tree or tree, reference_weight)
+    names = features or list(made.provenance.get("columns", {}).get("features", {}))
     if not names:
         raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")
     wanted = {name: name for name in names}
-    samples = [read_rows(made, wanted, generated_weight), read_rows(target, wanted, reference_weight)]
-    warn_of_file_contexts(made, target, (generated_weight, reference_weight))
+    samples = [sample.rows(sample.request(None, wanted)) for sample in (made, target)]
+    warn_of_file_contexts(made, target)
     figure = compare(names, *(Sample(rows.table, rows.weight, rows.event_key) for rows in samples), bins=bins)
     with replacing(Path(output), overwrite=overwrite) as beside:
         figure.savefig(beside, format=picture, dpi=110)

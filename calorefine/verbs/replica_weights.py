@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 
 from calorefine.ensemble.members import Ensemble, Member, MemberKind
-from calorefine.ensemble.nominal_sample import WEIGHT, check_origin, sample_conditions, sample_request
+from calorefine.ensemble.nominal_sample import check_origin, sample_conditions, sample_request
 from calorefine.ensemble.ratio_checks import MemberSums
 from calorefine.ensemble.ratios import ClassifierRatios, LikelihoodRatios, Ratios, learn
-from calorefine.errors import CalorefineWarning, ConfigError, EmptySelectionError
+from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Column
 from calorefine.io.chunks import Chunk, Request
-from calorefine.io.formats import open_source
-from calorefine.io.provenance import digest, read_provenance, versions
+from calorefine.io.provenance import digest, versions
+from calorefine.io.rewrite import rewriting
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import warn_of_row_keys
-from calorefine.io.writer import not_an_input, require_writable, write_tree
 from calorefine.models.base import Likelihood
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.ratio import RatioEstimator
@@ -39,7 +39,7 @@ from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 
 BRANCHES: dict[MemberKind, str] = {"replica": "weight_replica", "seed": "weight_seed"}
-ROWS = 50_000  # in a chunk
+MOST_ROWS = 50_000  # in a chunk
 
 
 @dataclass(frozen=True)
@@ -115,26 +115,31 @@ def replica_weights(
     """
     if not max_ratio > 1:
         raise ConfigError(f"max_ratio: {max_ratio} found, expected a number above 1")
-    members, source = Ensemble.load(ensemble), open_source(generated, tree)
+    members, sample = Ensemble.load(ensemble), WeightedFiles(generated, tree, weight)
     names = _entries(members)
-    everyone = [name for own in names.values() for name in own]
+    everyone = [name for entries in names.values() for name in entries]
     simulators = {name: Simulator.load(members.checkpoint(name)) for name in ["nominal", *everyone]}
-    check_origin(source, members)
-    require_writable(Path(output), overwrite=overwrite)
-    not_an_input(Path(output), [*source.paths, *map(members.checkpoint, simulators)])
-    request = sample_request(source, simulators["nominal"].columns, columns or {}, weight, names)
-    ratios = _ratios(simulators, source, request, estimator, n_train, seed)
-    summary = ReplicaWeightsSummary(Path(output), names, _method(ratios), MemberSums(everyone))
-    kind = tree_format or source.tree_format()
-    with write_tree(summary.output, tree, tree_format=kind, overwrite=overwrite) as writer:
-        for chunk in source.chunks(request, rows=ROWS):
-            weights = _weights(chunk, ratios, max_ratio, summary.sums)
-            writer.extend({**chunk.branches, **_arrays(weights, names)})
-        if summary.sums.n == 0:
-            raise EmptySelectionError(f"{source}: the tree has no rows, expected generated events")
-        entry = _provenance(summary, members, source, weight) | {"max_ratio": max_ratio}
+    check_origin(sample.source, members)
+    request = sample_request(sample, simulators["nominal"].columns, columns or {})
+    with rewriting(
+        sample.source,
+        request,
+        output,
+        adds=names,
+        hint="expected a sample without replica weights",
+        inputs=map(members.checkpoint, simulators),
+        expects="generated events",
+        tree_format=tree_format,
+        overwrite=overwrite,
+    ) as copy:
+        ratios = _ratios(simulators, sample.source, request, estimator, n_train, seed)
+        summary = ReplicaWeightsSummary(Path(output), names, _method(ratios), MemberSums(everyone))
+        for chunk in copy.chunks(rows=MOST_ROWS):
+            weights = _weights(chunk, sample.weights(chunk), ratios, max_ratio, summary.sums)
+            copy.extend(chunk, _arrays(weights, names))
+        entry = _provenance(summary, members, sample) | {"max_ratio": max_ratio}
         entry |= {"seed": seed, "n_train": n_train} if summary.method == "classifier" else {}
-        writer.finish(read_provenance(source.paths[0]) | {"replica_weights": entry})
+        copy.finish(sample.provenance | {"replica_weights": entry})
     for text in summary.sums.warnings():
         warnings.warn(text, CalorefineWarning, stacklevel=2)
     return summary
@@ -170,14 +175,13 @@ def _arrays(weights: FloatArray, names: Mapping[str, list[str]]) -> dict[str, Fl
     return {branch: np.ascontiguousarray(part) for branch, part in parts}
 
 
-def _weights(chunk: Chunk, ratios: Ratios, max_ratio: float, sums: MemberSums) -> FloatArray:
+def _weights(chunk: Chunk, weight: FloatArray, ratios: Ratios, max_ratio: float, sums: MemberSums) -> FloatArray:
     """Complete weights (n, K) of one chunk, counted."""
     log_ratios = ratios.log_ratios(chunk.values)
     impossible = np.isnan(log_ratios[:, 0])
     log_ratios[impossible] = 0.0
     cut_off = log_ratios > math.log(max_ratio)
     ratio = np.exp(np.minimum(log_ratios, math.log(max_ratio)))
-    weight = chunk.values.get(WEIGHT, np.ones(len(chunk)))
     sums.n_impossible += int(np.sum(impossible))
     sums.add(weight, ratio, cut_off)
     return weight[:, None] * ratio
@@ -209,7 +213,7 @@ def _method(ratios: Ratios) -> str:
     return "likelihood" if isinstance(ratios, LikelihoodRatios) else "classifier"
 
 
-def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, source: Source, weight: str) -> dict[str, Any]:
+def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, sample: WeightedFiles) -> dict[str, Any]:
     """Versions, members and what their weights are, as JSON types."""
     everyone = ["nominal", *summary.sums.names]
     return {
@@ -218,8 +222,8 @@ def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, source: Sourc
         "checkpoint_sha256": {name: digest(members.checkpoint(name)) for name in everyone},
         "branches": summary.names,
         "method": summary.method,
-        "files": [path.name for path in source.paths],
-        "weight": weight,
+        "files": [path.name for path in sample.source.paths],
+        "weight": sample.weight,
         "n": summary.sums.n,
         "n_impossible": summary.sums.n_impossible,
         **summary.sums.to_dict(),

@@ -9,10 +9,10 @@ from typing import Any
 from calorefine.errors import ConfigError
 from calorefine.events import Columns
 from calorefine.io.sources import TreeFormat
-from calorefine.reweighting.apply import ApplySummary, Normalization, apply_reweighter
-from calorefine.reweighting.fit import FitSummary, fit_reweighter
 from calorefine.reweighting.ratio import RatioEstimator
-from calorefine.reweighting.unweight import UnweightSummary, unweight_files
+from calorefine.verbs.reweight_apply import ApplySummary, Normalization, apply_reweighter
+from calorefine.verbs.reweight_fit import FitSummary, fit_reweighter
+from calorefine.verbs.unweight import UnweightSummary, unweight_files
 
 SHARED = ("generated", "output", "tree", "generated_weight", "tree_format", "overwrite")
 FIT_ONLY = (

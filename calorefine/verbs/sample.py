@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +21,6 @@ from calorefine.keys import KeyArray
 from calorefine.reweighting.latent_resampling import RefinedSimulator
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.simulator import Simulator, identity, outside_domain, provenance
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -113,15 +110,15 @@ def sample_file(
     seen: list[KeyArray] = []
     with rewriting(
         sample.source,
+        Request.of(columns, columns.expressions("context"), branches=_carried(pass_through, columns)),
         output,
-        carries=_carried(pass_through, columns),
+        copies_all=False,
         inputs=[Path(checkpoint), *corrections],
-        collection=columns.collection,
         expects="conditions to generate events at",
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
-        for chunk in copy.chunks(Request.of(columns, columns.expressions("context"))):
+        for chunk in copy.chunks():
             seen.append(chunk.key)
             copy.extend(chunk, _generated(simulator, chunk, seed, n_per_event, summary), copies=n_per_event)
         check_unique(np.concatenate([*seen, np.zeros(0, np.uint64)]), str(sample.source), columns.key_branches)
@@ -146,7 +143,7 @@ def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
         carried = [name.strip() for name in pass_through.split(",") if name.strip()]
     else:
         carried = list(pass_through)
-    if clash := {*map(columns.branch, [*columns.feature_names, "in_domain"]), "copy"} & set(carried):
+    if clash := {*map(columns.branch, [*columns.features, "in_domain"]), "copy"} & set(carried):
         raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
     return carried
 

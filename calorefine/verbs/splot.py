@@ -17,7 +17,7 @@ from calorefine.weights.factorization import FactorizationResult, factorization_
 from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
 
-Table = dict[str, NDArray[Any]]
+_Table = dict[str, NDArray[Any]]
 
 
 def splot_file(
@@ -88,7 +88,7 @@ def splot_file(
 
 
 def _tested(
-    splot: SPlot, fit: SPlotResult, table: Table, columns: Table, dependence: str, what: str
+    splot: SPlot, fit: SPlotResult, table: _Table, columns: _Table, dependence: str, what: str
 ) -> list[FactorizationResult]:
     """Test factorization; a refusal shows fit and tests, since nothing is written then."""
     tests = factorization_test(splot, table[splot.spectator], columns | _bin_columns(splot, table), result=fit)
@@ -100,7 +100,7 @@ def _tested(
     return tests
 
 
-def _bin_columns(splot: SPlot, table: Table) -> Table:
+def _bin_columns(splot: SPlot, table: _Table) -> _Table:
     return {name: table[name] for name in splot.context_bins.edges}
 
 

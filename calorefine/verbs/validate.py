@@ -31,9 +31,7 @@ from numpy.typing import NDArray
 from calorefine import keys, stats
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Columns, Events
-from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance
-from calorefine.io.sources import Source
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.figures.binned import efficiency_figure, widths_figure
 from calorefine.pages.figures.overlay import Sample, compare
@@ -53,7 +51,7 @@ from calorefine.twosample.binned import (
 from calorefine.twosample.classifier import classifier_test
 from calorefine.twosample.context_check import warn_of_contexts
 from calorefine.twosample.distances import Points, compare_columns, nearest_distances, sliced_wasserstein, standardized
-from calorefine.twosample.pair import Samples, provenance_columns, read_samples, read_training
+from calorefine.twosample.pair import Samples, read_samples, read_training
 from calorefine.twosample.results import Memorization, SampleNumbers, Validation
 
 MOST_NEIGHBORS = 20_000  # events of each sample whose nearest training event is looked up
@@ -104,26 +102,23 @@ def validate_files(
     """
     if Path(output).suffix != ".json":
         raise ConfigError(f"output: {output} found, expected a name that ends in .json; pictures go beside it")
-    sources = open_source(generated, tree), open_source(reference, reference_tree or tree)
-    weights = generated_weight, reference_weight
-    samples = read_samples(*sources, columns=columns, weights=weights)
-    warn_of_contexts(samples, weights)
+    files = (
+        WeightedFiles(generated, tree, generated_weight),
+        WeightedFiles(reference, reference_tree or tree, reference_weight),
+    )
+    samples = read_samples(*files, columns=columns)
+    warn_of_contexts(samples, (generated_weight, reference_weight))
     names = samples.columns.feature_names
     paths = _pictures(Path(output), names)
     with ExitStack() as stack:
         beside = [stack.enter_context(replacing(path, overwrite=overwrite)) for path in (Path(output), *paths)]
-        provenance = read_provenance(sources[0].paths[0])
-        known = None
-        if training:
-            own = columns or provenance_columns(provenance, sources[0])
-            known = read_training(training, reference_tree or tree, own)
+        known = read_training(training, reference_tree or tree, columns or files[0].columns) if training else None
         numbers = [
-            _numbers(events, source, weight)
-            for events, source, weight in zip((samples.generated, samples.reference), sources, weights, strict=True)
+            SampleNumbers([str(path) for path in one.source.paths], **one.numbers(events.weight))
+            for one, events in zip(files, (samples.generated, samples.reference), strict=True)
         ]
-        found = _validated(
-            samples, known, numbers, (Path(output), paths), _n_eff(provenance), repetitions=repetitions, seed=seed
-        )
+        n_eff = _n_eff(files[0].provenance)
+        found = _validated(samples, known, numbers, (Path(output), paths), n_eff, repetitions=repetitions, seed=seed)
         beside[0].write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         for path, figure in zip(beside[1:], _figures(samples, found), strict=True):
             figure.savefig(path, format="png", dpi=110)
@@ -134,11 +129,6 @@ def _pictures(output: Path, features: list[str]) -> list[Path]:
     """Names of the pictures."""
     parts = ["features", "widths", *(f"efficiency_{re.sub(r'[^0-9A-Za-z_.-]', '_', name)}" for name in features)]
     return [output.with_name(f"{output.stem}_{part}.png") for part in parts]
-
-
-def _numbers(events: Events, source: Source, weight: str) -> SampleNumbers:
-    sizes = len(events), stats.sum_w(events.weight), stats.n_eff(events.weight)
-    return SampleNumbers([str(path) for path in source.paths], source.tree, weight, *sizes)
 
 
 def _n_eff(provenance: dict[str, Any]) -> float | None:

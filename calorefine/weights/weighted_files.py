@@ -25,7 +25,7 @@ from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.factorization import FactorizationResult
 from calorefine.weights.source import WeightFit, WeightSource
 
-Table = dict[str, NDArray[Any]]
+_Table = dict[str, NDArray[Any]]
 
 
 class WeightedInput:
@@ -53,7 +53,7 @@ class WeightedInput:
         named = columns.expressions("features", "context") | columns.block_expressions
         self.request = Request.of(columns, needed | named, nonfinite=nonfinite)
 
-    def read(self) -> tuple[Table, KeyArray]:
+    def read(self) -> tuple[_Table, KeyArray]:
         """All expressions, and the keys (n,) that bootstrap counts go by."""
         parts = [read_table(source, self.request) for source in self.sources]
         values = [table | self._number(number, len(key)) for number, (table, key, _) in enumerate(parts)]
@@ -71,17 +71,17 @@ class WeightedInput:
                 )
                 raise KeyColumnError(msg)
 
-    def chunks(self, copy: Rewriter) -> Iterator[tuple[Chunk, Table]]:
+    def chunks(self, copy: Rewriter) -> Iterator[tuple[Chunk, _Table]]:
         """Rows with the branches to copy, and their expressions."""
         for number, source in enumerate(self.sources):
-            for chunk in copy.chunks(self.request, source):
+            for chunk in copy.chunks(source):
                 yield chunk, chunk.values | self._number(number, len(chunk))
 
     def names(self) -> list[str]:
         """Files read."""
         return [path.name for source in self.sources for path in source.paths]
 
-    def _number(self, number: int, n: int) -> Table:
+    def _number(self, number: int, n: int) -> _Table:
         return {"sample": np.full(n, float(number))} if self.numbered else {}
 
 
@@ -89,7 +89,7 @@ class Replicas:
     """The nominal weights and those of each replica."""
 
     def __init__(
-        self, source: WeightSource, table: Table, key: KeyArray, *, n: int, seed: int, refit: bool, block: list[str]
+        self, source: WeightSource, table: _Table, key: KeyArray, *, n: int, seed: int, refit: bool, block: list[str]
     ) -> None:
         """Fit the nominal sample and, with `refit`, each of the n replicas."""
         if n < 0:
@@ -101,7 +101,7 @@ class Replicas:
         self.replicas = [Replica(index, seed, refit) for index in range(1, n + 1)]
         self.fits = [replica_fit(source, self.nominal, table, key, replica) for replica in self.replicas]
 
-    def weights(self, table: Table, key: KeyArray, species: str) -> NDArray[np.float32]:
+    def weights(self, table: _Table, key: KeyArray, species: str) -> NDArray[np.float32]:
         """Weights (n, replicas) of a species, counts included."""
         out = np.empty((len(key), self.n), np.float32)
         for index, (replica, fit) in enumerate(zip(self.replicas, self.fits, strict=True)):
@@ -127,11 +127,11 @@ class WeightedOutput:
         sums = {name: np.zeros((2, bootstrap.n)) for name in names}
         with rewriting(
             source.sources,
+            source.request,
             self.path,
             adds=[*names, *(["sample"] if source.numbered else [])],
             hint="expected an input without weights",
             kinds=["number"],
-            collection=source.columns.collection,
             tree_format=self.tree_format,
             overwrite=self.overwrite,
         ) as copy:
@@ -147,7 +147,7 @@ class WeightedOutput:
         return list(added)
 
     def _weights(
-        self, table: Table, key: KeyArray, bootstrap: Replicas, others: Mapping[str, WeightFit]
+        self, table: _Table, key: KeyArray, bootstrap: Replicas, others: Mapping[str, WeightFit]
     ) -> dict[str, NDArray[Any]]:
         added: dict[str, NDArray[Any]] = {}
         for species in bootstrap.nominal.species:

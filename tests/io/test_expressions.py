@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calorefine.errors import BranchError, ExpressionError
-from calorefine.io.expressions import branches, evaluate
+from calorefine.io.expressions import evaluate_plain, plain_branches
 
 A, F, FLAG = np.array([1.0, -2.0, 3.0]), np.array([0.1, 0.2, 0.3], np.float32), np.array([True, False, True])
 K, J = np.array([-7, 2**52 + 1, 5], np.int64), np.array([0, 3, 5], np.int32)
@@ -38,7 +38,7 @@ TABLE = {"a": A, "f": F, "flag": FLAG, "i": K, "j": J, "u": U, "u8": U8, "where"
     ],
 )
 def test_conditions(text, expected):
-    result = evaluate(text, TABLE)
+    result = evaluate_plain(text, TABLE)
     assert result.dtype == bool
     assert np.array_equal(result, expected)
 
@@ -73,14 +73,14 @@ def test_conditions(text, expected):
     ],
 )
 def test_values(text, expected):
-    result = evaluate(text, TABLE)
+    result = evaluate_plain(text, TABLE)
     assert result.dtype == np.float64
     assert result.shape == (3,)
     np.testing.assert_allclose(result, expected, rtol=1e-6 if "arctan2" in text else 1e-15)
 
 
 def test_division_by_zero_and_logarithms_give_values_that_the_reader_counts():
-    result = evaluate("1 / (a - 1) + log(a)", TABLE)
+    result = evaluate_plain("1 / (a - 1) + log(a)", TABLE)
     assert np.isinf(result[0])
     assert np.isnan(result[1])
     assert np.isfinite(result[2])
@@ -131,24 +131,24 @@ def test_division_by_zero_and_logarithms_give_values_that_the_reader_counts():
 )
 def test_refused(text, message):
     with pytest.raises((ExpressionError, BranchError), match=message):
-        evaluate(text, TABLE)
+        evaluate_plain(text, TABLE)
 
 
 def test_missing_branch_names_the_nearest():
     with pytest.raises(BranchError, match="'A > 1' needs a branch 'A', which isn't there; did you mean 'a'"):
-        evaluate("A > 1", TABLE)
+        evaluate_plain("A > 1", TABLE)
 
 
 @pytest.mark.parametrize("values", [np.array([2**53 + 1], np.uint64), np.array([-(2**60)], np.int64)])
 def test_integers_that_double_precision_cannot_hold_are_refused(values):
     """Such as `event % 10` of a 64-bit hash, which would be wrong without a word."""
     with pytest.raises(ExpressionError, match=r"branch 'event' holds integers up to .* expected at most 2\*\*53"):
-        evaluate("event % 10 == 3", {"event": values})
+        evaluate_plain("event % 10 == 3", {"event": values})
 
 
 def test_branches_are_named_once_and_without_functions():
-    assert branches("where(where > 0, px, py) + px && a") == ("where", "px", "py", "a")
+    assert plain_branches("where(where > 0, px, py) + px && a") == ("where", "px", "py", "a")
 
 
 def test_empty_table():
-    assert evaluate("a > 1 && u < 3", {name: array[:0] for name, array in TABLE.items()}).shape == (0,)
+    assert evaluate_plain("a > 1 && u < 3", {name: array[:0] for name, array in TABLE.items()}).shape == (0,)

@@ -29,8 +29,8 @@ from calorefine.errors import (
 from calorefine.io import root
 from calorefine.io.provenance import read_provenance
 from calorefine.reweighting import NetworkRatio, Reweighter
-from calorefine.reweighting.apply import apply_reweighter
-from calorefine.reweighting.unweight import unweight_files
+from calorefine.verbs.reweight_apply import apply_reweighter
+from calorefine.verbs.unweight import unweight_files
 
 COLUMNS = Columns(
     {"x": None, "k": None},
@@ -447,7 +447,7 @@ KILLED = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import numpy as np, torch, uproot
-from calorefine.reweighting.apply import apply_reweighter
+from calorefine.verbs.reweight_apply import apply_reweighter
 torch.set_num_threads(1)
 reweighter, original, folder, in_place = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "in_place"
 options = {"output": None, "in_place": True} if in_place else {"output": str(folder / "out.root"), "overwrite": True}

@@ -14,7 +14,7 @@ from calorefine import Columns, keys, stats
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Events
 from calorefine.io.provenance import PROVENANCE, read_provenance
-from calorefine.io.root import RootFiles
+from calorefine.io.sample import WeightedFiles
 from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter
 from calorefine.reweighting.replicas import BootstrapCopies, bootstrap_copies, fit_replicas
 from calorefine.reweighting.reweighter import STATE_KEY
@@ -173,8 +173,8 @@ def test_normalization_of_each_replica(fitted, tmp_path):
 
 
 def samples(files, reference="reference.root", weight="w", columns=COLUMNS):
-    sources = RootFiles(files / "generated.root", "events"), RootFiles(files / reference, "events")
-    return read_samples(*sources, columns=columns, weights=("none", weight)), sources[1]
+    target = WeightedFiles(str(files / reference), "events", weight)
+    return read_samples(WeightedFiles(str(files / "generated.root"), "events"), target, columns=columns), target.source
 
 
 def test_both_samples_count_as_the_replicas_branch_does(files):

@@ -15,7 +15,7 @@ import yaml
 from calorefine.cli import calorefine
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io.provenance import read_provenance
-from calorefine.io.sample import WeightedFiles as Sample
+from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Histogram, Mean
 from calorefine.systematics import load
 from calorefine.systematics.equivalent_events import power
@@ -122,7 +122,9 @@ def test_truth_of_another_size_is_no_bias(files):
     """Seed 8, twice the events; p below 0.01 once in a hundred seeds or less."""
     truth = write(files / "truth.root", **events(8, n=2 * N))
     counts = {"x": Histogram("x", edges=EDGES)}
-    found = propagated(files, observables=counts, calibration=Variations(weights="weight_replica"), truth=Sample(truth))
+    found = propagated(
+        files, observables=counts, calibration=Variations(weights="weight_replica"), truth=WeightedFiles(truth)
+    )
     assert found.biases["nominal - truth"].chi2.p_value > 0.01
 
 
@@ -167,9 +169,9 @@ def test_a_wrong_generator_is_flagged_and_covered_on_demand(files):
     write(files / "other.root", **events(3, shift=0.3))
     write(files / "same.root", **events(4))
     options = {"calibration": Variations(weights="weight_replica")}
-    right = propagated(files, truth=Sample(str(files / "same.root")), **options)
+    right = propagated(files, truth=WeightedFiles(str(files / "same.root")), **options)
     assert not right.biases["nominal - truth"].significant
-    wrong = {"truth": Sample(str(files / "other.root")), **options}
+    wrong = {"truth": WeightedFiles(str(files / "other.root")), **options}
     summary = propagated(files, **wrong, output=str(files / "w"))
     assert summary.biases["nominal - truth"].significant
     assert "BIAS: nominal - truth" in str(summary)
@@ -182,11 +184,13 @@ def test_what_the_reweighting_left_is_a_source(files):
     """A closure that is off by 0.3 leaves a residual, one of the same law does not: seeds 3, 4, 5; by accident 5 %."""
     for name, seed, shift in (("other", 3, 0.3), ("same", 4, 0.0), ("reference", 5, 0.0)):
         write(files / f"{name}.root", **events(seed, shift=shift))
-    reference = Sample(str(files / "reference.root"))
-    found = propagated(files, closure=Closure(Sample(str(files / "other.root")), reference))
+    reference = WeightedFiles(str(files / "reference.root"))
+    found = propagated(files, closure=Closure(WeightedFiles(str(files / "other.root")), reference))
     deviation = np.sqrt(np.diag(found.systematics.covariance("residual")))
     np.testing.assert_allclose(deviation[4:], 0.3, atol=0.12)
-    good = propagated(files, closure=Closure(Sample(str(files / "same.root")), reference), output=str(files / "g"))
+    good = propagated(
+        files, closure=Closure(WeightedFiles(str(files / "same.root")), reference), output=str(files / "g")
+    )
     assert not good.systematics.covariance("residual").any()
     assert sum("closes" in line for line in good.lines) == 2
 

@@ -21,6 +21,7 @@ from calorefine.errors import BranchError, CalorefineWarning, ConfigError, Empty
 from calorefine.io.chunks import Chunk
 from calorefine.io.provenance import read_provenance
 from calorefine.io.root import RootFiles
+from calorefine.io.sample import WeightedFiles
 from calorefine.verbs import replica_weights as module
 from calorefine.verbs.replica_weights import replica_weights
 
@@ -213,7 +214,7 @@ def test_copies_of_a_condition_are_drawn_at_once(ensembles):
     path = sampled(folder / "e" / "nominal" / "best.ckpt", folder, "copies.root", "--n_per_event", "3")
     columns = Simulator.load(folder / "e" / "nominal" / "best.ckpt").columns
     source = RootFiles(path, "events")
-    request = sample_request(source, columns, {}, "none", ["weight_replica"])
+    request = sample_request(WeightedFiles(str(path), "events"), columns, {})
     for n_train, few, copies in ((3000, 1000, 3), (90_000, N, 5)):
         found = sample_conditions(source, request, columns, n_train)
         assert len(np.unique(found.key)) == len(found.key) == pytest.approx(few, rel=0.15)

@@ -13,10 +13,10 @@ import yaml
 from calorefine import Column, Columns, stats
 from calorefine.cli import calorefine
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, FileError, WeightError
-from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter
-from calorefine.reweighting import fit as fitting
-from calorefine.reweighting.fit import RoundTest
+from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter, rounds
+from calorefine.reweighting.rounds import RoundTest
 from calorefine.twosample.classifier import Separation
+from calorefine.verbs import reweight_fit as fitting
 from calorefine.verbs.reweight import reweight_files
 
 COLUMNS = Columns(
@@ -185,7 +185,7 @@ def found_auc(*aucs):
     ],
 )
 def test_rounds_go_on_as_long_as_they_help(fit, monkeypatch, tmp_path, aucs, kept, n):
-    monkeypatch.setattr(fitting, "separation", found_auc(*aucs))
+    monkeypatch.setattr(rounds, "separation", found_auc(*aucs))
     found = fit(rounds=3, estimator=fast(updates=20))
     assert [one.kept for one in found.history] == kept
     assert [one.auc for one in found.history] == list(aucs)
@@ -206,7 +206,7 @@ def test_rounds_are_tested_at_the_references_context(fit, root_file, monkeypatch
         seen.append([float(stats.mean(one.context[:, 0], one.weight)) for one in (made, target)])
         return Separation(0.6, 0.01, 0.014, None, None, None)
 
-    monkeypatch.setattr(fitting, "separation", separation)
+    monkeypatch.setattr(rounds, "separation", separation)
     for conditional in (True, False):
         fit(generated=str(generated), rounds=2, conditional=conditional, estimator=fast(updates=1000))
     (made, target), joint = seen[0], seen[3]

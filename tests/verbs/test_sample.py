@@ -319,15 +319,16 @@ def test_interrupt_while_writing_leaves_nothing(generate, tmp_path, monkeypatch,
 
 SCRIPT = """
 import signal, sys, time
-import calorefine.verbs.sample as sampling
+from calorefine.io.writer import TreeWriter
+from calorefine.verbs.sample import sample_file
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-original = sampling.TreeWriter.extend
+original = TreeWriter.extend
 def slow(self, arrays):
     original(self, arrays)
     print("writing", flush=True)
     time.sleep(30)
-sampling.TreeWriter.extend = slow
-sampling.sample_file(checkpoint=sys.argv[1], conditions=sys.argv[2], output=sys.argv[3])
+TreeWriter.extend = slow
+sample_file(checkpoint=sys.argv[1], conditions=sys.argv[2], output=sys.argv[3])
 """
 
 

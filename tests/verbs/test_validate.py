@@ -11,7 +11,7 @@ import uproot
 from calorefine import Column, Columns, Events
 from calorefine.cli import LIGHTNING_VERBS, calorefine
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, KeyColumnError, WeightError
-from calorefine.io.root import RootFiles
+from calorefine.io.sample import WeightedFiles
 from calorefine.twosample.context_check import context_tests
 from calorefine.twosample.pair import Samples, read_samples
 from calorefine.verbs.plot import plot_files
@@ -150,8 +150,8 @@ def test_copies_at_other_conditions_and_training_statistics_are_found(files, tmp
 
 
 def read(generated, reference, **options):
-    given = {"columns": COLUMNS, "weights": ("none", "none")} | options
-    return read_samples(RootFiles(str(generated), "events"), RootFiles(str(reference), "events"), **given)
+    given = {"columns": COLUMNS} | options
+    return read_samples(WeightedFiles(str(generated), "events"), WeightedFiles(str(reference), "events"), **given)
 
 
 def test_context_by_key_is_found_in_any_order(root_file):

@@ -25,7 +25,6 @@ from calorefine.systematics import ObservableBins, Systematics, assemble, closur
 from calorefine.systematics.variations import Variables
 from calorefine.text import number
 from calorefine.twosample.context_check import warn_of_file_contexts
-from calorefine.twosample.pair import read_rows
 
 TITLE = "Features"
 INSIDE = (0.002, 0.998)  # quantiles of the reference that the pictures span
@@ -61,7 +60,7 @@ def features_part(files: Files, *, features: Sequence[str] | None, bins: int) ->
     with collected() as found:
         if REFERENCE in sources:
             made = sources["reweighted" if "reweighted" in sources else "generated"]
-            warn_of_file_contexts(made[0], sources[REFERENCE][0], (made[1], sources[REFERENCE][1]))
+            warn_of_file_contexts(made, sources[REFERENCE])
         measured = _measured(files, sources, columns, bins)
         tests = _tests(measured)
     return _part(sources, columns, measured, tests, found, [*missing, *(f"{TITLE}: {text}" for text in lacking)])
@@ -69,16 +68,18 @@ def features_part(files: Files, *, features: Sequence[str] | None, bins: int) ->
 
 def _measured(files: Files, sources: Sources, columns: Mapping[str, Shown], bins: int) -> dict[str, Variables]:
     """Histograms of every sample in the same bins."""
-    last, (source, weight) = list(sources.items())[-1]
-    rows = read_rows(source, {name: one.texts[last] for name, one in columns.items()}, weight)
+    last, files_last = list(sources.items())[-1]
+    rows = files_last.rows(files_last.request(None, {name: one.texts[last] for name, one in columns.items()}))
     axes = {name: _axis(rows.table[name], rows.weight, bins) for name in columns}
     out = {}
-    for sample, (own, weighed) in sources.items():
+    for sample, weighted in sources.items():
         histograms = {
             name: Histogram(one.texts[sample], bins=axes[name], normalize="unit") for name, one in columns.items()
         }
-        variations = files.replicas(own) if sample == "reweighted" else None
-        out[sample] = Variables(own, histograms, weighed, {"calibration": variations} if variations else {})
+        variations = files.replicas(weighted.source) if sample == "reweighted" else None
+        out[sample] = Variables(
+            weighted.source, histograms, weighted.weight, {"calibration": variations} if variations else {}
+        )
     return out
 
 
@@ -142,10 +143,12 @@ def _part(
 
 def _samples_table(sources: Sources, measured: Mapping[str, Variables]) -> Table:
     rows = []
-    for name, (source, weight) in sources.items():
+    for name, sample in sources.items():
         one = next(iter(measured[name].nominal.entries.values()))
-        paths = ", ".join(path.name for path in source.paths[:3]) + (", ..." if len(source.paths) > 3 else "")
-        rows.append([name, paths, weight, number(one.n_selected), number(one.sum_w, 5), number(one.n_eff, 5)])
+        paths = ", ".join(path.name for path in sample.source.paths[:3]) + (
+            ", ..." if len(sample.source.paths) > 3 else ""
+        )
+        rows.append([name, paths, sample.weight, number(one.n_selected), number(one.sum_w, 5), number(one.n_eff, 5)])
     return Table("Samples", ("sample", "files", "weight", "events", "sum_w", "n_eff"), rows)
 
 

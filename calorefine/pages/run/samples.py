@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from calorefine.errors import BranchError, ConfigError, nearest
 from calorefine.events import Column, Columns, unit_of
-from calorefine.io.expressions import branches
-from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
 from calorefine.systematics.variations import Variations
-from calorefine.twosample.pair import file_expressions
 
 REPLICAS = "weight_replica"
 REFERENCE = "reference"
-Sources = Mapping[str, tuple[Source, str]]
+Sources = Mapping[str, WeightedFiles]
 
 
 @dataclass(frozen=True)
@@ -41,15 +36,14 @@ class Files:
     weight: str
     calibration: Variations | None
 
-    def sources(self) -> dict[str, tuple[Source, str]]:
+    def sources(self) -> dict[str, WeightedFiles]:
         """Files and weight of each sample that is there, the reference last."""
-        given: list[tuple[str, Any, str, str]] = [
-            ("generated", self.generated, self.tree, "none"),
-            ("reweighted", self.weighted, self.tree, self.weight),
-        ]
-        if self.reference:
-            given.append(("reference", self.reference.files, self.reference.tree or self.tree, self.reference.weight))
-        return {name: (open_source(files, tree), weight) for name, files, tree, weight in given if files}
+        given = {
+            "generated": WeightedFiles(self.generated or "", self.tree),
+            "reweighted": WeightedFiles(self.weighted or "", self.tree, self.weight),
+            REFERENCE: self.reference and self.reference.within(self.tree),
+        }
+        return {name: sample for name, sample in given.items() if sample and sample.files}
 
     def replicas(self, source: Source) -> Variations | None:
         """Bootstrap replicas of the reweighted events."""
@@ -90,18 +84,18 @@ def shown_columns(sources: Sources, names: Sequence[str] | None) -> tuple[dict[s
     if described is not None:
         known = {**described.feature_columns, **described.context_columns}
     elif not names:
-        one = next(iter(sources.values()))[0]
-        raise ConfigError(f"{one}: has no provenance that names its features; name them by the option features")
-    texts = {name: _expressions(described, source, name) for name, (source, _) in sources.items()}
+        first = next(iter(sources.values())).source
+        raise ConfigError(f"{first}: has no provenance that names its features; name them by the option features")
+    texts = {name: _expressions(described, sample, name) for name, sample in sources.items()}
     columns, lacking = {}, []
     for name in names or known:
         own = {sample: texts[sample].get(name, name) for sample in sources}
-        without = [sample for sample, text in own.items() if not _has(sources[sample][0], text)]
+        without = [sample for sample, text in own.items() if sources[sample].lacking([text])]
         if without and not names and described is not None and name in described.context:
             lacking.append(f"context '{name}' isn't in the {' and '.join(without)} events")
         elif without:
-            there = sources[without[0]][0]
-            raise BranchError(f"{there}: there is no branch '{name}'{nearest(name, there.branch_names())}")
+            there = sources[without[0]]
+            raise BranchError(f"{there.source}: there is no branch '{name}'{nearest(name, there.branches)}")
         else:
             columns[name] = Shown(unit_of(name, known.get(name, Column())), own)
     return columns, lacking
@@ -109,23 +103,16 @@ def shown_columns(sources: Sources, names: Sequence[str] | None) -> tuple[dict[s
 
 def _described(sources: Sources) -> Columns | None:
     """Columns that the generated files were made with, if one of them tells."""
-    for name, (source, _) in sources.items():
-        provenance = read_provenance(source.paths[0])
-        if name != REFERENCE and "columns" in provenance:
-            return Columns.from_dict(provenance["columns"])
+    for name, sample in sources.items():
+        if name != REFERENCE and "columns" in sample.provenance:
+            return sample.columns
     return None
 
 
-def _expressions(columns: Columns | None, source: Source, sample: str) -> dict[str, str]:
+def _expressions(columns: Columns | None, sample: WeightedFiles, name: str) -> dict[str, str]:
     """Expressions of the columns in one sample."""
     if columns is None:
         return {}
-    if sample == REFERENCE:
+    if name == REFERENCE:
         return columns.expressions("features", "context")
-    names, by_name = set(source.branch_names()), "columns" in read_provenance(source.paths[0])
-    own = file_expressions(columns, "features", names, by_name=by_name)
-    return own | file_expressions(columns, "context", names, by_name=False)
-
-
-def _has(source: Source, text: str) -> bool:
-    return set(branches(text)) <= set(source.branch_names())
+    return sample.texts(columns, "features", "context")

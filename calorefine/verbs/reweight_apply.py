@@ -15,6 +15,7 @@ side.  Events that fail it are written, too, with factor 1 times that number, co
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +24,12 @@ import numpy as np
 
 from calorefine import stats
 from calorefine.errors import ConfigError
-from calorefine.io.expressions import branches
-from calorefine.io.formats import open_source
+from calorefine.io.reductions import branches
+from calorefine.io.rewrite import rewriting
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
-from calorefine.io.writer import not_an_input, write_tree
 from calorefine.reweighting.replicas import SUFFIX
-from calorefine.reweighting.reweighted_files import GeneratedFiles, provenance
+from calorefine.reweighting.reweighted_files import GeneratedFiles
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.sums import MeanFactors, ReplicaTotals, Totals
 from calorefine.stats import FloatArray
@@ -122,31 +123,37 @@ def apply_reweighter(
     Raises:
         CalorefineError: bad input; nothing is changed then.
     """
-    model, source = Reweighter.load(reweighter), open_source(generated, tree)
-    path = _output(source, output, in_place=in_place)
+    model, sample = Reweighter.load(reweighter), WeightedFiles(generated, tree, generated_weight)
+    path = _output(sample.source, output, in_place=in_place)
     written = [branch, f"{branch}{SUFFIX}"]  # an array of another weight's replicas must not stay beside this one
-    for name in written:
-        _check_branch(source, name, generated_weight, replace_branch=replace_branch)
-    files = GeneratedFiles(model, source, generated_weight, replicas=True)
+    files = GeneratedFiles(model, sample, replicas=True)
     files.refuse_corrected(Path(reweighter))
-    carried = files.carried(without=written, complete=in_place)
-    not_an_input(path, [Path(reweighter)] if in_place else [*source.paths, Path(reweighter)])
-    kind = tree_format or source.tree_format()
-    calibration = [one.ratio.scale for one in model.rounds]
-    totals, replicas = Totals(MeanFactors(model)), ReplicaTotals(len(model.replicas))
-    with write_tree(path, tree, tree_format=kind, overwrite=overwrite or in_place) as writer:
-        scale, own_scales = _scales(files, normalization)
-        for part in files.weighed(carried):
+    with rewriting(
+        sample.source,
+        files.request,
+        path,
+        adds=written,
+        hint="choose another one with --branch, or replace it with --replace_branch true",
+        replaces=replace_branch,
+        complete=in_place,
+        inputs=[Path(reweighter)],
+        tree_format=tree_format,
+        overwrite=overwrite,
+    ) as copy:
+        _refuse_own_weight(sample, written)
+        totals, replicas = Totals(MeanFactors(model)), ReplicaTotals(len(model.replicas))
+        scale, replica_scales = _scales(files, normalization)
+        for part in files.weighed(copy):
             weight = scale * part.weight
-            every = part.generated[:, None] * (own_scales * part.replicas)
-            arrays = {branch: weight} | ({written[1]: every} if model.replicas else {})
-            writer.extend({**{name: part.chunk.branches[name] for name in carried}, **arrays})
+            every = part.generated[:, None] * (replica_scales * part.replicas)
+            copy.extend(part.chunk, {branch: weight} | ({written[1]: every} if model.replicas else {}))
             totals.add(part, weight)
             replicas.add(part, every)
+        calibration = [one.ratio.scale for one in model.rounds]
         summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, calibration, replicas)
-        entry = provenance(files, Path(reweighter)) | summary.to_dict()
-        known = files.provenance.get("reweight", {})
-        writer.finish(files.provenance | {"reweight": known | {branch: entry}})
+        entry = files.described(Path(reweighter)) | summary.to_dict()
+        known = sample.provenance.get("reweight", {})
+        copy.finish(sample.provenance | {"reweight": known | {branch: entry}})
     return summary
 
 
@@ -163,18 +170,12 @@ def _output(source: Source, output: str | None, *, in_place: bool) -> Path:
     return source.paths[0].resolve()
 
 
-def _check_branch(source: Source, branch: str, generated_weight: str, *, replace_branch: bool) -> None:
-    """Refuse to write a branch twice, or one that it is computed from."""
-    if branch not in source.branch_names():
-        return
-    if not replace_branch:
-        msg = f"{source}: has a branch '{branch}' already; choose another one with --branch, or replace it with "
-        raise ConfigError(f"{msg}--replace_branch true")
-    if generated_weight != "none" and branch in branches(generated_weight):
-        msg = (
-            f"generated_weight: '{generated_weight}' is made of the branch '{branch}' that would be replaced; a second "
-        )
-        raise ConfigError(f"{msg}run would apply the factors twice; choose another --branch")
+def _refuse_own_weight(sample: WeightedFiles, written: Collection[str]) -> None:
+    """Refuse to replace a branch by one that is computed from it."""
+    replaced = set(written) & set(sample.branches) & set(branches(sample.weight))
+    if sample.weight != "none" and replaced:
+        msg = f"generated_weight: '{sample.weight}' is made of the branch '{min(replaced)}' that would be replaced; a "
+        raise ConfigError(f"{msg}second run would apply the factors twice; choose another --branch")
 
 
 def _scales(files: GeneratedFiles, normalization: Normalization) -> tuple[float, FloatArray]:
@@ -190,10 +191,10 @@ def _scales(files: GeneratedFiles, normalization: Normalization) -> tuple[float,
         raise ConfigError(f"{msg}of 'calorefine reweight'")
     every = [wanted, *model.provenance.get("replicas", {}).get("sum_w", [])]
     total = np.zeros(1 + len(model.replicas))
-    for part in files.weighed([]):
+    for part in files.weighed():
         weight = part.generated[:, None] * np.column_stack([part.factor, part.replicas])
         total += weight[~part.cut].sum(axis=0)
-    what = f"{files.source}, generated_weight '{files.weight}' times factor"
+    what = f"{files.sample.source}, generated_weight '{files.sample.weight}' times factor"
     what += f", cut '{model.columns.cut}'" if model.columns.cut else ""
     for one in total:
         stats.require_positive_sum([one], what)

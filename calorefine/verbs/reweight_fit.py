@@ -1,26 +1,17 @@
-"""Fit of a reweighter to two samples: one round after the other, the diagnostics, and the three files.
-
-Where more than one round is allowed, a classifier trained anew decides on each further one: unless the area under its
-curve comes closer to 0.5 by more than its error, the round is discarded and the fit ends.  In the conditional case it
-sees generated events whose context is weighted to the reference's, since a difference of the contexts' spectra is not
-to be corrected.
-"""
+"""Fit of a reweighter to the events of two files, with the diagnostics: three files are written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calorefine import stats
 from calorefine.errors import ConfigError
-from calorefine.events import Columns, Events
-from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance, versions
-from calorefine.io.sources import Source
+from calorefine.events import Columns
+from calorefine.io.provenance import versions
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import not_an_input, replacing
 from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
@@ -28,36 +19,8 @@ from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.reweighting.replicas import bootstrap_copies, fit_replicas
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.twosample.classifier import separation
+from calorefine.reweighting.rounds import REPETITIONS, RoundTest, fit_rounds
 from calorefine.twosample.pair import Samples, read_samples
-
-REPETITIONS = 4
-
-
-@dataclass(frozen=True)
-class RoundTest:
-    """What a classifier finds after a round.
-
-    Attributes:
-        round: its number; 0 is before the first one.
-        auc: area under the curve, 0.5 if the samples can't be told apart.
-        auc_error: its standard error.
-        kept: whether the round is part of the reweighter.
-    """
-
-    round: int
-    auc: float
-    auc_error: float
-    kept: bool = True
-
-    def better_than(self, other: RoundTest) -> bool:
-        """Whether the AUC is closer to 0.5 by more than its error."""
-        return abs(other.auc - 0.5) - abs(self.auc - 0.5) > self.auc_error
-
-    def __str__(self) -> str:
-        """One line for the terminal."""
-        end = "" if self.kept else ": not closer to 0.5 by more than its error, discarded"
-        return f"round {self.round}: AUC {self.auc:.4f} +- {self.auc_error:.4f}{end}"
 
 
 @dataclass(frozen=True)
@@ -125,24 +88,26 @@ def fit_reweighter(
         WeightError: negative generated weights, or weights without a positive sum.
     """
     path = _checked(output, reference, rounds, replicas)
-    sources = open_source(generated, tree), open_source(str(reference), reference_tree or tree)
-    weights = generated_weight, reference_weight
+    files = (
+        WeightedFiles(generated, tree, generated_weight),
+        WeightedFiles(str(reference), reference_tree or tree, reference_weight),
+    )
     paths = [path, *_beside(path)]
     for one in paths:
-        not_an_input(one, [*sources[0].paths, *sources[1].paths])
+        not_an_input(one, [*files[0].source.paths, *files[1].source.paths])
     with ExitStack() as stack:
         beside = [stack.enter_context(replacing(one, overwrite=overwrite)) for one in paths]
-        samples = read_samples(*sources, columns=columns, weights=weights)
+        samples = read_samples(*files, columns=columns)
         estimator = estimator or NetworkRatio()
-        reweighter, history = _fit(samples, estimator, conditional=conditional, rounds=rounds, seed=seed)
-        reweighter.provenance = _provenance(samples, sources, weights, estimator) | {
+        reweighter, history = fit_rounds(samples, estimator, conditional=conditional, rounds=rounds, seed=seed)
+        reweighter.provenance = _provenance(samples, files, estimator) | {
             "conditional": conditional,
             "rounds": len(reweighter.rounds),
             "history": [asdict(one) for one in history],
             "seed": seed,
         }
         if replicas:
-            copies = bootstrap_copies(samples, sources[1], reference_weight, n=replicas, seed=bootstrap_seed)
+            copies = bootstrap_copies(samples, files[1].source, reference_weight, n=replicas, seed=bootstrap_seed)
             reweighter.replicas = fit_replicas(reweighter, copies, estimator, repeats=replica_repeats, seed=seed)
             reweighter.provenance["replicas"] = copies.to_dict() | {"repeats": replica_repeats}
         found = diagnose(reweighter, samples.generated, samples.reference, repetitions=REPETITIONS, seed=seed)
@@ -175,69 +140,22 @@ def _beside(output: Path) -> list[Path]:
     return [output.with_suffix(".json"), output.with_suffix(".html")]
 
 
-def _fit(
-    samples: Samples, estimator: RatioEstimator, *, conditional: bool, rounds: int, seed: int
-) -> tuple[Reweighter, list[RoundTest]]:
-    """Learn the first round, and further ones as long as they help."""
-    pair = samples.generated, samples.reference
-    reweighter = Reweighter.fit(*pair, samples.columns, estimator=estimator, conditional=conditional, seed=seed)
-    if rounds == 1:
-        return reweighter, []
-    test = _round_test(samples, reweighter, estimator, seed=seed)
-    history = [test(None), test(reweighter)]
-    while len(reweighter.rounds) < rounds:
-        further = reweighter.improved(*pair, estimator=estimator, seed=seed)
-        found = test(further)
-        history.append(replace(found, kept=found.better_than(history[-1])))
-        if not history[-1].kept:
-            break
-        reweighter = further
-    return reweighter, history
-
-
-def _round_test(
-    samples: Samples, first: Reweighter, estimator: RatioEstimator, *, seed: int
-) -> Callable[[Reweighter | None], RoundTest]:
-    """Test of a reweighter on generated events that have the reference's context in the conditional case."""
-    generated, reference = samples.generated, samples.reference
-    if first.conditional and samples.columns.context:
-        factors = first.context_factors(generated, reference, generated.weight, estimator, seed)
-        generated = replace(generated, weight=generated.weight * factors)
-
-    def test(reweighter: Reweighter | None) -> RoundTest:
-        weight = generated.weight * (reweighter.factors(generated) if reweighter else 1.0)
-        found = separation(replace(generated, weight=weight), reference, repetitions=REPETITIONS, seed=seed)
-        return RoundTest(len(reweighter.rounds) if reweighter else 0, found.auc, found.auc_error)
-
-    return test
-
-
 def _provenance(
-    samples: Samples, sources: tuple[Source, Source], weights: tuple[str, str], estimator: RatioEstimator
+    samples: Samples, files: tuple[WeightedFiles, WeightedFiles], estimator: RatioEstimator
 ) -> dict[str, Any]:
     """Versions, samples and estimator, as JSON types."""
-    pairs = zip(("generated", "reference"), (samples.generated, samples.reference), sources, weights, strict=True)
-    described = {name: _described(events, source, weight) for name, events, source, weight in pairs}
-    names = set(sources[0].branch_names())
-    keyed = bool(samples.columns.key) and set(samples.columns.key_branches) <= names
-    own = "branches" if keyed else "rows"
-    described["generated"]["keys"] = "reference" if samples.twins == "rows" else own
-    described["generated"]["provenance"] = read_provenance(sources[0].paths[0])
+    events = {"generated": samples.generated, "reference": samples.reference}
+    described = {
+        name: {"files": [path.name for path in one.source.paths], **one.numbers(events[name].weight)}
+        for name, one in zip(events, files, strict=True)
+    }
+    known = "branches" if files[0].is_keyed(samples.columns) else "rows"
+    described["generated"]["keys"] = "reference" if samples.twins == "rows" else known
+    described["generated"]["provenance"] = files[0].provenance
     return {
         **versions(),
         **described,
         "columns": samples.columns.to_dict(),
         "twins": samples.twins,
         "estimator": {"class": type(estimator).__name__, **vars(estimator)},
-    }
-
-
-def _described(events: Events, source: Source, weight: str) -> dict[str, Any]:
-    return {
-        "files": [path.name for path in source.paths],
-        "tree": source.tree,
-        "weight": weight,
-        "n": len(events),
-        "sum_w": stats.sum_w(events.weight),
-        "n_eff": stats.n_eff(events.weight),
     }

@@ -17,11 +17,11 @@ import numpy as np
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError, WeightError
-from calorefine.io.formats import open_source
+from calorefine.io.rewrite import rewriting
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
-from calorefine.io.writer import not_an_input, write_tree
 from calorefine.reweighting.latent_resampling import accepted
-from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed, provenance
+from calorefine.reweighting.reweighted_files import GeneratedFiles, Weighed
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.sums import MeanFactors, Totals
 from calorefine.stats import FloatArray
@@ -136,33 +136,32 @@ def unweight_files(
         CalorefineError: bad input; nothing is written then.
         EmptySelectionError: no event is kept.
     """
-    model, source = Reweighter.load(reweighter), open_source(generated, tree)
+    model, sample = Reweighter.load(reweighter), WeightedFiles(generated, tree, generated_weight)
     if max_factor is not None and not (np.isfinite(max_factor) and max_factor > 0):
         raise ConfigError(f"max_factor: {max_factor} found, expected a positive number")
-    files = GeneratedFiles(model, source, generated_weight)
-    files.refuse_corrected(Path(reweighter))
-    carried = files.carried(without=(), complete=False)
-    path = Path(output)
-    not_an_input(path, [*source.paths, Path(reweighter)])
-    kind = tree_format or source.tree_format()
     totals, histogram, n_kept, n_above = Totals(MeanFactors(model)), WeightHistogram(), 0, 0
-    number = 1 + files.provenance.get("unweight", {}).get("number", 0)  # decisions again would be those of before
-    with write_tree(path, tree, tree_format=kind, overwrite=overwrite) as writer:
+    number = 1 + sample.provenance.get("unweight", {}).get("number", 0)  # decisions again would be those of before
+    files = GeneratedFiles(model, sample)
+    files.refuse_corrected(Path(reweighter))
+    inputs = [Path(reweighter)]
+    with rewriting(
+        sample.source, files.request, output, inputs=inputs, tree_format=tree_format, overwrite=overwrite
+    ) as copy:
         maximum = max_factor or _largest(files)
-        for part in files.weighed(carried):
+        for part in files.weighed(copy):
             _require_nonnegative(files, part)
             kept = accepted(part.weight, _copy_key(part), largest=maximum, seed=seed, purpose=f"unweight {number}")
-            if kept.any():
-                writer.extend({name: part.chunk.branches[name][kept] for name in carried})
+            copy.extend(part.chunk.take(kept), {})
             totals.add(part, part.weight)
             histogram.add(part.weight)
             n_kept, n_above = n_kept + int(np.sum(kept)), n_above + int(np.sum(part.weight > maximum))
         if n_kept == 0:
-            raise EmptySelectionError(f"{source}: none of {totals.n} events is kept; lower --max_factor {maximum:g}")
+            msg = f"{sample.source}: none of {totals.n} events is kept; lower --max_factor {maximum:g}"
+            raise EmptySelectionError(msg)
         suggested = _suggested(totals, histogram, n_kept, maximum)
-        summary = UnweightSummary(path, totals, n_kept, maximum, n_above, model.columns.cut, suggested)
-        entry = provenance(files, Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
-        writer.finish(files.provenance | {"unweight": entry})
+        summary = UnweightSummary(Path(output), totals, n_kept, maximum, n_above, model.columns.cut, suggested)
+        entry = files.described(Path(reweighter)) | {"seed": seed, "number": number} | summary.to_dict()
+        copy.finish(sample.provenance | {"unweight": entry})
     return summary
 
 
@@ -176,14 +175,16 @@ def _suggested(totals: Totals, histogram: WeightHistogram, n_kept: int, maximum:
 
 def _largest(files: GeneratedFiles) -> float:
     """Largest weight, from one pass over the files."""
-    largest = max(float(part.weight.max()) for part in files.weighed([]))
-    return stats.require_positive_sum([largest], f"{files.source}, generated_weight '{files.weight}', largest weight")
+    largest = max(float(part.weight.max()) for part in files.weighed())
+    return stats.require_positive_sum(
+        [largest], f"{files.sample.source}, generated_weight '{files.sample.weight}', largest weight"
+    )
 
 
 def _require_nonnegative(files: GeneratedFiles, part: Weighed) -> None:
     if bad := int(np.sum(~(part.generated >= 0))):
-        msg = f"{files.source}: {bad} events have a negative generated_weight '{files.weight}', expected none: they "
-        raise WeightError(f"{msg}can't be kept with a probability; leave out --unweight true")
+        msg = f"{files.sample.source}: {bad} events have a negative generated_weight '{files.sample.weight}', expected "
+        raise WeightError(f"{msg}none: they can't be kept with a probability; leave out --unweight true")
 
 
 def _copy_key(part: Weighed) -> keys.KeyArray:
