@@ -69,7 +69,7 @@ from calorefine import Simulator, keys
 from calorefine.datasets import GAMMA_SHAPE, ImpureToy
 from calorefine.ensemble.members import Ensemble, planned
 from calorefine.ensemble.train import Recipe, train_members
-from calorefine.systematics import Bins, Systematics, assemble
+from calorefine.systematics import ObservableBins, Systematics, assemble
 
 N_EVENTS, N_REPLICAS, N_GENERATED, FIRST = 4000, 50, 20_000, 30_001
 TOY = ImpureToy(fraction=0.5, resolution=0.02)
@@ -183,7 +183,7 @@ def measured(variant: str, simulators: list[Simulator], number: int) -> Systemat
     """Shares and their covariance, each member at conditions and with noise of its own."""
     nominal, *rows = (shares(simulator, number, member) for member, simulator in enumerate(simulators))
     kind = "training" if variant == "_no_bootstrap" else "calibration"
-    bins = {name: Bins(edges, counts=False) for name, edges in EDGES.items()}
+    bins = {name: ObservableBins(edges, counts=False) for name, edges in EDGES.items()}
     return assemble(nominal, bins, **{kind: rows})
 
 

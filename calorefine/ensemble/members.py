@@ -11,18 +11,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from calorefine.errors import ConfigError, FileError, nearest
 from calorefine.weights import Replica
 
-Kind = Literal["nominal", "replica", "seed"]
+MemberKind = Literal["nominal", "replica", "seed"]
+KINDS: tuple[MemberKind, ...] = ("nominal", "replica", "seed")
 CHECKPOINT, RECORD = "best.ckpt", "member.json"
 
 
@@ -35,7 +35,7 @@ class Member:
         index: its number, from 1; 0 for the nominal one.
     """
 
-    kind: Kind
+    kind: MemberKind
     index: int
 
     @property
@@ -50,16 +50,17 @@ class Member:
         Raises:
             ConfigError: there is no such name.
         """
-        found = re.fullmatch(r"(replica|seed)_(\d{3,})", name)
-        if name == "nominal" or (found and int(found[2]) > 0):
-            return cls("nominal", 0) if found is None else cls(found[1], int(found[2]))  # type: ignore[arg-type]
-        raise ConfigError(f"member '{name}' found, expected nominal, replica_001, ..., or seed_001, ...")
+        kind, _, index = name.partition("_")
+        member = cls(cast("MemberKind", kind), int(index) if index.isdecimal() else 0)
+        if kind not in KINDS or member.name != name or (member.index == 0) != (kind == "nominal"):
+            raise ConfigError(f"member '{name}' found, expected nominal, replica_001, ..., or seed_001, ...")
+        return member
 
     def seed(self, nominal: int) -> int:
         """Seed of its training, from the nominal one's."""
         if self.kind == "nominal":
             return nominal
-        words = [nominal, ("replica", "seed").index(self.kind), self.index]
+        words = [nominal, KINDS.index(self.kind) - 1, self.index]
         return int(np.random.SeedSequence(words).generate_state(1)[0] // 2)
 
     def replica(self, nominal: Replica) -> Replica:
@@ -81,8 +82,8 @@ def planned(replicas: int, seeds: int) -> list[Member]:
     """
     if replicas < 0 or seeds < 0:
         raise ConfigError(f"replicas {replicas} and seeds {seeds} found, expected 0 or more")
-    numbered = [("replica", k + 1) for k in range(replicas)] + [("seed", k + 1) for k in range(seeds)]
-    return [Member("nominal", 0), *(Member(kind, k) for kind, k in numbered)]  # type: ignore[arg-type]
+    counts: dict[MemberKind, int] = {"replica": replicas, "seed": seeds}
+    return [Member("nominal", 0), *(Member(kind, k + 1) for kind, n in counts.items() for k in range(n))]
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,15 @@ class Ensemble:
             raise FileError(f"{folder}: no such folder{nearest(str(folder), siblings)}")
         records = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"*/{RECORD}")}
         if complete and "nominal" not in records:
-            found = ", ".join(sorted(records)) or "no member"
-            raise FileError(f"{folder}: {found} found, expected a nominal one; run 'calorefine ensemble' to its end")
+            names = ", ".join(sorted(records)) or "no member"
+            raise FileError(f"{folder}: {names} found, expected a nominal one; run 'calorefine ensemble' to its end")
         first = records.get("nominal", next(iter(records.values()), {}))
         for name, record in records.items():
             if record["config_sha256"] != first["config_sha256"]:
                 msg = f"{folder}: '{name}' was trained with another configuration than '{first['name']}'; train it anew"
                 raise ConfigError(msg)
-        order = {kind: number for number, kind in enumerate(("nominal", "replica", "seed"))}
-        names = sorted(records, key=lambda name: (order[records[name]["kind"]], records[name]["index"]))
-        return cls(folder, {name: records[name] for name in names})
+        ordered = sorted(records.items(), key=lambda item: (KINDS.index(item[1]["kind"]), item[1]["index"]))
+        return cls(folder, dict(ordered))
 
     def checkpoint(self, name: str) -> Path:
         """Checkpoint of a member.
@@ -136,6 +136,6 @@ class Ensemble:
             raise ConfigError(f"{self.folder}: there is no member '{name}'{nearest(name, self.records)}")
         return self.folder / name / CHECKPOINT
 
-    def names(self, kind: Kind) -> list[str]:
+    def names(self, kind: MemberKind) -> list[str]:
         """Names of the members of this kind, in order."""
         return [name for name, record in self.records.items() if record["kind"] == kind]

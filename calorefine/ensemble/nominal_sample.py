@@ -11,7 +11,7 @@ import numpy as np
 
 from calorefine import keys
 from calorefine.ensemble.members import Ensemble
-from calorefine.ensemble.ratios import Conditions
+from calorefine.ensemble.ratios import DrawConditions
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, nearest
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
 from calorefine.io.chunks import Request
@@ -49,7 +49,7 @@ def sample_request(sample: WeightedFiles, columns: Columns, changed: Mapping[str
     return sample.request(columns, wanted, cut=None)
 
 
-def sample_conditions(source: Source, request: Request, columns: Columns, n_train: int) -> Conditions:
+def sample_conditions(source: Source, request: Request, columns: Columns, n_train: int) -> DrawConditions:
     """Different conditions of the file, chosen by key, and how many events to draw at each for about `n_train`.
 
     Raises:
@@ -68,4 +68,4 @@ def sample_conditions(source: Source, request: Request, columns: Columns, n_trai
     key, *context = (np.concatenate(column) for column in zip(*parts, strict=True))
     key, first = np.unique(key, return_index=True)  # copies of an event have the same
     table = {name: values[first] for name, values in zip(wanted, context, strict=True)}
-    return Conditions(table, key, math.ceil(n_train / len(key)))
+    return DrawConditions(table, key, math.ceil(n_train / len(key)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.stats import FloatArray, spread_of_mean
+from calorefine.stats import FloatArray, WeightSums
 
 FEW_LEFT = 0.1
 MOST_PULL, MOST_OFF = 5.0, 0.02
@@ -20,57 +20,58 @@ class MemberSums:
 
     Attributes:
         names: of the members.
-        amounts: (6, K) sums of :math:`w, wr, w^2, w^2 r, w^2 r^2` and the number of ratios cut off.
+        sums: of w and, for each member, wr.
         largest: (K,) largest absolute weight.
+        n_cut_off: (K,) number of ratios cut off.
         n: number of events.
         n_impossible: of those that the nominal generator can't draw; their ratios are 1.
     """
 
     names: list[str]
-    amounts: FloatArray = field(init=False, repr=False)
+    sums: WeightSums = field(init=False, repr=False)
     largest: FloatArray = field(init=False, repr=False)
+    n_cut_off: FloatArray = field(init=False, repr=False)
     n: int = 0
     n_impossible: int = 0
 
     def __post_init__(self) -> None:
         """Start at 0."""
-        self.amounts, self.largest = np.zeros((6, len(self.names))), np.zeros(len(self.names))
+        self.sums = WeightSums(1 + len(self.names))
+        self.largest, self.n_cut_off = np.zeros((2, len(self.names)))
 
     def add(self, weight: FloatArray, ratio: FloatArray, cut_off: NDArray[np.bool_]) -> None:
         """Count events with nominal weights (n,), ratios (n, K), and whether those were larger (n, K)."""
-        own, square = weight[:, None], np.square(weight)[:, None]
-        ones = np.ones_like(ratio)
-        parts = own * ones, own * ratio, square * ones, square * ratio, square * np.square(ratio), cut_off
-        self.amounts += np.stack([part.sum(axis=0) for part in parts])
-        self.largest = np.maximum(self.largest, np.abs(own * ratio).max(axis=0))
+        weights = weight[:, None] * np.column_stack([np.ones(len(weight)), ratio])
+        self.sums.add(weights)
+        self.largest = np.maximum(self.largest, np.abs(weights[:, 1:]).max(axis=0))
+        self.n_cut_off = self.n_cut_off + cut_off.sum(axis=0)
         self.n += len(weight)
 
     @property
     def mean(self) -> FloatArray:
         """Mean ratio (K,)."""
-        return np.asarray(self.amounts[1] / self.amounts[0])
+        return self.sums.ratios()[0][0, 1:]
 
     @property
     def error(self) -> FloatArray:
         """Standard error of the mean ratio (K,)."""
-        _, _, w2, w2r, w2r2, _ = self.amounts
-        return np.asarray(np.sqrt(spread_of_mean(self.mean, w2, w2r, w2r2)) / np.abs(self.amounts[0]))
+        return self.sums.ratios()[1][0, 1:]
 
     @property
     def n_eff(self) -> FloatArray:
         """Effective number of events (K,)."""
-        return np.asarray(self.amounts[1] ** 2 / self.amounts[4])
+        return self.sums.n_eff[0, 1:]
 
     @property
     def share_left(self) -> FloatArray:
         """Effective number of events (K,) relative to that of the nominal weights."""
-        return np.asarray(self.n_eff * self.amounts[2] / np.square(self.amounts[0]))
+        return np.asarray(self.n_eff / self.sums.n_eff[0, 0])
 
     def lines(self) -> list[str]:
         """Table for the terminal."""
         head = f"{'member':<14}{'mean ratio':>18}{'n_eff':>12}{'of nominal':>12}{'largest share':>15}{'cut off':>9}"
-        share = self.largest / np.abs(self.amounts[1])
-        rows = zip(self.names, self.mean, self.error, self.n_eff, self.share_left, share, self.amounts[5], strict=True)
+        share = self.largest / np.abs(self.sums.sum_w[0, 1:])
+        rows = zip(self.names, self.mean, self.error, self.n_eff, self.share_left, share, self.n_cut_off, strict=True)
         return [head] + [
             f"{name:<14}{f'{mean:.4f} +- {error:.4f}':>18}{n_eff:>12.0f}{left:>12.1%}{part:>15.2g}{cut:>9.0f}"
             for name, mean, error, n_eff, left, part, cut in rows
@@ -78,22 +79,19 @@ class MemberSums:
 
     def warnings(self) -> list[str]:
         """What is off."""
-        found = [
-            f"{name}: n_eff falls to {left:.1%} of the nominal one: few events stand for it; use a sample of its own"
-            for name, left in zip(self.names, self.share_left, strict=True)
-            if left < FEW_LEFT
-        ]
-        off = (np.abs(self.mean - 1) > MOST_PULL * self.error) & (np.abs(self.mean - 1) > MOST_OFF)
-        means = zip(self.names, self.mean, self.error, off, strict=True)
-        found += [
-            f"{name}: mean ratio {m:.4f} +- {e:.4f}, expected 1: it is unreliable" for name, m, e, o in means if o
-        ]
+        lines = []
+        for name, left, m, e in zip(self.names, self.share_left, self.mean, self.error, strict=True):
+            if left < FEW_LEFT:
+                msg = f"{name}: n_eff falls to {left:.1%} of the nominal one: few events stand for it; use a sample of "
+                lines.append(f"{msg}its own")
+            if abs(m - 1) > MOST_PULL * e and abs(m - 1) > MOST_OFF:
+                lines.append(f"{name}: mean ratio {m:.4f} +- {e:.4f}, expected 1: it is unreliable")
         if self.n_impossible:
-            found.append(f"{self.n_impossible} events are impossible for the nominal member and have ratio 1")
-        return found
+            lines.append(f"{self.n_impossible} events are impossible for the nominal member and have ratio 1")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
         numbers = {"mean_ratio": self.mean, "mean_ratio_error": self.error, "n_eff": self.n_eff}
-        numbers |= {"largest_weight": self.largest, "n_cut_off": self.amounts[5]}
+        numbers |= {"largest_weight": self.largest, "n_cut_off": self.n_cut_off}
         return {name: dict(zip(self.names, values.tolist(), strict=True)) for name, values in numbers.items()}

@@ -19,7 +19,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,20 +26,18 @@ from numpy.typing import NDArray
 from calorefine import keys
 from calorefine.ensemble.members import Member
 from calorefine.errors import ConfigError
-from calorefine.events import Columns
+from calorefine.events import Arrays, Columns
 from calorefine.reweighting.mean_weight import MeanWeight
-from calorefine.reweighting.ratio import Ratio, RatioEstimator, Table, fit_ratio
+from calorefine.reweighting.ratio import Ratio, RatioEstimator, WeightedRows, fit_ratio
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
-
-Values = Mapping[str, NDArray[Any]]
 
 
 class Ratios(ABC):
     """Log ratios of several members' densities to the nominal one's."""
 
     @abstractmethod
-    def log_ratios(self, values: Values) -> FloatArray:
+    def log_ratios(self, values: Arrays) -> FloatArray:
         """Log ratios (n, K) without a limit.
 
         Args:
@@ -73,11 +70,11 @@ class LikelihoodRatios(Ratios):
                     msg = f"feature '{column}': {min(odd):g} has a probability of its own in {where}, so that there is "
                     raise ConfigError(f"{msg}no ratio of likelihoods; give an --estimator, which learns it")
 
-    def log_ratios(self, values: Values) -> FloatArray:
+    def log_ratios(self, values: Arrays) -> FloatArray:
         """Log ratios (n, K): -inf for what is impossible for the member, NaN for what is so for the nominal one."""
         nominal = self.nominal.log_prob(values)
-        found = np.stack([one.log_prob(values) for one in self.members.values()], axis=1)
-        return found - np.where(np.isfinite(nominal), nominal, np.nan)[:, None]
+        others = np.stack([simulator.log_prob(values) for simulator in self.members.values()], axis=1)
+        return others - np.where(np.isfinite(nominal), nominal, np.nan)[:, None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Learned:
 
     def __call__(self, table: NDArray[np.float32], context: NDArray[np.float32]) -> FloatArray:
         """Log ratios (n,) of rows (n, d + c) that were not trained on: the mean of all networks."""
-        return _by_all(self.ratio, table) - self.mean.log(context)
+        return self.ratio(table) - self.mean.log(context)
 
 
 @dataclass(frozen=True)
@@ -104,15 +101,15 @@ class ClassifierRatios(Ratios):
     columns: Columns
     learned: list[Learned]
 
-    def log_ratios(self, values: Values) -> FloatArray:
+    def log_ratios(self, values: Arrays) -> FloatArray:
         """Log ratios (n, K)."""
         context = self.columns.encode_context(values, strict=False)
         table = np.concatenate([self.columns.encode_features(values), context], axis=1)
-        return np.stack([one(table, context) for one in self.learned], axis=1)
+        return np.stack([learned(table, context) for learned in self.learned], axis=1)
 
 
 @dataclass(frozen=True)
-class Conditions:
+class DrawConditions:
     """Conditions to draw the events at that a classifier learns from.
 
     Args:
@@ -121,21 +118,21 @@ class Conditions:
         copies: how many events to draw at each.
     """
 
-    context: Values
+    context: Arrays
     key: keys.KeyArray
     copies: int
 
-    def draw(self, simulator: Simulator, key: keys.KeyArray, *, seed: int) -> Table:
+    def draw(self, simulator: Simulator, key: keys.KeyArray, *, seed: int) -> WeightedRows:
         """Events (m * copies, d + c) of a generator with the noise of these keys (m,), and their event's keys."""
         drawn = simulator.sample(self.context, seed=seed, key=key, n_per_event=self.copies)
         repeated = {name: np.repeat(values, self.copies) for name, values in self.context.items()}
         x = simulator.columns.encode_features(drawn)
         context = simulator.columns.encode_context(repeated or drawn, strict=False)
-        return Table(np.concatenate([x, context], axis=1), np.ones(len(x)), np.repeat(self.key, self.copies))
+        return WeightedRows(np.concatenate([x, context], axis=1), np.ones(len(x)), np.repeat(self.key, self.copies))
 
 
 def learn(
-    nominal: Simulator, other: Simulator, at: Conditions, estimator: RatioEstimator, *, member: Member, seed: int
+    nominal: Simulator, other: Simulator, at: DrawConditions, estimator: RatioEstimator, *, member: Member, seed: int
 ) -> Learned:
     """Learn the ratio of two generators from events drawn at the same conditions.
 
@@ -147,18 +144,12 @@ def learn(
         member: who the numerator is; noise and training go by it.
         seed: of both.
     """
-    own = member.seed(seed)
-    keyed = [keys.stream(at.key, "replica_weights", seed=own, copy=copy) for copy in range(3)]
-    drawn = [at.draw(one, key, seed=own) for one, key in zip((nominal, other, nominal), keyed, strict=True)]
-    ratio = fit_ratio(drawn[0], drawn[1], estimator, seed=own % 2**31)
+    seed = member.seed(seed)
+    keyed = [keys.stream(at.key, "replica_weights", seed=seed, copy=copy) for copy in range(3)]
+    drawn = [at.draw(model, key, seed=seed) for model, key in zip((nominal, other, nominal), keyed, strict=True)]
+    ratio = fit_ratio(drawn[0], drawn[1], estimator, seed=seed % 2**31)
     context = drawn[2].values[:, nominal.columns.n_features :]
-    return Learned(ratio, MeanWeight.fit(context, np.exp(_by_all(ratio, drawn[2].values)), drawn[2].weight))
-
-
-def _by_all(ratio: Ratio, table: NDArray[np.float32]) -> FloatArray:
-    """Calibrated log ratios (n,) by the mean of all networks."""
-    found = ratio.members.log_ratios(table, np.arange(ratio.members.n_members)).mean(axis=0)
-    return np.asarray(np.clip(ratio.scale * found, -ratio.bound, ratio.bound))
+    return Learned(ratio, MeanWeight.fit(context, np.exp(ratio(drawn[2].values)), drawn[2].weight))
 
 
 def _atoms(simulator: Simulator) -> list[set[float]]:

@@ -108,7 +108,7 @@ class Request:
     def of(cls, columns: Columns, texts: Mapping[str, str], **options: Any) -> Request:
         """Request of these expressions; keys, cut, collection and shapes as the columns say, or as options do."""
         told = {name: getattr(columns, name) for name in ("key", "candidate", "cut", "collection")}
-        told["shapes"] = {name: shape for name, shape in getattr(columns, "shapes", {}).items() if name in texts}
+        told["shapes"] = {name: shape for name, shape in columns.shapes.items() if name in texts}
         return cls(texts, **{**told, **options})
 
     def needed(self) -> dict[str, Content]:

@@ -1,16 +1,16 @@
 """Observables: expressions and binnings, measured in files of events for many weights at once."""
 
 from calorefine.observables.histogram import Histogram
-from calorefine.observables.measure import Entries, Flow, Measured, measure
+from calorefine.observables.measure import Beyond, Entries, Measured, measure
 from calorefine.observables.observable import Observable, Regular
 from calorefine.observables.quantiles import Quantile, Width
 from calorefine.observables.ratios import Efficiency, Mean
 from calorefine.observables.reading import Weights
 
 __all__ = [
+    "Beyond",
     "Efficiency",
     "Entries",
-    "Flow",
     "Histogram",
     "Mean",
     "Measured",

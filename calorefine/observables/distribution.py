@@ -39,7 +39,7 @@ def inverse(function: FloatArray, edges: FloatArray, levels: FloatArray) -> Floa
     Returns:
         (..., k); infinite beyond the edges.
     """
-    found = []
+    quantiles = []
     for level in levels - 1e-12:
         cell = np.minimum(np.sum(function < level, axis=-1), function.shape[-1] - 1)
         upper = np.take_along_axis(function, cell[..., None], -1)[..., 0]
@@ -47,8 +47,8 @@ def inverse(function: FloatArray, edges: FloatArray, levels: FloatArray) -> Floa
         part = np.clip((level - lower) / np.where(upper > lower, upper - lower, 1.0), 0, 1)
         inside = np.clip(cell, 1, len(edges) - 1)
         at = edges[inside - 1] + part * (edges[inside] - edges[inside - 1])
-        found.append(np.where(cell == 0, -np.inf, np.where(cell == len(edges), np.inf, at)))
-    return np.stack(found, axis=-1)
+        quantiles.append(np.where(cell == 0, -np.inf, np.where(cell == len(edges), np.inf, at)))
+    return np.stack(quantiles, axis=-1)
 
 
 def share_below(at: FloatArray, edges: FloatArray) -> FloatArray:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calorefine.observables.observable import Binning
+from calorefine.observables.observable import Observable
 from calorefine.stats import FloatArray, IntArray
 
 N_CELLS = 4000
@@ -69,19 +69,19 @@ class GridFinder:
     """Looks at the first events of each bin; weights don't matter for where the cells are.
 
     Args:
-        binning: the variable and its bins.
+        observable: with the variable and its bins.
     """
 
-    binning: Binning
+    observable: Observable
     seen: list[FloatArray] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start with nothing."""
-        self.seen = [np.empty(0) for _ in range(self.binning.n_bins)]
+        self.seen = [np.empty(0) for _ in range(self.observable.n_bins)]
 
     def add(self, variable: FloatArray, values: FloatArray) -> None:
         """Look at events, (n,) each."""
-        bins = self.binning.index(variable) - 1
+        bins = self.observable.bin_of(variable) - 1
         for k, known in enumerate(self.seen):
             if len(known) < MOST:
                 self.seen[k] = np.concatenate([known, values[bins == k][: MOST - len(known)]])
@@ -95,8 +95,8 @@ class GridFinder:
         """The cells; a bin with too few events gets those of all bins together."""
         together = np.concatenate(self.seen)
         pooled = _center_and_scale(together if len(together) else np.zeros(1))
-        found = [_center_and_scale(known) if len(known) >= FEW else pooled for known in self.seen]
-        center, scale = np.array([pooled, *found, pooled]).T
+        bins = [_center_and_scale(known) if len(known) >= FEW else pooled for known in self.seen]
+        center, scale = np.array([pooled, *bins, pooled]).T
         return Grid(center, scale, -REACH, REACH, n_cells, linear=False)
 
 

@@ -9,8 +9,10 @@ block for each observable.  Replica weights carry all correlations.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import hist
@@ -19,22 +21,21 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from scipy.sparse import csr_matrix
 
-from calorefine.errors import WeightError, nearest
+from calorefine.errors import EmptySelectionError, WeightError, nearest
 from calorefine.io.chunks import CHUNK_ROWS
 from calorefine.io.sources import Source
 from calorefine.observables import reading
-from calorefine.observables.hists import histogram_of
-from calorefine.observables.observable import Observable
+from calorefine.observables.histogram import Histogram
+from calorefine.observables.observable import Mask, Observable
 from calorefine.observables.quantiles import Quantile
-from calorefine.observables.reading import NonFinite, Values, Weights
+from calorefine.observables.reading import Evaluated, Weights
 from calorefine.stats import FloatArray, IntArray
 
-Mask = NDArray[np.bool_]
 _CHUNK_WEIGHTS = 5_000_000  # rows times weights held at a time
 
 
 @dataclass(frozen=True)
-class Flow:
+class Beyond:
     """Events beyond the edges: their number, sum of weights and sum of squared weights."""
 
     n: int
@@ -60,13 +61,19 @@ class Entries:
     sum_w: float
     sum_w2: float
     n_eff: float
-    underflow: Flow
-    overflow: Flow
+    underflow: Beyond
+    overflow: Beyond
     n_off_grid: int
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    def shares_beyond(self) -> tuple[FloatArray, FloatArray]:
+        """Shares (2,) of the sum of weights below and above the edges, and variances as of a normalized `Histogram`."""
+        shares = np.array([part.sum_w for part in (self.underflow, self.overflow)]) / self.sum_w
+        squares = np.array([part.sum_w2 for part in (self.underflow, self.overflow)])
+        return shares, (squares * (1 - 2 * shares) + shares**2 * self.sum_w2) / self.sum_w**2
 
 
 @dataclass(frozen=True)
@@ -98,12 +105,9 @@ class Measured:
         Raises:
             KeyError: there is no such observable.
         """
-        first = 0
-        for known, observable in self.observables.items():
-            if known == name:
-                return slice(first, first + observable.n_values)
-            first += observable.n_values
-        raise KeyError(f"there is no observable '{name}'{nearest(name, self.observables)}")
+        if name not in self.observables:
+            raise KeyError(f"there is no observable '{name}'{nearest(name, self.observables)}")
+        return slices({key: observable.n_values for key, observable in self.observables.items()})[name]
 
     def histograms(self) -> dict[str, hist.Hist[Any]]:
         """The first row as `hist` objects, with the variances of the sample's own statistics.
@@ -111,11 +115,28 @@ class Measured:
         An axis of levels follows in those of several quantiles.  Histograms have the sums below and above the edges in
         their flow bins; the flow bins of other kinds are empty.
         """
-        variances = np.diag(self.statistics)
-        return {
-            name: histogram_of(one, self.values[0][self.part(name)], variances[self.part(name)], self.entries[name])
-            for name, one in self.observables.items()
-        }
+        return {name: self._histogram(name, observable) for name, observable in self.observables.items()}
+
+    def _histogram(self, name: str, observable: Observable) -> hist.Hist[Any]:
+        axes: list[Any] = [hist.axis.Variable(observable.edge_array, label=observable.axis_label)]
+        if isinstance(observable, Quantile) and observable.per_bin > 1:
+            axes.append(hist.axis.StrCategory([f"{level:g}" for level in observable.levels], label="level"))
+        filled: hist.Hist[Any] = hist.Hist(*axes, storage=hist.storage.Weight(), label=observable.value_label)
+        view: Any = filled.view()
+        view["value"] = self.values[0, self.part(name)].reshape(view.shape)
+        view["variance"] = np.diag(self.statistics)[self.part(name)].reshape(view.shape)
+        if isinstance(observable, Histogram):
+            view, entries = filled.view(flow=True), self.entries[name]
+            below, above = entries.underflow, entries.overflow
+            sums = np.array([[below.sum_w, above.sum_w], [below.sum_w2, above.sum_w2]])
+            view["value"][[0, -1]], view["variance"][[0, -1]] = sums if observable.is_sum else entries.shares_beyond()
+        return filled
+
+
+def slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Where each of several parts is that follow one another."""
+    ends = np.cumsum([0, *sizes.values()]).tolist()
+    return {name: slice(*pair) for name, pair in zip(sizes, pairwise(ends), strict=True)}
 
 
 class _Sums:
@@ -126,46 +147,63 @@ class _Sums:
 
     def __init__(self, name: str, observable: Observable, n_weights: int) -> None:
         self.name, self.observable = name, observable
-        n, m = observable.n_cells, observable.n_amounts
+        n, m = observable.cell_count, observable.n_amounts
         self.sums = np.zeros((n * m, n_weights + 1))
         self.sums2 = np.zeros((n, m, m))
         self.counts, self.outside = np.zeros(n, np.int64), np.zeros(n, np.int64)
 
-    def add(self, chunk: Values, weights: FloatArray, inside: Mask, finite: Mask, bad: NonFinite) -> None:
-        one = self.observable
-        keep = np.flatnonzero(chunk.condition(one.selection))
-        columns = {text: chunk.number(text)[keep] for text in one.expressions()}
-        for text, column in columns.items():
-            bad.count(f"{self.name}: {text}", column)
-        if not finite.all():
-            bad.count(f"{self.name}: weights", np.where(finite[keep], 0.0, np.nan))
-        if bad.found:
+    def add(self, chunk: Evaluated, weights: FloatArray, inside: Mask, bad: Counter[str]) -> None:
+        observable = self.observable
+        keep, columns = chunk.selected(self.name, observable, bad)
+        bad[f"{self.name}: weights"] += int(np.sum(~np.isfinite(weights[keep]).all(axis=1)))
+        if bad.total():
             return
-        cell, amounts = one.fill(list(columns.values()), [chunk.condition(text)[keep] for text in one.conditions()])
-        matrix = np.stack([np.ones(len(cell)) if amount is None else amount for amount in amounts])
-        self._add_sums(cell, matrix, keep, weights)
-        squares = weights[keep, 0] ** 2
-        for a, left in enumerate(matrix):
-            for b, right in enumerate(matrix):
-                self.sums2[:, a, b] += np.bincount(cell, squares * left * right, one.n_cells)
-        self.counts += np.bincount(cell, minlength=one.n_cells)
-        self.outside += np.bincount(cell[~inside[keep]], minlength=one.n_cells)
-
-    def _add_sums(self, cell: IntArray, matrix: FloatArray, keep: IntArray, weights: FloatArray) -> None:
-        m = len(matrix)
+        cell, amounts = observable.fill(columns, [chunk.condition(text)[keep] for text in observable.conditions()])
+        n, m = observable.cell_count, observable.n_amounts
         at = (cell * m + np.arange(m)[:, None]).ravel()
         shape = (len(self.sums), len(weights))
-        self.sums += csr_matrix((matrix.ravel(), (at, np.tile(keep, m))), shape=shape) @ weights
+        self.sums += csr_matrix((np.concatenate(amounts), (at, np.tile(keep, m))), shape=shape) @ weights
+        squares = weights[keep, 0] ** 2
+        for a, b in np.ndindex(m, m):
+            self.sums2[:, a, b] += np.bincount(cell, squares * amounts[a] * amounts[b], n)
+        self.counts += np.bincount(cell, minlength=n)
+        self.outside += np.bincount(cell[~inside[keep]], minlength=n)
+
+    def values(self, source: Source, rows: Sequence[str]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Values (V, n), covariance (n, n), and what the first row lacks without events outside the domain (n,).
+
+        Raises:
+            EmptySelectionError: no event is selected.
+            WeightError: the weights of a bin don't have a positive sum.
+        """
+        observable, where = self.observable, f"{source}: observable '{self.name}'"
+        if not self.counts.any():
+            reason = f"after the selection '{observable.selection}'" if observable.selection else "in the tree"
+            raise EmptySelectionError(f"{where}: no event is left {reason}, expected some")
+        sums, shift, hint = np.ascontiguousarray(self.sums.T), np.zeros(observable.n_values), ""
+        try:
+            values = observable.values(sums[:-1], rows=rows)
+            if n_outside := self.outside.sum():
+                where += f": without the {n_outside} events outside the training domain, "
+                hint = "; or leave out bins that lie outside"
+                shift = observable.values(sums[-1]) - values[0]
+        except WeightError as error:
+            raise WeightError(f"{where.removesuffix(', ')}{',' if hint else ':'} {error}{hint}") from error
+        return values, observable.covariance(sums[0], self.sums2), shift
 
     def entries(self) -> Entries:
-        one = self.observable
-        nominal = self.sums[:: one.n_amounts, 0]
-        numbers, sums, squares = (one.by_bin(array) for array in (self.counts, nominal, self.sums2[:, 0, 0]))
-        low, high = (Flow(int(numbers[k]), float(sums[k]), float(squares[k])) for k in (0, -1))
+        observable = self.observable
+        arrays = self.counts, self.sums[:: observable.n_amounts, 0], self.sums2[:, 0, 0]
+        numbers, sums, squares = (observable.by_bin(array) for array in arrays)
+        low, high = (Beyond(int(numbers[k]), float(sums[k]), float(squares[k])) for k in (0, -1))
         sum_w, sum_w2 = float(sums.sum()), float(squares.sum())
-        off = int(one.off_grid(self.counts).sum()) if isinstance(one, Quantile) else 0
+        off = int(observable.off_grid(self.counts).sum()) if isinstance(observable, Quantile) else 0
         n_eff = sum_w**2 / sum_w2 if sum_w2 > 0 else 0.0
         return Entries(int(numbers.sum()), sum_w, sum_w2, n_eff, low, high, off)
+
+    def outside_counts(self) -> NDArray[Any]:
+        """Events outside the domain (n,) in the bin of each value."""
+        return np.repeat(self.observable.by_bin(self.outside)[1:-1], self.observable.per_bin)
 
 
 def measure(
@@ -203,54 +241,23 @@ def measure(
     names = tuple(reading.names_of(source, weights))
     condition = reading.domain_condition(source, in_domain)
     chosen = reading.prepared(source, observables)
-    sums = [_Sums(name, one, len(names)) for name, one in chosen.items()]
-    texts = [text for one in chosen.values() for text in [*one.expressions(), *one.conditions(), one.selection or "1"]]
-    texts += [*[one.text for one in weights], *([condition] if condition else [])]
-    bad = NonFinite()
-    size = rows or max(1000, min(CHUNK_ROWS, _CHUNK_WEIGHTS // len(names)))
-    for table, n in reading.tables(source, texts, size):
-        chunk = Values(table, n)
-        inside: Mask = chunk.condition(condition)
-        columns = chunk.weights(weights)
+    texts = [text for observable in chosen.values() for text in observable.texts()]
+    texts += [*(weight.text for weight in weights), condition or "1"]
+    sums = [_Sums(name, observable, len(names)) for name, observable in chosen.items()]
+    bad: Counter[str] = Counter()
+    for chunk in reading.chunks(source, texts, rows or max(1000, min(CHUNK_ROWS, _CHUNK_WEIGHTS // len(names)))):
+        inside, columns = chunk.condition(condition), chunk.weights(weights)
         columns = np.column_stack([columns, np.where(inside, columns[:, 0], 0.0)])
-        finite = np.isfinite(columns).all(axis=1)
-        for one in sums:
-            one.add(chunk, columns, inside, np.asarray(finite), bad)
-    bad.report(source)
-    return _finish(sums, names, source)
-
-
-def _finish(sums: list[_Sums], names: tuple[str, ...], source: Source) -> Measured:
-    values, blocks, outside, counts = [], [], [], []
-    for one in sums:
-        observable, where = one.observable, f"{source}: observable '{one.name}'"
-        reading.require_events(one.name, observable, int(one.counts.sum()), source)
-        transposed = np.ascontiguousarray(one.sums.T)
-        try:
-            found = observable.values(transposed[:-1], rows=names)
-        except WeightError as error:
-            raise WeightError(f"{where}: {error}") from error
-        values.append(found)
-        blocks.append(observable.covariance(transposed[0], one.sums2))
-        outside.append(_shift(one, transposed, found[0], where))
-        counts.append(observable.by_value(observable.by_bin(one.outside)[1:-1]))
+        for total in sums:
+            total.add(chunk, columns, inside, bad)
+    reading.require_finite(source, bad)
+    values, covariances, shifts = zip(*(total.values(source, names) for total in sums), strict=True)
     return Measured(
-        observables={one.name: one.observable for one in sums},
+        observables=chosen,
         values=np.concatenate(values, axis=1),
-        statistics=np.asarray(block_diag(*blocks)),
-        entries={one.name: one.entries() for one in sums},
-        outside=np.concatenate(outside),
-        outside_counts=np.concatenate(counts),
+        statistics=np.asarray(block_diag(*covariances)),
+        entries={total.name: total.entries() for total in sums},
+        outside=np.concatenate(shifts),
+        outside_counts=np.concatenate([total.outside_counts() for total in sums]),
         rows=names,
     )
-
-
-def _shift(one: _Sums, transposed: FloatArray, nominal: FloatArray, where: str) -> FloatArray:
-    """Values without the events outside the domain, minus the values (n_values,)."""
-    if not one.outside.any():
-        return np.zeros(len(nominal))
-    try:
-        return np.asarray(one.observable.values(transposed[-1]) - nominal)
-    except WeightError as error:
-        msg = f"{where}: without the {one.outside.sum()} events outside the training domain, {error}"
-        raise WeightError(f"{msg}; or leave out bins that lie outside") from error

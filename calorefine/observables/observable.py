@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +34,8 @@ from calorefine.errors import ConfigError, WeightError
 from calorefine.events import Column, unit_of
 from calorefine.io import reductions
 from calorefine.stats import FloatArray, IntArray
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -51,122 +53,68 @@ class Regular:
     high: float
 
 
-@dataclass(frozen=True)
-class Binning:
-    """Where observables are looked at: a variable, its bins, and which events count.
-
-    Args:
-        expression: the variable; branches, arithmetic, and reductions of lists (`calorefine.io.reductions`).
-        edges: (n_bins + 1,) increasing.  Bins are closed on the left; the last one on both sides.
-        selection: condition on events, None for all.
-        title: what the variable is called in plots.
-        unit: its unit, None for none.
-    """
+class _OfVariable:
+    """Every observable has a variable; it is no field here since it comes after other arguments in some."""
 
     expression: str
-    edges: FloatArray
-    selection: str | None
-    title: str
-    unit: str | None
-
-    @classmethod
-    def of(
-        cls,
-        expression: str,
-        *,
-        bins: Regular | None,
-        edges: Sequence[float] | None,
-        selection: str | None,
-        title: str | None,
-        unit: str | None,
-    ) -> Binning:
-        """Check the options of an observable.
-
-        Raises:
-            ConfigError: not exactly one of bins and edges, or edges that don't increase.
-            ExpressionError: expression or selection can't be parsed.
-        """
-        for text in (expression, selection):
-            reductions.branches(text or "1")
-        if (bins is None) == (edges is None):
-            given = "neither" if bins is None else "both"
-            raise ConfigError(f"observable of '{expression}': {given} of bins and edges given, expected one of them")
-        if bins is not None and bins.n < 1:
-            raise ConfigError(f"observable of '{expression}': {bins.n} bins found, expected at least 1")
-        found = np.linspace(bins.low, bins.high, bins.n + 1) if bins else np.asarray(edges, np.float64)
-        if len(found) < 2 or not np.all(np.isfinite(found)) or not np.all(np.diff(found) > 0):
-            msg = f"observable of '{expression}': edges {found.tolist()} found, expected two or more, increasing"
-            raise ConfigError(msg)
-        return cls(expression, found, selection, title or expression, unit or unit_of(expression, Column()))
-
-    @property
-    def n_bins(self) -> int:
-        """Number of bins between the edges."""
-        return len(self.edges) - 1
-
-    def index(self, values: FloatArray) -> IntArray:
-        """Bin (n,) of each value: 0 below the edges, 1 to n_bins between them, n_bins + 1 above."""
-        found = np.searchsorted(self.edges, values, side="right")
-        return np.where(values == self.edges[-1], self.n_bins, found)
-
-    def labels(self) -> list[str]:
-        """What each bin is, such as "2 <= p_gev < 4"."""
-        last = self.edges[-1]
-        return [
-            f"{low:g} <= {self.expression} {'<=' if high == last else '<'} {high:g}"
-            for low, high in pairwise(self.edges)
-        ]
 
 
-class Observable(ABC):
-    """Something that is measured in bins of a variable.
+@dataclass(kw_only=True, eq=False, repr=False)
+class Observable(_OfVariable, ABC):
+    """Something that is measured in bins of a variable: `expression`, the first or second argument of each kind.
+
+    Expressions hold branches, arithmetic, and reductions of lists (`calorefine.io.reductions`).  Bins are closed on the
+    left; the last one on both sides.
+
+    Args:
+        bins: bins of equal width; or else
+        edges: edges of the bins.
+        selection: condition on events.
+        title: name of the variable in plots; the expression if left out.
+        unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
 
     Attributes:
-        binning: the variable, its bins and the selection.
+        edge_array: (n_bins + 1,) edges of the bins, however they were given.
         n_sub: number of sub-cells of a bin.
         n_amounts: number of amounts that are summed in each cell.
+        per_bin: number of values in each bin.
+
+    Raises:
+        ConfigError: not exactly one of bins and edges, or edges that don't increase.
+        ExpressionError: an expression or condition can't be parsed.
     """
 
-    n_sub: int = 1
-    n_amounts: int = 1
+    bins: Regular | None = None
+    edges: list[float] | None = None
+    selection: str | None = None
+    title: str | None = None
+    unit: str | None = None
+    edge_array: FloatArray = field(init=False)
+    n_sub = 1
+    n_amounts = 1
+    per_bin = 1
 
-    def __init__(
-        self,
-        expression: str,
-        *,
-        bins: Regular | None,
-        edges: Sequence[float] | None,
-        selection: str | None,
-        title: str | None,
-        unit: str | None,
-    ) -> None:
-        """Make the binning; the arguments are those of `Binning.of`."""
-        self.binning = Binning.of(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
-
-    @property
-    def edges(self) -> FloatArray:
-        """Edges (n_bins + 1,) of the bins."""
-        return self.binning.edges
-
-    @property
-    def selection(self) -> str | None:
-        """Condition on events, None for all."""
-        return self.binning.selection
-
-    @property
-    def title(self) -> str:
-        """What the variable is called in plots."""
-        return self.binning.title
-
-    @property
-    def unit(self) -> str | None:
-        """Unit of the variable, None for none."""
-        return self.binning.unit
+    def __post_init__(self) -> None:
+        """Check the options, and fill in those that follow from others."""
+        for text in self.texts():
+            reductions.branches(text)
+        what = f"observable of '{self.expression}'"
+        if (self.bins is None) == (self.edges is None):
+            given = "neither" if self.bins is None else "both"
+            raise ConfigError(f"{what}: {given} of bins and edges given, expected one of them")
+        if self.bins is not None and self.bins.n < 1:
+            raise ConfigError(f"{what}: {self.bins.n} bins found, expected at least 1")
+        regular = self.bins and np.linspace(self.bins.low, self.bins.high, self.bins.n + 1)
+        edges = np.asarray(self.edges if regular is None else regular, np.float64)
+        if len(edges) < 2 or not np.all(np.isfinite(edges)) or not np.all(np.diff(edges) > 0):
+            raise ConfigError(f"{what}: edges {edges.tolist()} found, expected two or more, increasing")
+        self.bins, self.edges, self.edge_array = None, edges.tolist(), edges
+        self.title, self.unit = self.title or self.expression, self.unit or unit_of(self.expression, Column())
 
     @property
     def axis_label(self) -> str:
         """Title and unit of the variable."""
-        return f"{self.title} [{self.unit}]" if self.unit else self.title
+        return f"{self.title} [{self.unit}]" if self.unit else str(self.title)
 
     @property
     @abstractmethod
@@ -175,35 +123,48 @@ class Observable(ABC):
 
     @property
     def n_bins(self) -> int:
-        """Number of bins of the variable."""
-        return self.binning.n_bins
+        """Number of bins between the edges."""
+        return len(self.edge_array) - 1
 
     @property
     def n_values(self) -> int:
         """Number of values."""
-        return self.n_bins
+        return self.n_bins * self.per_bin
 
     @property
-    def n_cells(self) -> int:
+    def cell_count(self) -> int:
         """Number of cells; bins below and above the edges have theirs, too."""
         return (self.n_bins + 2) * self.n_sub
 
+    def bin_of(self, values: FloatArray) -> IntArray:
+        """Bin (n,) of each value of the variable: 0 below the edges, 1 to n_bins between them, n_bins + 1 above."""
+        bins = np.searchsorted(self.edge_array, values, side="right")
+        return np.where(values == self.edge_array[-1], self.n_bins, bins)
+
+    def bin_labels(self) -> list[str]:
+        """What each bin is, such as "2 <= p_gev < 4"."""
+        ends = ["<"] * (self.n_bins - 1) + ["<="]
+        pairs = zip(pairwise(self.edge_array), ends, strict=True)
+        return [f"{low:g} <= {self.expression} {end} {high:g}" for (low, high), end in pairs]
+
     def labels(self) -> list[str]:
         """What each value is."""
-        return self.binning.labels()
+        return self.bin_labels()
 
     def expressions(self) -> list[str]:
         """The expressions of one number per event that `fill` takes, in its order."""
-        return [self.binning.expression]
+        return [self.expression]
 
     def conditions(self) -> list[str]:
         """The conditions that `fill` takes, in its order."""
         return []
 
+    def texts(self) -> list[str]:
+        """All that has to be evaluated for each event."""
+        return [*self.expressions(), *self.conditions(), self.selection or "1"]
+
     @abstractmethod
-    def fill(
-        self, values: Sequence[FloatArray], conditions: Sequence[NDArray[np.bool_]]
-    ) -> tuple[IntArray, list[FloatArray | None]]:
+    def fill(self, values: Sequence[FloatArray], conditions: Sequence[Mask]) -> tuple[IntArray, list[FloatArray]]:
         """Tell the cell and the amounts of selected events.
 
         Args:
@@ -211,7 +172,7 @@ class Observable(ABC):
             conditions: values of `conditions`, (n,) each.
 
         Returns:
-            Cell (n,) and `n_amounts` amounts, (n,) each; None for 1.
+            Cell (n,) and `n_amounts` amounts, (n,) each.
         """
 
     @abstractmethod
@@ -227,8 +188,8 @@ class Observable(ABC):
         """Covariance of the values from the sample's own statistics, by linear propagation.
 
         Args:
-            sums: (n_cells * n_amounts,) sums of one weight.
-            sums2: (n_cells, n_amounts, n_amounts) sums of its squares times the products of two amounts.
+            sums: (cell_count * n_amounts,) sums of one weight.
+            sums2: (cell_count, n_amounts, n_amounts) sums of its squares times the products of two amounts.
 
         Returns:
             (n_values, n_values).
@@ -238,7 +199,7 @@ class Observable(ABC):
         """Values from sums.
 
         Args:
-            sums: (..., n_cells * n_amounts) sums of weights times amounts; the amounts of a cell are neighbors.
+            sums: (..., cell_count * n_amounts) sums of weights times amounts; the amounts of a cell are neighbors.
             rows: names of the weights along the first axis, for messages.
 
         Returns:
@@ -251,33 +212,25 @@ class Observable(ABC):
         if len(bad := np.argwhere(~(totals > 0))):
             first = tuple(bad[0])
             row = "" if len(first) == 1 else f" with {rows[first[0]] if rows else f'weight {first[0]}'}"
-            where = self.binning.labels()[first[-1]] if totals.shape[-1] > 1 or self.n_bins == 1 else "all events"
+            where = self.bin_labels()[first[-1]] if totals.shape[-1] > 1 or self.n_bins == 1 else "all events"
             msg = f"the weights of {where} sum to {totals[first]:g}{row}, expected a positive sum"
             more = f" ({len(bad)} such sums in all)" if len(bad) > 1 else ""
             raise WeightError(f"{msg}{more}; take wider bins or a wider selection")
         return self.evaluate(sums)
 
     def by_bin(self, per_cell: NDArray[Any]) -> NDArray[Any]:
-        """Sum what is known of each cell (n_cells,) over the sub-cells of each bin: (n_bins + 2,)."""
+        """Sum what is known of each cell (cell_count,) over the sub-cells of each bin: (n_bins + 2,)."""
         return np.asarray(per_cell.reshape(self.n_bins + 2, self.n_sub).sum(axis=1))
 
-    def by_value(self, per_bin: NDArray[Any]) -> NDArray[Any]:
-        """Repeat what is known of each bin (n_bins,) for each value: (n_values,)."""
-        return np.repeat(per_bin, self.n_values // self.n_bins)
-
-    def options(self) -> dict[str, Any]:
-        """Options of the kind of observable besides those of the binning."""
-        return {}
-
     def to_dict(self) -> dict[str, Any]:
-        """Class and options, for JSON; as in the configuration."""
-        given = asdict(self.binning) | {"edges": self.edges.tolist()} | self.options()
-        return {"class_path": type(self).__name__, "init_args": given}
+        """Class and options, for JSON; as in the configuration, with `edges` also where `bins` were given."""
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.init and item.name != "bins"}
+        return {"class_path": type(self).__name__, "init_args": options}
 
     def __repr__(self) -> str:
         """Show the variable and the number of bins."""
-        return f"{type(self).__name__}({self.binning.expression}, {self.n_bins} bins)"
+        return f"{type(self).__name__}({self.expression}, {self.n_bins} bins)"
 
-    def _cells(self, sums: FloatArray) -> FloatArray:
-        """Sums as (..., n_bins + 2, n_sub, n_amounts)."""
-        return sums.reshape(*sums.shape[:-1], self.n_bins + 2, self.n_sub, self.n_amounts)
+    def _inside(self, sums: NDArray[Any]) -> NDArray[Any]:
+        """Sums as (..., n_bins, n_sub, n_amounts), without what is below and above the edges."""
+        return np.asarray(sums.reshape(*sums.shape[:-1], self.n_bins + 2, self.n_sub, self.n_amounts)[..., 1:-1, :, :])

@@ -20,82 +20,70 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from calorefine.errors import ConfigError, ValueRangeError
-from calorefine.io import reductions
 from calorefine.observables.distribution import distribution, inverse, share_below, slope
 from calorefine.observables.grid import N_CELLS, Grid
-from calorefine.observables.observable import Observable, Regular
+from calorefine.observables.observable import Mask, Observable
 from calorefine.stats import FloatArray, IntArray
 
 CENTRAL = 0.6826894921370859  # of a Gaussian within one standard deviation
 
 
+@dataclass(eq=False, repr=False)
 class Quantile(Observable):
-    """Weighted quantiles of a quantity in bins of a variable; the levels run fastest."""
+    """Weighted quantiles of a quantity in bins of a variable; the levels run fastest.
 
-    def __init__(
-        self,
-        of: str,
-        expression: str,
-        *,
-        levels: list[float],
-        bins: Regular | None = None,
-        edges: list[float] | None = None,
-        selection: str | None = None,
-        range: tuple[float, float] | None = None,
-        n_cells: int = N_CELLS,
-        title: str | None = None,
-        unit: str | None = None,
-    ) -> None:
-        """Check the options.
+    Args:
+        of: the quantity.
+        expression: the variable.
+        levels: between 0 and 1, increasing.
+        range: lowest and highest value of the quantity, between which the sub-cells are of equal width; if left
+            out, sub-cells are chosen by a look at the first events of each bin.
+        n_cells: number of sub-cells of each bin, at least 2000.
 
-        Args:
-            of: the quantity.
-            expression: the variable.
-            levels: between 0 and 1, increasing.
-            bins: bins of equal width; or else
-            edges: edges of the bins.
-            selection: condition on events.
-            range: lowest and highest value of the quantity, between which the sub-cells are of equal width; if left
-                out, sub-cells are chosen by a look at the first events of each bin.
-            n_cells: number of sub-cells of each bin, at least 2000.
-            title: name of the variable in plots; the expression if left out.
-            unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
+    Attributes:
+        grid: the sub-cells; None before they are chosen.
+        combination: (per_bin, levels) by which the values of a bin are made of its quantiles.
 
-        Raises:
-            ConfigError: levels outside of 0 to 1, a reversed range, too few sub-cells, or as `Binning.of`.
-        """
-        super().__init__(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
-        reductions.branches(of)
-        self.of, self.levels, self.range, self.n_sub = of, np.asarray(levels, np.float64), range, n_cells + 2
-        if not (len(levels) and np.all(np.diff([0.0, *levels, 1.0]) > 0)):
-            raise ConfigError(f"{self}: levels {levels} found, expected increasing numbers between 0 and 1")
-        if n_cells < N_CELLS // 2:
-            raise ConfigError(f"{self}: n_cells {n_cells} found, expected at least {N_CELLS // 2}")
-        if range and not range[0] < range[1]:
-            raise ConfigError(f"{self}: range {list(range)} found, expected lowest < highest")
-        self._grid = Grid.on_range(*range, n_bins=self.n_bins, n_cells=n_cells) if range else None
+    Raises:
+        ConfigError: levels outside of 0 to 1, a reversed range, too few sub-cells, or as `Observable`.
+    """
 
-    @property
-    def grid(self) -> Grid | None:
-        """The sub-cells; None before they are chosen."""
-        return self._grid
+    of: str
+    expression: str
+    _: KW_ONLY
+    levels: list[float]
+    range: tuple[float, float] | None = None
+    n_cells: int = N_CELLS
+    grid: Grid | None = field(init=False, default=None)
+    combination: FloatArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if not (len(self.levels) and np.all(np.diff([0.0, *self.levels, 1.0]) > 0)):
+            raise ConfigError(f"{self}: levels {self.levels} found, expected increasing numbers between 0 and 1")
+        if self.n_cells < N_CELLS // 2:
+            raise ConfigError(f"{self}: n_cells {self.n_cells} found, expected at least {N_CELLS // 2}")
+        if self.range and not self.range[0] < self.range[1]:
+            raise ConfigError(f"{self}: range {list(self.range)} found, expected lowest < highest")
+        self.combination = np.eye(len(self.levels))
+        self.n_sub, self.per_bin = self.n_cells + 2, len(self.levels)
+        if self.range:
+            self.grid = Grid.on_range(*self.range, n_bins=self.n_bins, n_cells=self.n_cells)
 
     def with_grid(self, grid: Grid) -> Quantile:
         """The same observable with sub-cells."""
-        found = copy.copy(self)
-        found._grid = grid
-        return found
-
-    @property
-    def n_values(self) -> int:
-        """Bins times levels."""
-        return self.n_bins * len(self.levels)
+        other = copy.copy(self)
+        other.grid = grid
+        return other
 
     @property
     def value_label(self) -> str:
@@ -104,141 +92,83 @@ class Quantile(Observable):
 
     def labels(self) -> list[str]:
         """What each value is."""
-        return [f"{one}, quantile {level:g}" for one in super().labels() for level in self.levels]
+        return [f"{label}, quantile {level:g}" for label in self.bin_labels() for level in self.levels]
 
     def expressions(self) -> list[str]:
         """The variable and the quantity."""
-        return [self.binning.expression, self.of]
+        return [self.expression, self.of]
 
-    def fill(
-        self,
-        values: Sequence[FloatArray],
-        conditions: Sequence[NDArray[np.bool_]],  # noqa: ARG002
-    ) -> tuple[IntArray, list[FloatArray | None]]:
+    def fill(self, values: Sequence[FloatArray], conditions: Sequence[Mask]) -> tuple[IntArray, list[FloatArray]]:  # noqa: ARG002
         """The bin and the sub-cell; see `Observable.fill`."""
-        bins = self.binning.index(values[0])
-        return bins * self.n_sub + self._known().index(bins, values[1]), [None]
+        bins = self.bin_of(values[0])
+        return bins * self.n_sub + self._chosen_grid().index(bins, values[1]), [np.ones(len(bins))]
 
     def totals(self, sums: FloatArray) -> FloatArray:
         """The sums of weights: (..., n_bins)."""
-        return np.asarray(self._inside(sums).sum(axis=-1))
+        return np.asarray(self._inside(sums)[..., 0].sum(axis=-1))
 
     def evaluate(self, sums: FloatArray) -> FloatArray:
-        """Quantiles (..., n_values); see `Observable.values`.
+        """Values (..., n_values); see `Observable.values`.
 
         Raises:
-            ValueRangeError: one lies beyond the sub-cells.
+            ValueRangeError: a quantile lies beyond the sub-cells.
         """
-        found = self._quantiles(sums)
-        return found.reshape(*sums.shape[:-1], self.n_values)
+        inside, bins = self._inside(sums)[..., 0], []
+        for k, (label, edges) in enumerate(zip(self.bin_labels(), self._edges(), strict=True)):
+            quantiles = inverse(distribution(inside[..., k, :]), edges, np.array(self.levels))
+            if len(beyond := np.argwhere(~np.isfinite(quantiles))):
+                msg = f"{self}: the quantile {self.levels[beyond[0][-1]]:g} of {label} lies beyond "
+                raise ValueRangeError(f"{msg}[{edges[0]:g}, {edges[-1]:g}]; give a wider `range`")
+            bins.append(quantiles @ self.combination.T)
+        return np.concatenate(bins, axis=-1)
 
     def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
         """Covariance (n_values, n_values), of one block for each bin; see `Observable.covariance`."""
-        n = len(self.levels)
-        blocks = self._blocks(sums, sums2)
-        whole = np.zeros((self.n_bins, n, self.n_bins, n))
-        whole[np.arange(self.n_bins), :, np.arange(self.n_bins), :] = blocks
-        return whole.reshape(self.n_values, self.n_values)
+        blocks, levels = [], np.array(self.levels)
+        squares = self._inside(sums2[:, 0, 0])[..., 0]
+        for inside, square, edges in zip(self._inside(sums)[..., 0], squares, self._edges(), strict=True):
+            function = distribution(inside)
+            # share of each sub-cell that lies below the quantile, minus p
+            moved = share_below(inverse(function, edges, levels), edges) - levels[:, None]
+            variance = (moved * square) @ moved.T / inside.sum() ** 2
+            moving = slope(function, edges, levels, np.sqrt(np.diag(variance)))
+            blocks.append(self.combination @ (moving[:, None] * variance * moving) @ self.combination.T)
+        return np.asarray(block_diag(*blocks))
 
     def off_grid(self, per_cell: NDArray[Any]) -> NDArray[Any]:
         """Sum what is known of each cell over those below and above the sub-cells: (n_bins,)."""
-        return np.asarray(self._inside(per_cell)[:, [0, -1]].sum(axis=1))
+        return np.asarray(self._inside(per_cell)[:, [0, -1], 0].sum(axis=1))
 
-    def options(self) -> dict[str, Any]:
-        """Quantity, levels and sub-cells."""
-        given = {"of": self.of, "n_cells": self.n_sub - 2, "range": list(self.range) if self.range else None}
-        return given | {"levels": self.levels.tolist()}
-
-    def _known(self) -> Grid:
-        if self._grid is None:
+    def _chosen_grid(self) -> Grid:
+        if self.grid is None:
             raise ConfigError(f"{self}: no sub-cells yet; give a range, or let `measure` choose them")
-        return self._grid
+        return self.grid
 
-    def _inside(self, sums: NDArray[Any]) -> NDArray[Any]:
-        """Sums in sub-cells (..., n_bins, n_sub)."""
-        return np.asarray(self._cells(sums)[..., 1:-1, :, 0])
-
-    def _quantiles(self, sums: FloatArray) -> FloatArray:
-        """Quantiles (..., n_bins, levels)."""
-        edges = self._known().edges()[1:-1]
-        inside = self._inside(sums)
-        bins = []
-        for k, label in enumerate(self.binning.labels()):
-            function = distribution(inside[..., k, :])
-            found = inverse(function, edges[k], self.levels)
-            if len(beyond := np.argwhere(~np.isfinite(found))):
-                msg = f"{self}: the quantile {self.levels[beyond[0][-1]]:g} of {label} lies beyond "
-                raise ValueRangeError(f"{msg}[{edges[k][0]:g}, {edges[k][-1]:g}]; give a wider `range`")
-            bins.append(found)
-        return np.stack(bins, axis=-2)
-
-    def _blocks(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariances (n_bins, levels, levels) of each bin's quantiles."""
-        edges = self._known().edges()[1:-1]
-        found = []
-        for k, (one, squares) in enumerate(zip(self._inside(sums), self._inside(sums2[:, 0, 0]), strict=True)):
-            function = distribution(one)
-            at = inverse(function, edges[k], self.levels)
-            # share of each sub-cell that lies below the quantile, minus p
-            moved = share_below(at, edges[k]) - self.levels[:, None]
-            variance = (moved * squares) @ moved.T / one.sum() ** 2
-            moving = slope(function, edges[k], self.levels, np.sqrt(np.diag(variance)))
-            found.append(moving[:, None] * variance * moving)
-        return np.array(found)
+    def _edges(self) -> FloatArray:
+        """Edges (n_bins, n_cells + 1) of the sub-cells."""
+        return self._chosen_grid().edges()[1:-1]
 
 
+@dataclass(eq=False, repr=False)
 class Width(Quantile):
     """Half the distance between the quantiles that hold the central part of a quantity, in bins of a variable.
 
     For a Gaussian and 68.27 % it is the standard deviation.
+
+    Args:
+        of: the quantity.
+        expression: the variable.
+        central: share of the events between the two quantiles.
     """
 
-    def __init__(
-        self,
-        of: str,
-        expression: str,
-        *,
-        bins: Regular | None = None,
-        edges: list[float] | None = None,
-        selection: str | None = None,
-        central: float = CENTRAL,
-        range: tuple[float, float] | None = None,
-        n_cells: int = N_CELLS,
-        title: str | None = None,
-        unit: str | None = None,
-    ) -> None:
-        """Check the options.
+    levels: list[float] = field(init=False)
+    central: float = field(default=CENTRAL, kw_only=True)
 
-        Args:
-            of: the quantity.
-            expression: the variable.
-            bins: bins of equal width; or else
-            edges: edges of the bins.
-            selection: condition on events.
-            central: share of the events between the two quantiles.
-            range: as for `Quantile`.
-            n_cells: as for `Quantile`.
-            title: name of the variable in plots; the expression if left out.
-            unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
-        """
-        super().__init__(
-            of,
-            expression,
-            levels=[(1 - central) / 2, (1 + central) / 2],
-            bins=bins,
-            edges=edges,
-            selection=selection,
-            range=range,
-            n_cells=n_cells,
-            title=title,
-            unit=unit,
-        )
-        self.central = central
-
-    @property
-    def n_values(self) -> int:
-        """One for each bin."""
-        return self.n_bins
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.levels = [(1 - self.central) / 2, (1 + self.central) / 2]
+        super().__post_init__()
+        self.combination, self.per_bin = np.array([[-0.5, 0.5]]), 1
 
     @property
     def value_label(self) -> str:
@@ -247,20 +177,4 @@ class Width(Quantile):
 
     def labels(self) -> list[str]:
         """What each value is."""
-        return self.binning.labels()
-
-    def evaluate(self, sums: FloatArray) -> FloatArray:
-        """Half-widths (..., n_bins); see `Observable.values`."""
-        found = self._quantiles(sums)
-        return (found[..., 1] - found[..., 0]) / 2
-
-    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariance (n_bins, n_bins), diagonal; see `Observable.covariance`."""
-        blocks = self._blocks(sums, sums2)
-        return np.diag((blocks[:, 0, 0] - 2 * blocks[:, 0, 1] + blocks[:, 1, 1]) / 4)
-
-    def options(self) -> dict[str, Any]:
-        """Quantity, central part and sub-cells."""
-        given = super().options()
-        del given["levels"]
-        return given | {"central": self.central}
+        return self.bin_labels()

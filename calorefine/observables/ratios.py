@@ -11,47 +11,53 @@ independent.  With signed weights an efficiency may be below 0 or above 1 and is
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calorefine.io import reductions
-from calorefine.observables.observable import Observable, Regular
+from calorefine.observables.observable import Mask, Observable
 from calorefine.stats import FloatArray, IntArray, spread_of_mean
 
 
-class Efficiency(Observable):
-    """Weighted share of the selected events that pass a condition, in bins of a variable."""
+class _RatioOfSums(Observable):
+    """Numerator over denominator in each bin."""
 
+    @abstractmethod
+    def parts(self, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Numerators and denominators, (..., n_bins) each, from sums as in `values`."""
+
+    @abstractmethod
+    def spread(self, values: FloatArray, sums2: FloatArray) -> FloatArray:
+        """Variances (n_bins,) of these values times the squared denominators, from sums as in `covariance`."""
+
+    def totals(self, sums: FloatArray) -> FloatArray:
+        """The denominators: (..., n_bins)."""
+        return self.parts(sums)[1]
+
+    def evaluate(self, sums: FloatArray) -> FloatArray:
+        """Ratios (..., n_bins); see `Observable.values`."""
+        numerator, denominator = self.parts(sums)
+        return numerator / denominator
+
+    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
+        """Covariance (n_bins, n_bins), diagonal; see `Observable.covariance`."""
+        return np.diag(self.spread(self.evaluate(sums), sums2) / self.totals(sums) ** 2)
+
+
+@dataclass(eq=False, repr=False)
+class Efficiency(_RatioOfSums):
+    """Weighted share of the selected events that pass a condition, in bins of a variable.
+
+    Args:
+        passed: condition of the numerator.
+        expression: the variable.
+    """
+
+    passed: str
+    expression: str
     n_sub = 2
-
-    def __init__(
-        self,
-        passed: str,
-        expression: str,
-        *,
-        bins: Regular | None = None,
-        edges: list[float] | None = None,
-        selection: str | None = None,
-        title: str | None = None,
-        unit: str | None = None,
-    ) -> None:
-        """Check the options.
-
-        Args:
-            passed: condition of the numerator.
-            expression: the variable.
-            bins: bins of equal width; or else
-            edges: edges of the bins.
-            selection: condition of numerator and denominator.
-            title: name of the variable in plots; the expression if left out.
-            unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
-        """
-        super().__init__(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
-        reductions.branches(passed)
-        self.passed = passed
 
     @property
     def value_label(self) -> str:
@@ -62,69 +68,36 @@ class Efficiency(Observable):
         """The condition of the numerator."""
         return [self.passed]
 
-    def fill(
-        self, values: Sequence[FloatArray], conditions: Sequence[NDArray[np.bool_]]
-    ) -> tuple[IntArray, list[FloatArray | None]]:
+    def fill(self, values: Sequence[FloatArray], conditions: Sequence[Mask]) -> tuple[IntArray, list[FloatArray]]:
         """The bin, and in it failed or passed; see `Observable.fill`."""
-        return 2 * self.binning.index(values[0]) + conditions[0], [None]
+        return 2 * self.bin_of(values[0]) + conditions[0], [np.ones(len(values[0]))]
 
-    def totals(self, sums: FloatArray) -> FloatArray:
-        """The denominators: (..., n_bins)."""
-        return np.asarray(self._inside(sums).sum(axis=-1))
+    def parts(self, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Sums of those that pass, and of all."""
+        inside = self._inside(sums)[..., 0]
+        return inside[..., 1], inside.sum(axis=-1)
 
-    def evaluate(self, sums: FloatArray) -> FloatArray:
-        """Efficiencies (..., n_bins); see `Observable.values`."""
-        return self._inside(sums)[..., 1] / self.totals(sums)
-
-    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariance (n_bins, n_bins), diagonal; see `Observable.covariance`."""
-        squares, efficiency = self._inside(sums2[:, 0, 0]), self.evaluate(sums)
-        variance = (1 - efficiency) ** 2 * squares[:, 1] + efficiency**2 * squares[:, 0]
-        return np.diag(variance / self.totals(sums) ** 2)
-
-    def _inside(self, sums: FloatArray) -> FloatArray:
-        """Sums of those that fail and pass (..., n_bins, 2)."""
-        return self._cells(sums)[..., 1:-1, :, 0]
-
-    def options(self) -> dict[str, Any]:
-        """The condition of the numerator."""
-        return {"passed": self.passed}
+    def spread(self, values: FloatArray, sums2: FloatArray) -> FloatArray:
+        """Binomial spread of the weights."""
+        failed, passed = sums2[:, 0, 0].reshape(-1, 2)[1:-1].T
+        return np.asarray((1 - values) ** 2 * passed + values**2 * failed)
 
 
-class Mean(Observable):
+@dataclass(eq=False, repr=False)
+class Mean(_RatioOfSums):
     """Weighted mean of a quantity in bins of a variable.
 
     The variance is found from the sums of w^2, w^2 v and w^2 v^2; it loses digits where the mean is more than 10^5
     times the standard deviation.
+
+    Args:
+        of: the quantity.
+        expression: the variable.
     """
 
+    of: str
+    expression: str
     n_amounts = 2
-
-    def __init__(
-        self,
-        of: str,
-        expression: str,
-        *,
-        bins: Regular | None = None,
-        edges: list[float] | None = None,
-        selection: str | None = None,
-        title: str | None = None,
-        unit: str | None = None,
-    ) -> None:
-        """Check the options.
-
-        Args:
-            of: the quantity.
-            expression: the variable.
-            bins: bins of equal width; or else
-            edges: edges of the bins.
-            selection: condition on events.
-            title: name of the variable in plots; the expression if left out.
-            unit: its unit; taken from the suffix of a branch such as `p_gev` if left out.
-        """
-        super().__init__(expression, bins=bins, edges=edges, selection=selection, title=title, unit=unit)
-        reductions.branches(of)
-        self.of = of
 
     @property
     def value_label(self) -> str:
@@ -133,34 +106,18 @@ class Mean(Observable):
 
     def expressions(self) -> list[str]:
         """The variable and the quantity."""
-        return [self.binning.expression, self.of]
+        return [self.expression, self.of]
 
-    def fill(
-        self,
-        values: Sequence[FloatArray],
-        conditions: Sequence[NDArray[np.bool_]],  # noqa: ARG002
-    ) -> tuple[IntArray, list[FloatArray | None]]:
+    def fill(self, values: Sequence[FloatArray], conditions: Sequence[Mask]) -> tuple[IntArray, list[FloatArray]]:  # noqa: ARG002
         """The bin, with the amounts 1 and the quantity; see `Observable.fill`."""
-        return self.binning.index(values[0]), [None, values[1]]
+        return self.bin_of(values[0]), [np.ones(len(values[0])), values[1]]
 
-    def totals(self, sums: FloatArray) -> FloatArray:
-        """The sums of weights: (..., n_bins)."""
-        return self._inside(sums)[..., 0]
+    def parts(self, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Sums of w v and of w."""
+        inside = self._inside(sums)[..., 0, :]
+        return inside[..., 1], inside[..., 0]
 
-    def evaluate(self, sums: FloatArray) -> FloatArray:
-        """Means (..., n_bins); see `Observable.values`."""
-        return self._inside(sums)[..., 1] / self.totals(sums)
-
-    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariance (n_bins, n_bins), diagonal; see `Observable.covariance`."""
-        mean, squares = self.evaluate(sums), sums2[1:-1]
-        variance = spread_of_mean(mean, squares[:, 0, 0], squares[:, 0, 1], squares[:, 1, 1])
-        return np.diag(variance / self.totals(sums) ** 2)
-
-    def _inside(self, sums: FloatArray) -> FloatArray:
-        """Sums of w and w v (..., n_bins, 2)."""
-        return self._cells(sums)[..., 1:-1, 0, :]
-
-    def options(self) -> dict[str, Any]:
-        """The quantity."""
-        return {"of": self.of}
+    def spread(self, values: FloatArray, sums2: FloatArray) -> FloatArray:
+        """Sum of w^2 (v - mean)^2."""
+        squares = sums2[1:-1]
+        return spread_of_mean(values, squares[:, 0, 0], squares[:, 0, 1], squares[:, 1, 1])

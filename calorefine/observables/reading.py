@@ -1,21 +1,23 @@
-"""Weights, and branches with lists, read from ROOT files in chunks of rows."""
+"""Weights, and branches with lists, read from files in chunks of rows."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import BranchError, ConfigError, EmptySelectionError, ValueRangeError
+from calorefine.errors import BranchError, ConfigError, ValueRangeError
 from calorefine.io import reductions
 from calorefine.io.chunks import Content
 from calorefine.io.sources import Source
 from calorefine.observables.grid import GridFinder
-from calorefine.observables.observable import Observable
+from calorefine.observables.observable import Mask, Observable
 from calorefine.observables.quantiles import Quantile
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, IntArray
 
 NO_WEIGHT = "none"
 IN_DOMAIN = "in_domain"
@@ -60,17 +62,18 @@ def names_of(source: Source, weights: Iterable[Weights]) -> list[str]:
         BranchError: the arrays in two files have different lengths.
     """
     names = []
-    for one in weights:
+    for weight in weights:
         arrays = {}
         for path in source.paths:
             with source.open(path) as tree:
-                if one.text in tree.names() and (shape := tree.shape(one.text)) and shape != "list":
+                if weight.text in tree.names() and (shape := tree.shape(weight.text)) and shape != "list":
                     arrays[path] = shape[0]
         if len(set(arrays.values())) > 1 or (arrays and len(arrays) < len(source.paths)):
             shown = ", ".join(f"{path}: {arrays.get(path, 'none')}" for path in source.paths[:5])
-            raise BranchError(f"weights '{one.text}': arrays of different lengths found ({shown}), expected equal ones")
+            msg = f"weights '{weight.text}': arrays of different lengths found ({shown}), expected equal ones"
+            raise BranchError(msg)
         length = next(iter(arrays.values()), None)
-        names += [one.expression] if length is None else [f"{one.expression}[{k}]" for k in range(length)]
+        names += [weight.expression] if length is None else [f"{weight.expression}[{k}]" for k in range(length)]
     return names
 
 
@@ -82,23 +85,21 @@ def domain_condition(source: Source, in_domain: str | None) -> str | None:
     """
     if in_domain is None:
         return None
-    has = []
+    without = []
     for path in source.paths:
         with source.open(path) as tree:
-            has.append(in_domain in tree.names())
-    if not any(has) and in_domain == IN_DOMAIN:
+            without += [path] if in_domain not in tree.names() else []
+    if without == source.paths and in_domain == IN_DOMAIN:
         return None
-    if not all(has):
-        path = source.paths[has.index(False)]
-        msg = f"{path}, tree '{source.tree}': there is no branch '{in_domain}', "
-        raise BranchError(
-            f"{msg}which {'other files have' if any(has) else 'was asked for'}; `in_domain: null` counts all as inside"
-        )
+    if without:
+        why = "was asked for" if without == source.paths else "other files have"
+        msg = f"{without[0]}, tree '{source.tree}': there is no branch '{in_domain}', which {why}"
+        raise BranchError(f"{msg}; `in_domain: null` counts all as inside")
     return in_domain
 
 
-def tables(source: Source, texts: Iterable[str], rows: int) -> Iterator[tuple[reductions.Branches, int]]:
-    """Yield the branches that expressions need, and the number of rows.
+def chunks(source: Source, texts: Iterable[str], rows: int) -> Iterator[Evaluated]:
+    """Yield the branches that expressions need.
 
     Raises:
         FileError: a file is missing, truncated or damaged.
@@ -106,11 +107,11 @@ def tables(source: Source, texts: Iterable[str], rows: int) -> Iterator[tuple[re
     """
     needed: dict[str, Content] = dict.fromkeys((name for text in texts for name in reductions.branches(text)), "list")
     for _, table, at in source.tables(needed, rows):
-        yield table, len(at)
+        yield Evaluated(table, len(at))
 
 
-class Values:
-    """Evaluated expressions of one chunk, each once, and what is not finite in them.
+class Evaluated:
+    """Expressions of one chunk, each evaluated once.
 
     Args:
         table: its branches.
@@ -120,53 +121,48 @@ class Values:
     def __init__(self, table: reductions.Branches, n: int) -> None:
         """Evaluate nothing yet."""
         self._table, self.n = table, n
-        self._known: dict[str, NDArray[np.generic]] = {}
+        self._known: dict[tuple[str, str], NDArray[Any]] = {}
 
-    def condition(self, text: str | None) -> NDArray[np.bool_]:
+    def condition(self, text: str | None) -> Mask:
         """A condition (n,); None holds for all."""
-        if text is None:
-            return np.ones(self.n, bool)
-        key = f"\0{text}"
-        if key not in self._known:
-            self._known[key] = reductions.condition(text, self._table, self.n)
-        return np.asarray(self._known[key], bool)
+        return np.ones(self.n, bool) if text is None else np.asarray(self._once("condition", text), bool)
 
     def number(self, text: str) -> FloatArray:
         """An expression (n,)."""
-        if text not in self._known:
-            self._known[text] = np.asarray(reductions.evaluate(text, self._table, self.n), np.float64)
-        return np.asarray(self._known[text], np.float64)
+        return np.asarray(self._once("evaluate", text), np.float64)
 
     def weights(self, weights: Iterable[Weights]) -> FloatArray:
         """All weights (n, V)."""
-        return np.concatenate([one.columns(self._table, self.n) for one in weights], axis=1)
+        return np.concatenate([weight.columns(self._table, self.n) for weight in weights], axis=1)
+
+    def selected(self, name: str, observable: Observable, bad: Counter[str]) -> tuple[IntArray, list[FloatArray]]:
+        """Rows (m,) that an observable selects, and its expressions (m,) there; counts those that are not finite."""
+        keep = np.flatnonzero(self.condition(observable.selection))
+        columns = [self.number(text)[keep] for text in observable.expressions()]
+        for text, column in zip(observable.expressions(), columns, strict=True):
+            bad[f"{name}: {text}"] += int(np.sum(~np.isfinite(column)))
+        return keep, columns
+
+    def _once(self, how: str, text: str) -> NDArray[Any]:
+        if (how, text) not in self._known:
+            self._known[how, text] = getattr(reductions, how)(text, self._table, self.n)
+        return self._known[how, text]
 
 
-class NonFinite:
-    """Counts values that are NaN or infinite over all chunks, to name them all at once."""
+def require_finite(source: Source, bad: Counter[str]) -> None:
+    """Raise if NaN or infinite values were counted, which names them all at once.
 
-    def __init__(self) -> None:
-        """Nothing found yet."""
-        self.found: dict[str, int] = {}
-
-    def count(self, what: str, values: FloatArray) -> None:
-        """Look at values of any shape."""
-        if n := int(np.sum(~np.isfinite(values))):
-            self.found[what] = self.found.get(what, 0) + n
-
-    def report(self, source: Source) -> None:
-        """Raise if there are any.
-
-        Raises:
-            ValueRangeError: with the numbers of such values.
-        """
-        if self.found:
-            shown = ", ".join(f"{what}: {n}" for what, n in self.found.items())
-            msg = f"{source}: NaN or infinite values in selected events ({shown}), expected finite ones; leave these "
-            msg += (
-                "events out by a selection, or say what the value is where a list is empty, as in max(jet_pt, True, 0)"
-            )
-            raise ValueRangeError(msg)
+    Raises:
+        ValueRangeError: with the numbers of such values.
+    """
+    if bad.total():
+        shown = ", ".join(f"{what}: {n}" for what, n in bad.items() if n)
+        msg = (
+            f"{source}: NaN or infinite values in selected events ({shown}), expected finite ones; leave these events "
+        )
+        raise ValueRangeError(
+            f"{msg}out by a selection, or say what the value is where a list is empty, as in max(jet_pt, True, 0)"
+        )
 
 
 def prepared(source: Source, observables: Mapping[str, Observable]) -> dict[str, Observable]:
@@ -178,41 +174,19 @@ def prepared(source: Source, observables: Mapping[str, Observable]) -> dict[str,
         EmptySelectionError: no event is selected.
         ValueRangeError: NaN or infinite values.
     """
-    finders = {
-        name: (one, GridFinder(one.binning))
-        for name, one in observables.items()
-        if isinstance(one, Quantile) and one.grid is None
-    }
-    if not finders:
-        return dict(observables)
-    texts = [text for one, _ in finders.values() for text in [*one.expressions(), one.selection or "1"]]
-    bad = NonFinite()
-    for table, n in tables(source, texts, SCOUT_ROWS):
-        chunk = Values(table, n)
-        for name, (one, finder) in finders.items():
-            keep = chunk.condition(one.selection)
-            columns = [chunk.number(text)[keep] for text in one.expressions()]
-            for text, column in zip(one.expressions(), columns, strict=True):
-                bad.count(f"{name}: {text}", column)
-            finder.add(*columns)
-        if bad.found or all(finder.done for _, finder in finders.values()):
+    quantiles = {name: kind for name, kind in observables.items() if isinstance(kind, Quantile) and kind.grid is None}
+    finders = {name: GridFinder(quantile) for name, quantile in quantiles.items()}
+    bad: Counter[str] = Counter()
+    texts = [text for quantile in quantiles.values() for text in quantile.texts()]
+    for chunk in chunks(source, texts, SCOUT_ROWS) if quantiles else ():
+        for name, finder in finders.items():
+            finder.add(*chunk.selected(name, finder.observable, bad)[1])
+        if bad.total() or all(finder.done for finder in finders.values()):
             break
-    bad.report(source)
-    grids: dict[str, Observable] = {
-        name: one.with_grid(finder.grid(one.n_sub - 2)) for name, (one, finder) in finders.items()
+    require_finite(source, bad)
+    return dict(observables) | {
+        name: quantile.with_grid(finders[name].grid(quantile.n_cells)) for name, quantile in quantiles.items()
     }
-    return {name: grids.get(name, one) for name, one in observables.items()}
-
-
-def require_events(name: str, observable: Observable, n_selected: int, source: Source) -> None:
-    """Raise if no event is selected.
-
-    Raises:
-        EmptySelectionError: naming the observable and its selection.
-    """
-    if n_selected == 0:
-        reason = f"after the selection '{observable.selection}'" if observable.selection else "in the tree"
-        raise EmptySelectionError(f"{source}: observable '{name}': no event is left {reason}, expected some")
 
 
 def require_some(observables: Mapping[str, Observable], weights: Iterable[Weights]) -> None:

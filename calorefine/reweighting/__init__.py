@@ -3,7 +3,7 @@
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.latent_resampling import RefinedSimulator
 from calorefine.reweighting.network import NetworkRatio
-from calorefine.reweighting.ratio import Ratio, RatioEstimator, Table, fit_ratio
+from calorefine.reweighting.ratio import Ratio, RatioEstimator, WeightedRows, fit_ratio
 from calorefine.reweighting.reweighter import Reweighter
 
 __all__ = [
@@ -13,6 +13,6 @@ __all__ = [
     "RatioEstimator",
     "RefinedSimulator",
     "Reweighter",
-    "Table",
+    "WeightedRows",
     "fit_ratio",
 ]

@@ -7,6 +7,7 @@ that it may see.  The state is kept in skops' format, which is loaded without ru
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs, no py.typed
 
-from calorefine.errors import CheckpointError, ConfigError
-from calorefine.reweighting.ratio import Members, RatioEstimator, Table
+from calorefine.errors import CheckpointError
+from calorefine.reweighting.ratio import Classifiers, Folded, RatioEstimator, WeightedRows
 from calorefine.stats import FloatArray
 
 FEATURES_PER_SPLIT = 0.5  # at random, so that repeats differ
 TRUSTED = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 
 
-class Trees(Members):
+class Trees(Classifiers):
     """One boosted classifier for each member.
 
     Args:
@@ -61,6 +62,7 @@ class Trees(Members):
             raise CheckpointError(f"boosted trees can't be rebuilt, by another version perhaps ({error})") from error
 
 
+@dataclass(kw_only=True)
 class BoostingRatio(RatioEstimator):
     """Density ratio by boosted trees; signed reference weights are replaced by their conditional mean.
 
@@ -69,55 +71,36 @@ class BoostingRatio(RatioEstimator):
         learning_rate: factor of each tree.
         max_leaf_nodes: size of a tree.
         min_samples_leaf: fewest events in a leaf.
-        n_folds: into how many parts the events are divided; a member leaves out one.
-        n_repeats: how many members leave out the same part.
-        max_ratio: bound of the density ratio, and of its inverse.
-
-    Raises:
-        ConfigError: a number that is not positive.
     """
 
     members = Trees
+    n_trees: int = 100
+    learning_rate: float = 0.1
+    max_leaf_nodes: int = 8
+    min_samples_leaf: int = 200
 
-    def __init__(
-        self,
-        *,
-        n_trees: int = 100,
-        learning_rate: float = 0.1,
-        max_leaf_nodes: int = 8,
-        min_samples_leaf: int = 200,
-        n_folds: int = 4,
-        n_repeats: int = 2,
-        max_ratio: float = 100.0,
-    ) -> None:
-        """Check and store the options."""
-        super().__init__(n_folds=n_folds, n_repeats=n_repeats, max_ratio=max_ratio)
-        self.options = {
-            "max_iter": n_trees,
-            "learning_rate": learning_rate,
-            "max_leaf_nodes": max_leaf_nodes,
-            "min_samples_leaf": min_samples_leaf,
-        }
-        for name, value in self.options.items():
-            if not value > 0:
-                raise ConfigError(f"{name.replace('max_iter', 'n_trees')}: {value} found, expected a positive number")
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        self.require_positive(n_trees=self.n_trees, **self._tree_options())
 
-    def fit_members(
-        self, generated: Table, reference: Table, folds: tuple[NDArray[np.int64], NDArray[np.int64]], *, seed: int
-    ) -> Trees:
+    def _tree_options(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("learning_rate", "max_leaf_nodes", "min_samples_leaf")}
+
+    def fit_members(self, generated: Folded, reference: Folded, *, seed: int) -> Trees:
         """Train one member after the other."""
-        classifiers = []
+        trees = []
         for k in range(self.n_folds * self.n_repeats):
-            fold = k % self.n_folds
-            pair = generated.take(folds[0] != fold), reference.take(folds[1] != fold)
-            classifiers.append(self._fit_one(*pair, seed=seed + 1000 * k))
-        return Trees(classifiers, float(np.log(self.max_ratio)))
+            of_generated, of_reference = [rows.take(fold != k % self.n_folds) for rows, fold in (generated, reference)]
+            trees.append(self._fit_one(of_generated, of_reference.with_positive_weights(), seed=seed + 1000 * k))
+        return Trees(trees, self.bound)
 
-    def _fit_one(self, generated: Table, reference: Table, *, seed: int) -> HistGradientBoostingClassifier:
-        reference = reference.with_positive_weights()
+    def _fit_one(
+        self, generated: WeightedRows, reference: WeightedRows, *, seed: int
+    ) -> HistGradientBoostingClassifier:
         half = (len(generated) + len(reference)) / 2  # equal shares: the log odds are the log ratio, without an offset
-        weights = [table.relative_weight * (half / len(table)) for table in (generated, reference)]
-        options = {**self.options, "max_features": FEATURES_PER_SPLIT, "early_stopping": False, "random_state": seed}
-        model = HistGradientBoostingClassifier(**options)
+        weights = [rows.relative_weight * (half / len(rows)) for rows in (generated, reference)]
+        fixed = {"max_features": FEATURES_PER_SPLIT, "early_stopping": False, "random_state": seed}
+        model = HistGradientBoostingClassifier(max_iter=self.n_trees, **self._tree_options(), **fixed)
         target = np.repeat([0, 1], [len(generated), len(reference)])
         return model.fit(np.concatenate([generated.values, reference.values]), target, np.concatenate(weights))

@@ -32,7 +32,7 @@ import numpy as np
 from calorefine import keys, stats
 from calorefine.events import Events
 from calorefine.reweighting.boosting import BoostingRatio
-from calorefine.reweighting.ratio import Table, fit_ratio
+from calorefine.reweighting.ratio import WeightedRows, fit_ratio
 from calorefine.stats import FloatArray
 
 MOST_COVERED = 10.0
@@ -83,9 +83,9 @@ def coverage(generated: Events, reference: Events, log_ratios: tuple[FloatArray,
     return Coverage(excess(own, other, event_keys=event_keys), excess(*reverse, event_keys=event_keys[::-1]))
 
 
-def _table(events: Events, log_ratio: FloatArray) -> Table:
+def _table(events: Events, log_ratio: FloatArray) -> WeightedRows:
     columns = [events.x, events.context, log_ratio[:, None].astype(np.float32)]
-    return Table(np.concatenate(columns, axis=1), events.weight, events.event_key)
+    return WeightedRows(np.concatenate(columns, axis=1), events.weight, events.event_key)
 
 
 def excess(

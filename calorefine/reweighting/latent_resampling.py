@@ -54,9 +54,9 @@ class RefinedSimulator:
         if not reweighter.conditional:
             raise ConfigError("reweighter: a joint one found, expected a conditional one: conditions are given here")
         for group in ("features", "context"):
-            own, other = (list(getattr(one.columns, group)) for one in (simulator, reweighter))
-            if own != other:
-                raise ConfigError(f"reweighter: {group} {other} found, expected {own} as in the simulator")
+            names, expected = list(getattr(reweighter.columns, group)), list(getattr(simulator.columns, group))
+            if names != expected:
+                raise ConfigError(f"reweighter: {group} {names} found, expected {expected} as in the simulator")
         self.simulator, self.reweighter, self.columns = simulator, reweighter, simulator.columns
         if reweighter.columns.cut:
             msg = f"reweighter: it was learned with the cut '{reweighter.columns.cut}', which sampling doesn't apply: "
@@ -98,12 +98,12 @@ class RefinedSimulator:
             if len(left) == 0:
                 return out
             again = keys.combine(trial[left], attempt)
-            own = {name: values[left] for name, values in table.items()}
-            drawn = self.simulator.sample(own, seed=seed, key=again)
+            conditions = {name: values[left] for name, values in table.items()}
+            drawn = self.simulator.sample(conditions, seed=seed, key=again)
             for name, values in drawn.items():
                 out[name][left] = values
             self.n_attempts += len(left)
-            left = left[~self._accepted(drawn, own, event[left], again, seed)]
+            left = left[~self._accepted(drawn, conditions, event[left], again, seed)]
         self.n_given_up += len(left)
         return out
 
@@ -130,10 +130,13 @@ class RefinedSimulator:
 
     def __str__(self) -> str:
         """Report for the terminal."""
-        found = f"corrected without weights: {1 / max(self.efficiency, 1e-12):.2f} draws for an event"
-        found += f", {self.n_outside} events outside of the correction's domain"
-        found += f", {self.n_above} above the largest factor {self.reweighter.largest:.3g}"
-        return found + (f", {self.n_given_up} given up after {MOST_ATTEMPTS} draws" if self.n_given_up else "")
+        largest = self.reweighter.largest
+        given_up = f", {self.n_given_up} given up after {MOST_ATTEMPTS} draws" if self.n_given_up else ""
+        return (
+            f"corrected without weights: {1 / max(self.efficiency, 1e-12):.2f} draws for an event, {self.n_outside} "
+            f"events outside of the correction's domain, {self.n_above} above the largest factor {largest:.3g}"
+            f"{given_up}"
+        )
 
     @property
     def efficiency(self) -> float:

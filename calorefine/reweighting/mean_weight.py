@@ -7,6 +7,7 @@ column and of products of two, and the ratio is divided by it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -20,10 +21,11 @@ from calorefine import stats
 from calorefine.errors import FitError
 from calorefine.stats import FloatArray
 
-LEVELS = np.array([0.0, *ndtr(np.linspace(-2.4, 2.4, 9)), 1.0])  # of the knots: dense at the edges, as for networks
+KNOT_LEVELS = np.array([0.0, *ndtr(np.linspace(-2.4, 2.4, 9)), 1.0])  # dense at the edges, as for networks
 REGULARIZATION = 1e-6
 
 
+@dataclass(frozen=True)
 class MeanWeight:
     """Mean weight as a function of context.
 
@@ -33,9 +35,9 @@ class MeanWeight:
         intercept: of log N.
     """
 
-    def __init__(self, knots: list[FloatArray], coefficients: FloatArray, intercept: float) -> None:
-        """Store them."""
-        self.knots, self.coefficients, self.intercept = knots, coefficients, intercept
+    knots: list[FloatArray]
+    coefficients: FloatArray
+    intercept: float
 
     @classmethod
     def fit(cls, context: NDArray[np.float32], ratio: FloatArray, weight: FloatArray) -> MeanWeight:
@@ -50,7 +52,7 @@ class MeanWeight:
             FitError: the regression fails.
         """
         average = float(stats.mean(ratio, weight))
-        knots = [np.unique(stats.quantile(column, weight, LEVELS)) for column in context.T]
+        knots = [np.unique(stats.quantile(column, weight, KNOT_LEVELS)) for column in context.T]
         terms = _terms(context, knots)
         if terms.shape[1] == 0:
             return cls(knots, np.zeros(0), float(np.log(average)))
@@ -66,11 +68,8 @@ class MeanWeight:
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain containers."""
-        return {
-            "knots": [torch.from_numpy(points) for points in self.knots],
-            "coefficients": torch.from_numpy(self.coefficients),
-            "intercept": self.intercept,
-        }
+        knots, coefficients = [torch.from_numpy(points) for points in self.knots], torch.from_numpy(self.coefficients)
+        return {"knots": knots, "coefficients": coefficients, "intercept": self.intercept}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> MeanWeight:

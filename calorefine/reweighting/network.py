@@ -17,34 +17,30 @@ References: Nachman and Thaler, arXiv:2007.11586 (signed weights in a classifier
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer
 from torch import nn
 from torch.nn.functional import silu, softplus
-from torch.utils.data import DataLoader, IterableDataset
 
 from calorefine import stats
 from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.knots import Transform
-from calorefine.errors import ConfigError, TrainingError
-from calorefine.reweighting.ratio import Members, RatioEstimator, Table
+from calorefine.errors import TrainingError
+from calorefine.reweighting.ratio import Classifiers, Folded, RatioEstimator, WeightedRows
 from calorefine.stats import FloatArray
 
 EVENTS_PER_UNIT = 20_000
-ROWS = 1024  # in a block of `log_ratios`
+BLOCK_ROWS = 1024  # in a block of `log_ratios`
 MOST_FITTED = 100_000  # rows of either sample for the preprocessing
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class Networks(nn.Module, Members):
+class Networks(nn.Module, Classifiers):
     """Several networks of one shape, side by side, with their common preprocessing.
 
     Args:
@@ -71,8 +67,7 @@ class Networks(nn.Module, Members):
         """Log ratios (k, b) that these members, or all, give to inputs (k, b, d), a batch for each."""
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            own = (weight, bias) if which is None else (weight[which], bias[which])
-            z = torch.baddbmm(own[1], z, own[0])
+            z = torch.baddbmm(bias, z, weight) if which is None else torch.baddbmm(bias[which], z, weight[which])
             z = silu(z) if layer < last else z
         return self.bound * torch.tanh(z[..., 0] / self.bound)
 
@@ -84,11 +79,11 @@ class Networks(nn.Module, Members):
         and a row's result would depend on the rows beside it.
         """
         out, members = np.empty((len(which), len(values))), torch.from_numpy(which)
-        for first in range(0, len(values), ROWS):
-            rows = np.minimum(np.arange(first, first + ROWS), len(values) - 1)
+        for first in range(0, len(values), BLOCK_ROWS):
+            rows = np.minimum(np.arange(first, first + BLOCK_ROWS), len(values) - 1)
             z = self.inputs(torch.from_numpy(values[rows]))
-            found = self(z.expand(len(which), -1, -1), members).numpy()
-            out[:, first : first + ROWS] = found[:, : len(values) - first]
+            block = self(z.expand(len(which), -1, -1), members).numpy()
+            out[:, first : first + BLOCK_ROWS] = block[:, : len(values) - first]
         return out
 
     def state(self) -> dict[str, Any]:
@@ -105,6 +100,7 @@ class Networks(nn.Module, Members):
         return networks.eval()
 
 
+@dataclass(kw_only=True)
 class NetworkRatio(RatioEstimator):
     """Density ratio by networks; takes signed reference weights as they are.
 
@@ -116,138 +112,83 @@ class NetworkRatio(RatioEstimator):
         weight_decay: of AdamW.
         positive: replace signed reference weights by their conditional mean E[w | values], estimated for each fold from
             the events outside of it (`calorefine.weights.positive`): less noise, for a bias that its regression brings.
-        n_folds: into how many parts the events are divided; a member leaves out one.
-        n_repeats: how many members leave out the same part.
-        max_ratio: bound of the density ratio, and of its inverse.
-
-    Raises:
-        ConfigError: a number that is not positive.
     """
 
     members = Networks
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    updates: int = 400
+    batch_size: int = 512
+    learning_rate: float = 8e-3
+    weight_decay: float = 0.1
+    positive: bool = False
 
-    def __init__(
-        self,
-        *,
-        hidden: list[int] | None = None,
-        updates: int = 400,
-        batch_size: int = 512,
-        learning_rate: float = 8e-3,
-        weight_decay: float = 0.1,
-        positive: bool = False,
-        n_folds: int = 4,
-        n_repeats: int = 2,
-        max_ratio: float = 100.0,
-    ) -> None:
-        """Check and store the options."""
-        super().__init__(n_folds=n_folds, n_repeats=n_repeats, max_ratio=max_ratio)
-        self.hidden = [64, 64] if hidden is None else hidden
-        sizes = {"updates": updates, "batch_size": batch_size, "learning_rate": learning_rate}
-        for name, value in (sizes | {f"hidden, layer {k}": width for k, width in enumerate(self.hidden)}).items():
-            if not value > 0:
-                raise ConfigError(f"{name}: {value} found, expected a positive number")
-        self.updates, self.batch_size = updates, batch_size
-        self.learning_rate, self.weight_decay, self.positive = learning_rate, weight_decay, positive
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        layers = {f"hidden, layer {k}": width for k, width in enumerate(self.hidden)}
+        sizes = {"updates": self.updates, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        self.require_positive(**sizes, **layers)
 
-    def fit_members(
-        self, generated: Table, reference: Table, folds: tuple[NDArray[np.int64], NDArray[np.int64]], *, seed: int
-    ) -> Networks:
+    def fit_members(self, generated: Folded, reference: Folded, *, seed: int) -> Networks:
         """Train all members at the same time.
 
         Raises:
             TrainingError: a parameter is NaN or infinite.
         """
         generator = torch.Generator().manual_seed(seed)
-        inputs = _preprocessing(generated, reference)
-        n_members, bound = self.n_folds * self.n_repeats, math.log(self.max_ratio)
-        networks = Networks(inputs, [inputs.n_columns, *self.hidden, 1], n_members, bound, generator)
-        steps = round(self.updates * math.sqrt(max(len(generated), len(reference)) / EVENTS_PER_UNIT)) + 1
-        rows = [[torch.from_numpy(np.flatnonzero(fold != k)) for k in range(self.n_folds)] for fold in folds]
-        batches = _Batches([fold * self.n_repeats for fold in rows], self.batch_size, steps, generator)
-        weights = self._member_weights(generated, folds[0]), self._member_weights(reference, folds[1])
-        mapped = [inputs(torch.from_numpy(table.values)) for table in (generated, reference)]
-        module = _Training(networks, mapped, weights, steps, (self.learning_rate, self.weight_decay))
-        _train(module, DataLoader(batches, batch_size=None, generator=generator), steps)
+        inputs = _preprocessing(generated[0], reference[0])
+        widths = [inputs.n_columns, *self.hidden, 1]
+        networks = Networks(inputs, widths, self.n_folds * self.n_repeats, self.bound, generator)
+        steps = round(self.updates * math.sqrt(max(len(generated[0]), len(reference[0])) / EVENTS_PER_UNIT)) + 1
+        samples = [self._sample(rows, fold, inputs) for rows, fold in (generated, reference)]
+        self._train(networks, samples, steps, generator)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in networks.parameters()):
             raise TrainingError("density ratio: a network's parameters became NaN or infinite; lower learning_rate")
         return networks.eval()
 
-    def _member_weights(self, table: Table, fold: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Weights (k, n) for each member, of mean 1 over the rows outside of its fold, from these alone; 0 within."""
-        out = np.zeros((self.n_folds, len(table)), np.float32)
-        for k in range(self.n_folds):
-            rows = fold != k
-            own = table.take(rows).with_positive_weights().weight if self.positive else table.weight[rows]
-            out[k, rows] = own * (len(own) / stats.sum_w(own))
-        return np.tile(out, (self.n_repeats, 1))
+    def _sample(self, rows: WeightedRows, fold: NDArray[np.int64], inputs: ColumnTransforms) -> _Sample:
+        """What the members draw from; weights have mean 1 over the rows that a member sees, from these alone."""
+        seen = [fold != k for k in range(self.n_folds)]
+        weights = np.zeros((self.n_folds, len(rows)), np.float32)
+        for k, mask in enumerate(seen):
+            part = rows.take(mask)
+            weights[k, mask] = (part.with_positive_weights() if self.positive else part).relative_weight
+        every = torch.from_numpy(np.tile(weights, (self.n_repeats, 1)))
+        indices = [torch.from_numpy(np.flatnonzero(mask)) for mask in seen]
+        return _Sample(inputs(torch.from_numpy(rows.values)), every, indices * self.n_repeats)
+
+    def _train(self, networks: Networks, samples: list[_Sample], steps: int, generator: torch.Generator) -> None:
+        """Bounded cross entropy, AdamW, one cycle of the rate."""
+        rate, size = self.learning_rate, self.batch_size
+        optimizer = torch.optim.AdamW(networks.parameters(), rate, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+        torch.empty((), dtype=torch.int64).random_(generator=generator)  # so that version 0.1 can be reproduced
+        for _ in range(steps):
+            (z_generated, v), (z_reference, w) = (sample.draw(size, generator) for sample in samples)
+            f = networks(torch.cat([z_generated, z_reference], dim=1))
+            loss = (v * softplus(f[:, :size])).mean(1).sum() + (w * softplus(-f[:, size:])).mean(1).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            optimizer.step()
+            cycle.step()
 
 
-class _Batches(IterableDataset[Batch]):
-    """Random rows (k, b) of the generated and of the reference events, for each member from those that it may see."""
+@dataclass(frozen=True)
+class _Sample:
+    """Inputs (n, d) and weights (k, n) of one sample, and for each of the k members the rows that it may see."""
 
-    def __init__(self, rows: list[list[torch.Tensor]], size: int, steps: int, generator: torch.Generator) -> None:
-        self.rows, self.size, self.steps, self.generator = rows, size, steps, generator
+    z: torch.Tensor
+    weights: torch.Tensor
+    rows: list[torch.Tensor]
 
-    def __iter__(self) -> Iterator[Batch]:
-        for _ in range(self.steps):
-            yield self._draw(self.rows[0]), self._draw(self.rows[1])
-
-    def _draw(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        drawn = [own[torch.randint(len(own), (self.size,), generator=self.generator)] for own in rows]
-        return torch.stack(drawn)
-
-
-class _Training(LightningModule):
-    """The recipe: bounded cross entropy, AdamW, one cycle of the rate.
-
-    Args:
-        networks: what is trained.
-        z: (n, d) generated and (m, d) reference inputs.
-        weights: (k, n) and (k, m) for each of the k members, of mean 1 over the rows that it may see.
-        steps: number of updates.
-        rates: highest learning rate and weight decay.
-    """
-
-    def __init__(
-        self,
-        networks: Networks,
-        z: list[torch.Tensor],
-        weights: tuple[NDArray[np.float32], NDArray[np.float32]],
-        steps: int,
-        rates: tuple[float, float],
-    ) -> None:
-        super().__init__()
-        self.networks, self.z, self.steps, self.rates = networks, z, steps, rates
-        self.weights = [torch.from_numpy(weight) for weight in weights]
-
-    def training_step(self, batch: Batch) -> torch.Tensor:
-        """Sum of the members' cross entropies."""
-        size = batch[0].shape[1]
-        f = self.networks(torch.cat([z[rows] for z, rows in zip(self.z, batch, strict=True)], dim=1))
-        v, w = (weight.gather(1, rows) for weight, rows in zip(self.weights, batch, strict=True))
-        return (v * softplus(f[:, :size])).mean(1).sum() + (w * softplus(-f[:, size:])).mean(1).sum()
-
-    def configure_optimizers(self) -> Any:
-        """Return the optimizer and its schedule."""
-        rate, decay = self.rates
-        optimizer = torch.optim.AdamW(self.networks.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=self.steps, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+    def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (k, b, d) and weights (k, b) of a random batch for each member."""
+        drawn = [rows[torch.randint(len(rows), (size,), generator=generator)] for rows in self.rows]
+        index = torch.stack(drawn)
+        return self.z[index], self.weights.gather(1, index)
 
 
-def _train(module: LightningModule, batches: DataLoader[Batch], steps: int) -> None:
-    """Run Lightning without files and without its talk."""
-    quiet = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    level = quiet.level
-    quiet.setLevel(logging.WARNING)
-    try:
-        trainer = Trainer(accelerator="cpu", max_steps=steps, barebones=True)
-        trainer.fit(module, batches)
-    finally:
-        quiet.setLevel(level)
-
-
-def _preprocessing(generated: Table, reference: Table) -> ColumnTransforms:
+def _preprocessing(generated: WeightedRows, reference: WeightedRows) -> ColumnTransforms:
     """Quantiles and whitening of both samples with equal shares; columns of two values are left as they are.
 
     The samples are in the order of their keys, which are hashes: the first rows are a random choice.

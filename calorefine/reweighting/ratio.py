@@ -1,7 +1,7 @@
 r"""Density ratio of two weighted samples: the interface of the estimators, and the cross-fitting that they share.
 
 An estimator trains several *members*, each on all events but those of one fold; an event's fold is a function of its
-key, so that an event and its twin generated at the same conditions are left out together.  An event that was trained on
+key, so that an event and the one generated at the same conditions are left out together.  An event that was trained on
 gets the mean log ratio of the members that left it out; any other event gets the mean of all.  Averaging over members
 takes out much of the noise of the training.
 
@@ -23,9 +23,10 @@ arXiv:1608.00060 (cross-fitting).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,12 +39,13 @@ from calorefine.events import Events
 from calorefine.stats import FloatArray
 from calorefine.weights.positive import PositiveWeights
 
+Folded = tuple["WeightedRows", NDArray[np.int64]]  # rows, and the fold (n,) of each
 MOST_STRETCHING = 1.5
 NO_GAIN = 1e-9
 
 
 @dataclass(frozen=True)
-class Table:
+class WeightedRows:
     """Weighted rows.
 
     Args:
@@ -65,12 +67,11 @@ class Table:
         """Check the rows."""
         n = len(self.values)
         if self.values.ndim != 2 or self.weight.shape != (n,) or self.event_key.shape != (n,):
-            found = self.values.shape, self.weight.shape, self.event_key.shape
-            raise ConfigError(f"values, weights and keys of shapes {found} found, expected (n, d), (n,) and (n,)")
+            shapes = self.values.shape, self.weight.shape, self.event_key.shape
+            raise ConfigError(f"values, weights and keys of shapes {shapes} found, expected (n, d), (n,) and (n,)")
         if bad := int(np.sum(~np.isfinite(self.values))):
-            raise ValueRangeError(
-                f"density ratio: {bad} of {self.values.size} values are NaN or infinite, expected none"
-            )
+            msg = f"density ratio: {bad} of {self.values.size} values are NaN or infinite, expected none"
+            raise ValueRangeError(msg)
         stats.require_positive_sum(self.weight, "density ratio")
 
     def __len__(self) -> int:
@@ -82,11 +83,11 @@ class Table:
         """Weights (n,) of mean 1."""
         return self.weight * (len(self) / stats.sum_w(self.weight))
 
-    def take(self, index: NDArray[Any]) -> Table:
+    def take(self, index: NDArray[Any]) -> WeightedRows:
         """Rows at these indices, or where this mask is true."""
-        return Table(self.values[index], self.weight[index], self.event_key[index])
+        return WeightedRows(self.values[index], self.weight[index], self.event_key[index])
 
-    def with_positive_weights(self) -> Table:
+    def with_positive_weights(self) -> WeightedRows:
         """Rows with weights that are not negative: their own, or the conditional mean E[w | values] of signed ones."""
         if self.weight.min() >= 0:
             return self
@@ -94,7 +95,7 @@ class Table:
         events = Events(self.values, nothing, self.weight, self.event_key, self.event_key)
         return replace(self, weight=np.asarray(PositiveWeights(bounds=None).fit(events).weight))
 
-    def in_order(self) -> Table:
+    def in_order(self) -> WeightedRows:
         """Rows in an order that depends only on what they are."""
         identity = np.zeros(len(self), np.uint64)
         for column in self.values.T:
@@ -102,7 +103,7 @@ class Table:
         return self.take(np.lexsort((identity, self.event_key)))
 
 
-class Members(ABC):
+class Classifiers(ABC):
     """Trained members of an estimator."""
 
     n_members: int
@@ -117,10 +118,11 @@ class Members(ABC):
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state: dict[str, Any]) -> Members:
+    def from_state(cls, state: dict[str, Any]) -> Classifiers:
         """Inverse of `state`."""
 
 
+@dataclass(kw_only=True)
 class RatioEstimator(ABC):
     """What an estimator has to bring: the training of its members.
 
@@ -130,30 +132,40 @@ class RatioEstimator(ABC):
         max_ratio: bound of the density ratio, and of its inverse.
 
     Raises:
-        ConfigError: fewer than 2 folds, no repeat, a bound that is not above 1.
+        ConfigError: fewer than 2 folds, no repeat, a bound that is not above 1, another number that is not positive.
     """
 
-    members: type[Members]
+    members: ClassVar[type[Classifiers]]
+    n_folds: int = 4
+    n_repeats: int = 2
+    max_ratio: float = 100.0
 
-    def __init__(self, *, n_folds: int = 4, n_repeats: int = 2, max_ratio: float = 100.0) -> None:
-        """Check and store the options."""
-        if n_folds < 2 or n_repeats < 1:
-            msg = f"n_folds {n_folds} and n_repeats {n_repeats} found, expected at least 2 and 1"
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.n_folds < 2 or self.n_repeats < 1:
+            msg = f"n_folds {self.n_folds} and n_repeats {self.n_repeats} found, expected at least 2 and 1"
             raise ConfigError(msg)
-        if not (np.isfinite(max_ratio) and max_ratio > 1):
-            raise ConfigError(f"max_ratio: {max_ratio} found, expected a finite number above 1")
-        self.n_folds, self.n_repeats, self.max_ratio = n_folds, n_repeats, max_ratio
+        if not (np.isfinite(self.max_ratio) and self.max_ratio > 1):
+            raise ConfigError(f"max_ratio: {self.max_ratio} found, expected a finite number above 1")
+
+    def require_positive(self, **numbers: float) -> None:
+        """Raise `ConfigError` for the first of these options that is not positive."""
+        for name, value in numbers.items():
+            if not value > 0:
+                raise ConfigError(f"{name}: {value} found, expected a positive number")
+
+    @property
+    def bound(self) -> float:
+        """Largest absolute log ratio."""
+        return math.log(self.max_ratio)
 
     @abstractmethod
-    def fit_members(
-        self, generated: Table, reference: Table, folds: tuple[NDArray[np.int64], NDArray[np.int64]], *, seed: int
-    ) -> Members:
+    def fit_members(self, generated: Folded, reference: Folded, *, seed: int) -> Classifiers:
         """Train one member after the other; member k leaves out fold k % n_folds.
 
         Args:
             generated: not negative weights.
             reference: weights of any sign.
-            folds: (n,) and (m,), the fold of each row.
             seed: of all that is random.
         """
 
@@ -171,21 +183,23 @@ class Ratio:
         known: sorted event keys of the events trained on.
     """
 
-    members: Members
+    members: Classifiers
     n_folds: int
     seed: int
     scale: float
     bound: float
     known: keys.KeyArray
 
-    def __call__(self, values: NDArray[np.float32], event_key: keys.KeyArray) -> FloatArray:
-        """Log ratios (n,) of rows (n, d), by members that did not see their events."""
+    def __call__(self, values: NDArray[np.float32], event_key: keys.KeyArray | None = None) -> FloatArray:
+        """Log ratios (n,) of rows (n, d), by members that did not see their events; by all if none was trained on."""
         return np.clip(self.scale * self.uncalibrated(values, event_key), -self.bound, self.bound)
 
-    def uncalibrated(self, values: NDArray[np.float32], event_key: keys.KeyArray) -> FloatArray:
+    def uncalibrated(self, values: NDArray[np.float32], event_key: keys.KeyArray | None = None) -> FloatArray:
         """Mean log ratios (n,) of the members that did not see the event."""
-        members = np.arange(self.members.n_members)
-        fold = np.where(_contains(self.known, event_key), fold_of(event_key, self.n_folds, self.seed), -1)
+        members, fold = np.arange(self.members.n_members), np.full(len(values), -1)
+        if event_key is not None:
+            place = np.minimum(np.searchsorted(self.known, event_key), len(self.known) - 1)
+            fold = np.where(self.known[place] == event_key, fold_of(event_key, self.n_folds, self.seed), -1)
         out = np.empty(len(values))
         for number in range(-1, self.n_folds):  # -1: not trained on
             rows = fold == number
@@ -195,12 +209,10 @@ class Ratio:
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain containers."""
-        own = {"n_folds": self.n_folds, "seed": self.seed, "scale": self.scale, "bound": self.bound}
-        known = torch.from_numpy(self.known.view(np.int64))
-        return own | {"known": known, "members": self.members.state()}
+        return {**vars(self), "known": torch.from_numpy(self.known.view(np.int64)), "members": self.members.state()}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], members: type[Members]) -> Ratio:
+    def from_state(cls, state: dict[str, Any], members: type[Classifiers]) -> Ratio:
         """Inverse of `state`, for members of this type."""
         known = state["known"].numpy().view(np.uint64)
         return cls(**{**state, "known": known, "members": members.from_state(state["members"])})
@@ -211,7 +223,7 @@ def fold_of(event_key: keys.KeyArray, n_folds: int, seed: int) -> NDArray[np.int
     return (keys.uniform(keys.stream(event_key, "ratio_fold", seed=seed)) * n_folds).astype(np.int64)
 
 
-def fit_ratio(generated: Table, reference: Table, estimator: RatioEstimator, *, seed: int = 0) -> Ratio:
+def fit_ratio(generated: WeightedRows, reference: WeightedRows, estimator: RatioEstimator, *, seed: int = 0) -> Ratio:
     """Estimate the log density ratio of two samples, whatever their order and the scale of their weights.
 
     Args:
@@ -225,46 +237,39 @@ def fit_ratio(generated: Table, reference: Table, estimator: RatioEstimator, *, 
         EmptySelectionError: a fold without generated or without reference events.
         WeightError: negative generated weights, or a fold whose reference weights have no positive sum.
     """
-    if generated.values.shape[1] != reference.values.shape[1]:
-        found = generated.values.shape[1], reference.values.shape[1]
-        raise ConfigError(f"density ratio: {found[0]} and {found[1]} columns found, expected the same in both samples")
-    if generated.weight.min() < 0:
-        bad = int(np.sum(generated.weight < 0))
+    widths = generated.values.shape[1], reference.values.shape[1]
+    if widths[0] != widths[1]:
+        msg = f"density ratio: {widths[0]} and {widths[1]} columns found, expected the same in both samples"
+        raise ConfigError(msg)
+    if bad := int(np.sum(generated.weight < 0)):
         msg = f"density ratio: {bad} of {len(generated)} generated weights are negative; they are its denominator and "
         raise WeightError(msg + "must not be: leave them out, or swap the samples")
     generated, reference = generated.in_order(), reference.in_order()
-    folds = fold_of(generated.event_key, estimator.n_folds, seed), fold_of(reference.event_key, estimator.n_folds, seed)
-    for table, fold, name in zip((generated, reference), folds, ("generated", "reference"), strict=True):
-        _check_folds(table, fold, estimator.n_folds, name)
-    members = estimator.fit_members(generated, reference, folds, seed=seed)
+    folds = [fold_of(rows.event_key, estimator.n_folds, seed) for rows in (generated, reference)]
+    for rows, fold, name in zip((generated, reference), folds, ("generated", "reference"), strict=True):
+        _check_folds(rows, fold, estimator.n_folds, name)
+    members = estimator.fit_members((generated, folds[0]), (reference, folds[1]), seed=seed)
     known = np.unique(np.concatenate([generated.event_key, reference.event_key]))
-    ratio = Ratio(members, estimator.n_folds, seed, 1.0, float(np.log(estimator.max_ratio)), known)
-    seen = [ratio.uncalibrated(table.values, table.event_key) for table in (generated, reference)]
-    scale = _calibration(seen[0], seen[1], weights=(generated.weight, reference.weight))
-    return Ratio(members, ratio.n_folds, seed, scale, ratio.bound, known)
+    ratio = Ratio(members, estimator.n_folds, seed, 1.0, estimator.bound, known)
+    return replace(ratio, scale=_calibration(ratio, generated, reference))
 
 
-def _check_folds(table: Table, fold: NDArray[np.int64], n_folds: int, name: str) -> None:
-    counts = np.bincount(fold, minlength=n_folds)
-    if counts.min() == 0:
-        msg = f"density ratio: {len(table)} {name} events found, too few for {n_folds} folds with some events in each"
+def _check_folds(rows: WeightedRows, fold: NDArray[np.int64], n_folds: int, name: str) -> None:
+    if np.bincount(fold, minlength=n_folds).min() == 0:
+        msg = f"density ratio: {len(rows)} {name} events found, too few for {n_folds} folds with some events in each"
         raise EmptySelectionError(msg)
     for number in range(n_folds):
         what = f"density ratio, {name} events outside of fold {number}"
-        stats.require_positive_sum(table.weight[fold != number], what)
+        stats.require_positive_sum(rows.weight[fold != number], what)
 
 
-def _calibration(generated: FloatArray, reference: FloatArray, *, weights: tuple[FloatArray, FloatArray]) -> float:
+def _calibration(ratio: Ratio, generated: WeightedRows, reference: WeightedRows) -> float:
     """Factor t in [0, 1.5] with the lowest cross entropy."""
+    f, g = (ratio.uncalibrated(rows.values, rows.event_key) for rows in (generated, reference))
 
     def entropy(t: float) -> float:
-        own = stats.mean(np.logaddexp(0, t * generated), weights[0])
-        return float(own + stats.mean(np.logaddexp(0, -t * reference), weights[1]))
+        of_generated = stats.mean(np.logaddexp(0, t * f), generated.weight)
+        return float(of_generated + stats.mean(np.logaddexp(0, -t * g), reference.weight))
 
-    found = minimize_scalar(entropy, bounds=(0, MOST_STRETCHING), method="bounded")
-    return float(found.x) if found.fun < entropy(0) - NO_GAIN else 0.0
-
-
-def _contains(known: keys.KeyArray, event_key: keys.KeyArray) -> NDArray[np.bool_]:
-    place = np.minimum(np.searchsorted(known, event_key), len(known) - 1)
-    return np.asarray(known[place] == event_key)
+    best = minimize_scalar(entropy, bounds=(0, MOST_STRETCHING), method="bounded")
+    return float(best.x) if best.fun < entropy(0) - NO_GAIN else 0.0

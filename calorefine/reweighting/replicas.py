@@ -16,7 +16,6 @@ mean weight at each context, which is divided out, is that of all generated even
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -67,16 +66,18 @@ class BootstrapCopies:
         row = _rows(reference.event_key, generated.event_key)
         for index in range(1, self.n + 1):
             counts = Replica(index, self.seed).counts(self.key)
-            own = counts * reference.weight if self.weight is None else self.weight[:, index - 1].astype(np.float64)
-            made = generated.weight * np.where(row >= 0, counts[row], 1) if self.shared else generated.weight
-            yield _used(generated, made), _used(reference, own)
+            weight = counts * reference.weight if self.weight is None else self.weight[:, index - 1].astype(np.float64)
+            shared = np.where(row >= 0, counts[row], 1) if self.shared else 1
+            pair = (generated, generated.weight * shared), (reference, weight)
+            of_generated, of_reference = (replace(events, weight=w).take(w != 0) for events, w in pair)
+            yield of_generated, of_reference
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
         sums = [(stats.sum_w(reference.weight), stats.n_eff(reference.weight)) for _, reference in self]
-        own = {"n": self.n, "indices": [1, self.n], "seed": self.seed, "refit": self.weight is not None}
+        told = {"n": self.n, "indices": [1, self.n], "seed": self.seed, "refit": self.weight is not None}
         total, n_eff = zip(*sums, strict=True)
-        return {**own, "twins_counted": self.shared, "sum_w": list(total), "n_eff": list(n_eff)}
+        return {**told, "twins_counted": self.shared, "sum_w": list(total), "n_eff": list(n_eff)}
 
 
 def bootstrap_copies(samples: Samples, source: Source, weight: str, *, n: int, seed: int) -> BootstrapCopies:
@@ -103,14 +104,18 @@ def bootstrap_copies(samples: Samples, source: Source, weight: str, *, n: int, s
             msg += "is not redone; write it with calorefine splot --replicas"
             warnings.warn(msg, CalorefineWarning, stacklevel=3)
         return BootstrapCopies(samples, n, seed, _block_key(samples, source, samples.columns))
-    found = _replica_weights(samples, source, branch)
-    if found.shape[1] < n:
-        msg = f"replicas: {n} found, but '{branch}' of {source} has {found.shape[1]}; expected at most as many"
+    chunks = source.chunks(Request({}, cut=samples.columns.cut, branches=[branch]))
+    weights = np.concatenate([chunk.branches[branch] for chunk in chunks])
+    if weights.ndim != 2 or not np.isfinite(weights).all():
+        raise ConfigError(f"{source}: '{branch}' of shape {weights.shape} found, expected finite numbers (events, K)")
+    if weights.shape[1] < n:
+        msg = f"replicas: {n} found, but '{branch}' of {source} has {weights.shape[1]}; expected at most as many"
         raise ConfigError(msg)
-    made = _told(source)
-    columns = replace(samples.columns, block=made.get("block", samples.columns.block))
-    copies = BootstrapCopies(samples, n, int(made.get("seed", seed)), _block_key(samples, source, columns), found)
-    if bool(np.any(found[Replica(1, copies.seed).counts(copies.key) == 0, 0])):
+    parts = [part for part in read_provenance(source.paths[0]).values() if isinstance(part, dict)]
+    told: dict[str, Any] = next((part["replicas"] for part in parts if part.get("replicas")), {})
+    columns = replace(samples.columns, block=told.get("block", samples.columns.block))
+    copies = BootstrapCopies(samples, n, int(told.get("seed", seed)), _block_key(samples, source, columns), weights)
+    if bool(np.any(weights[Replica(1, copies.seed).counts(copies.key) == 0, 0])):
         msg = f"{source}: '{branch}' was not made with counts by these event keys and seed {copies.seed}; generated "
         msg += "events at the same conditions count once in each replica"
         warnings.warn(msg, CalorefineWarning, stacklevel=3)
@@ -135,13 +140,11 @@ def fit_replicas(
     """
     if repeats < 1:
         raise ConfigError(f"replica_repeats: {repeats} found, expected at least 1")
-    estimator = copy.copy(estimator)
-    estimator.n_repeats = repeats
-    replicas = []
+    estimator, replicas = replace(estimator, n_repeats=repeats), []
     for index, pair in enumerate(copies, 1):
-        own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0] // 2)
+        seed_of_replica = int(np.random.SeedSequence([seed, index]).generate_state(1)[0] // 2)
         try:
-            replicas.append(_fit_one(nominal, copies.samples.generated, *pair, estimator, own))
+            replicas.append(_fit_one(nominal, copies.samples.generated, *pair, estimator, seed_of_replica))
         except CalorefineError as error:
             raise type(error)(f"replica {index}: {error}") from error
     return replicas
@@ -151,20 +154,14 @@ def _fit_one(
     nominal: Reweighter, everything: Events, generated: Events, reference: Events, estimator: RatioEstimator, seed: int
 ) -> Reweighter:
     """Learn from the generated and reference events of a replica; take the mean weights from all generated events."""
-    one, known = nominal.without_rounds(), nominal.rounds[0].ratio.known
-    context = everything.context if nominal.conditional else everything.context[:, :0]
+    replica, known = nominal.with_rounds([]), nominal.rounds[0].ratio.known
     for _ in nominal.rounds:
-        weight = everything.weight * one.factors(everything)
-        one = one.improved(generated, reference, estimator=estimator, seed=seed)
-        ratio = replace(one.rounds[-1].ratio, known=known)
-        mean = MeanWeight.fit(context, np.exp(ratio(everything.table, everything.event_key)), weight)
-        one.rounds[-1] = Round(ratio, mean)
-    return one
-
-
-def _used(events: Events, weight: NDArray[np.float64]) -> Events:
-    """Events with these weights (n,), without those of weight 0."""
-    return replace(events, weight=weight).take(weight != 0)
+        weight = everything.weight * replica.factors(everything)
+        replica = replica.improved(generated, reference, estimator=estimator, seed=seed)
+        ratio = replace(replica.rounds[-1].ratio, known=known)
+        factors = np.exp(ratio(everything.table, everything.event_key))
+        replica.rounds[-1] = Round(ratio, MeanWeight.fit(nominal.conditions(everything), factors, weight))
+    return replica
 
 
 def _rows(reference: KeyArray, generated: KeyArray) -> NDArray[np.intp]:
@@ -182,19 +179,3 @@ def _block_key(samples: Samples, source: Source, columns: Columns) -> KeyArray:
     chunks = list(source.chunks(Request(columns.block_expressions, cut=samples.columns.cut)))
     table = {name: np.concatenate([chunk.values[name] for chunk in chunks]) for name in columns.block_expressions}
     return columns.bootstrap_key(table, key)
-
-
-def _replica_weights(samples: Samples, source: Source, branch: str) -> NDArray[np.float32]:
-    """Weights (m, K) of the reference's rows."""
-    chunks = source.chunks(Request({}, cut=samples.columns.cut, branches=[branch]))
-    found = np.concatenate([chunk.branches[branch] for chunk in chunks])
-    if found.ndim != 2 or not np.isfinite(found).all():
-        raise ConfigError(f"{source}: '{branch}' of shape {found.shape} found, expected finite numbers (events, K)")
-    return found
-
-
-def _told(source: Source) -> dict[str, Any]:
-    """Return what the files tell of their replicas."""
-    parts = read_provenance(source.paths[0]).values()
-    found = [part["replicas"] for part in parts if isinstance(part, dict) and "replicas" in part]
-    return dict(found[0]) if found else {}

@@ -5,7 +5,7 @@ Two questions, two ratios:
 - *conditional* (the default): p_ref(x | context) / p_gen(x | context).  The spectrum of the context is left alone, so
   that the weights hold for any other spectrum as well.  First the ratio g of the context's densities is estimated from
   the context alone; then that of the joint densities, with generated events weighted by g, so that their context is the
-  reference's; last it is divided by its mean at each context (`contexts`): the mean weight is 1 everywhere.
+  reference's; last it is divided by its mean at each context (`mean_weight`): the mean weight is 1 everywhere.
 - *joint*: p_ref(x, context) / p_gen(x, context), with mean weight 1 over the generated events.
 
 Each *round* corrects what the last one left.  A log weight is the sum over rounds, within the bound of the ratio.  An
@@ -18,7 +18,7 @@ References: Rogozhnikov, arXiv:1608.05806 (reweighting by a classifier); Andreas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ from calorefine.io.writer import replacing
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.mean_weight import MeanWeight
 from calorefine.reweighting.network import NetworkRatio
-from calorefine.reweighting.ratio import Members, Ratio, RatioEstimator, Table, fit_ratio
+from calorefine.reweighting.ratio import Classifiers, Ratio, RatioEstimator, WeightedRows, fit_ratio
 from calorefine.stats import FloatArray
 
-ESTIMATORS: dict[str, type[RatioEstimator]] = {one.__name__: one for one in (NetworkRatio, BoostingRatio)}
+ESTIMATORS: dict[str, type[RatioEstimator]] = {kind.__name__: kind for kind in (NetworkRatio, BoostingRatio)}
 FORMAT = 1
 STATE_KEY = "calorefine_reweighter"
 
@@ -53,6 +53,7 @@ class Round:
     mean: MeanWeight
 
 
+@dataclass(eq=False)
 class Reweighter:
     """Weights of generated events.
 
@@ -67,22 +68,15 @@ class Reweighter:
         replicas: reweighters learned from bootstrap copies of the reference (`replicas`), with as many rounds.
     """
 
-    def __init__(
-        self,
-        columns: Columns,
-        rounds: list[Round],
-        *,
-        estimator: str,
-        conditional: bool,
-        domain: FloatArray,
-        largest: float = 1.0,
-        provenance: Mapping[str, Any] | None = None,
-        replicas: Sequence[Reweighter] = (),
-    ) -> None:
-        """Store them."""
-        self.columns, self.rounds, self.estimator, self.conditional = columns, rounds, estimator, conditional
-        self.domain, self.largest, self.provenance = domain, largest, dict(provenance or {})
-        self.replicas = list(replicas)
+    columns: Columns
+    rounds: list[Round]
+    _: KW_ONLY
+    estimator: str
+    conditional: bool
+    domain: FloatArray
+    largest: float = 1.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+    replicas: list[Reweighter] = field(default_factory=list)
 
     @classmethod
     def fit(
@@ -122,38 +116,32 @@ class Reweighter:
         weight = generated.weight * np.exp(self._limited(before, generated.context))
         if self.conditional and generated.context.shape[1]:
             weight = weight * self.context_factors(generated, reference, weight, estimator, seed)
-        ratio = fit_ratio(
-            _joint(replace(generated, weight=weight)), _joint(reference), estimator, seed=seed + len(self.rounds)
-        )
+        rows = _joint(replace(generated, weight=weight)), _joint(reference)
+        ratio = fit_ratio(*rows, estimator, seed=seed + len(self.rounds))
         log_ratio = ratio(generated.table, generated.event_key)
-        context = generated.context if self.conditional else generated.context[:, :0]
-        mean = MeanWeight.fit(context, np.exp(log_ratio), weight)
-        better = self._with([*self.rounds, Round(ratio, mean)])
-        after = better._limited(before + log_ratio - mean.log(context), generated.context)
-        better.largest = float(np.exp(after[generated.weight > 0].max()))
-        return better
+        mean = MeanWeight.fit(self.conditions(generated), np.exp(log_ratio), weight)
+        after = before + log_ratio - mean.log(self.conditions(generated))
+        better = self.with_rounds([*self.rounds, Round(ratio, mean)])
+        seen = generated.weight > 0
+        return replace(better, largest=float(np.exp(better._limited(after, generated.context)[seen].max())))
 
     def context_factors(
         self, generated: Events, reference: Events, weight: FloatArray, estimator: RatioEstimator, seed: int
     ) -> FloatArray:
         """Ratio (n,) of the context's densities at the generated events."""
-        tables = [Table(e.context, w, e.event_key) for e, w in ((generated, weight), (reference, reference.weight))]
-        ratio = fit_ratio(tables[0], tables[1], estimator, seed=seed + len(self.rounds))
+        rows = [
+            WeightedRows(e.context, w, e.event_key) for e, w in ((generated, weight), (reference, reference.weight))
+        ]
+        ratio = fit_ratio(rows[0], rows[1], estimator, seed=seed + len(self.rounds))
         return np.exp(ratio(generated.context, generated.event_key))
 
-    def without_rounds(self) -> Reweighter:
-        """Return one of the same columns and domain that corrects nothing yet."""
-        return self._with([])
+    def with_rounds(self, rounds: list[Round]) -> Reweighter:
+        """Return one of the same columns and domain with these corrections."""
+        return replace(self, rounds=rounds, largest=1.0, replicas=[])
 
-    def _with(self, rounds: list[Round]) -> Reweighter:
-        return Reweighter(
-            self.columns,
-            rounds,
-            estimator=self.estimator,
-            conditional=self.conditional,
-            domain=self.domain,
-            provenance=self.provenance,
-        )
+    def conditions(self, events: Events) -> NDArray[np.float32]:
+        """What the mean weight is 1 at: context (n, c), or nothing (n, 0) in the joint case."""
+        return events.context if self.conditional else events.context[:, :0]
 
     def log_ratio(self, events: Events) -> FloatArray:
         """Log factors (n,), each of members that did not see the event; 0 outside the domain.
@@ -164,11 +152,9 @@ class Reweighter:
 
     def _total(self, events: Events) -> FloatArray:
         """Sum of the rounds' log factors (n,), without limits."""
-        total = np.zeros(len(events))
-        context = events.context if self.conditional else events.context[:, :0]
-        table = events.table
-        for one in self.rounds:
-            total += one.ratio(table, events.event_key) - one.mean.log(context)
+        total, table = np.zeros(len(events)), events.table
+        for correction in self.rounds:
+            total += correction.ratio(table, events.event_key) - correction.mean.log(self.conditions(events))
         return total
 
     def _limited(self, total: FloatArray, context: NDArray[np.float32]) -> FloatArray:
@@ -187,8 +173,8 @@ class Reweighter:
     def replica_factors(self, events: Events) -> FloatArray:
         """Factors (n, K) of each replica."""
         out = np.empty((len(events), len(self.replicas)))
-        for index, one in enumerate(self.replicas):
-            out[:, index] = one.factors(events)
+        for index, replica in enumerate(self.replicas):
+            out[:, index] = replica.factors(events)
         return out
 
     def in_domain(self, context: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -203,15 +189,12 @@ class Reweighter:
             FileError: there is no such folder.
         """
         state = {
+            **vars(self),
             "format": FORMAT,
             "columns": self.columns.to_dict(),
-            "estimator": self.estimator,
-            "conditional": self.conditional,
             "domain": torch.from_numpy(self.domain),
-            "largest": self.largest,
-            "provenance": self.provenance,
             "rounds": _rounds_state(self.rounds),
-            "replicas": [_rounds_state(one.rounds, known=False) for one in self.replicas],
+            "replicas": [_rounds_state(replica.rounds, known=False) for replica in self.replicas],
         }
         with replacing(Path(path), overwrite=overwrite) as beside:
             torch.save({STATE_KEY: state}, beside)
@@ -224,38 +207,36 @@ class Reweighter:
             CheckpointError: the file is missing, is no reweighter, or was written by another version.
         """
         state = _read(Path(path))
-        members = ESTIMATORS[state["estimator"]].members
+        members, known = ESTIMATORS[state["estimator"]].members, state["rounds"][0]["ratio"]["known"]
+        options = {name: state[name] for name in ("estimator", "conditional", "largest", "provenance")}
         nominal = cls(
             Columns.from_dict(state["columns"]),
-            _rounds(state["rounds"], members),
-            estimator=state["estimator"],
-            conditional=state["conditional"],
+            _rounds(state["rounds"], members, known),
             domain=state["domain"].numpy(),
-            largest=state["largest"],
-            provenance=state["provenance"],
+            **options,
         )
-        for own in state.get("replicas", ()):
-            known = state["rounds"][0]["ratio"]["known"]
-            rounds = [{**one, "ratio": {**one["ratio"], "known": known}} for one in own]
-            nominal.replicas.append(nominal._with(_rounds(rounds, members)))
-        return nominal
+        replicas = [nominal.with_rounds(_rounds(rounds, members, known)) for rounds in state.get("replicas", ())]
+        return replace(nominal, replicas=replicas)
 
 
 def _rounds_state(rounds: Sequence[Round], *, known: bool = True) -> list[dict[str, Any]]:
     """Rounds as tensors and plain containers; without the known events, for replicas, whose are the nominal ones."""
-    states = [{"ratio": one.ratio.state(), "mean": one.mean.state()} for one in rounds]
-    return [one if known else {**one, "ratio": {**one["ratio"], "known": None}} for one in states]
+    states = [{"ratio": r.ratio.state(), "mean": r.mean.state()} for r in rounds]
+    return [state if known else {**state, "ratio": {**state["ratio"], "known": None}} for state in states]
 
 
-def _rounds(states: Sequence[Mapping[str, Any]], members: type[Members]) -> list[Round]:
+def _rounds(states: Sequence[Mapping[str, Any]], members: type[Classifiers], known: torch.Tensor) -> list[Round]:
     """Inverse of `_rounds_state`."""
-    return [Round(Ratio.from_state(one["ratio"], members), MeanWeight.from_state(one["mean"])) for one in states]
+    return [
+        Round(Ratio.from_state({**state["ratio"], "known": known}, members), MeanWeight.from_state(state["mean"]))
+        for state in states
+    ]
 
 
 def _common_range(generated: Events, reference: Events, columns: Columns) -> FloatArray:
     """Range (c, 2) of each context column that both samples reach."""
     used = [events.context[events.weight != 0] for events in (generated, reference)]
-    low, high = np.max([one.min(axis=0) for one in used], axis=0), np.min([one.max(axis=0) for one in used], axis=0)
+    low, high = np.max([c.min(axis=0) for c in used], axis=0), np.min([c.max(axis=0) for c in used], axis=0)
     for name, first, last in zip(columns.context_names, low, high, strict=True):
         if first > last:
             msg = f"context '{name}': generated and reference events have no value in common (the larger of the lowest "
@@ -263,13 +244,13 @@ def _common_range(generated: Events, reference: Events, columns: Columns) -> Flo
     return np.stack([low, high], axis=1).astype(np.float64)
 
 
-def _joint(events: Events) -> Table:
-    return Table(events.table, events.weight, events.event_key)
+def _joint(events: Events) -> WeightedRows:
+    return WeightedRows(events.table, events.weight, events.event_key)
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        siblings = [str(found) for found in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+        siblings = [str(sibling) for sibling in path.parent.glob(f"*{path.suffix}")]
         raise CheckpointError(f"{path}: no such reweighter{nearest(str(path), siblings)}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -279,6 +260,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a reweighter; expected a file of 'calorefine reweight'")
     state: dict[str, Any] = content[STATE_KEY]
     if state["format"] != FORMAT or state["estimator"] not in ESTIMATORS:
-        found = f"format {state['format']} with '{state['estimator']}'"
-        raise CheckpointError(f"{path}: {found}; expected format {FORMAT} with one of {', '.join(ESTIMATORS)}")
+        written = f"format {state['format']} with '{state['estimator']}'"
+        raise CheckpointError(f"{path}: {written}; expected format {FORMAT} with one of {', '.join(ESTIMATORS)}")
     return state

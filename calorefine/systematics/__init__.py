@@ -6,18 +6,18 @@ from calorefine.systematics.histfactory import Fit
 from calorefine.systematics.hotelling import Chi2
 from calorefine.systematics.output import Saved, load, save
 from calorefine.systematics.principal_components import Component, Decomposition
-from calorefine.systematics.sources import Source
-from calorefine.systematics.systematics import Bins, Systematics
+from calorefine.systematics.sources import ErrorSource
+from calorefine.systematics.systematics import ObservableBins, Systematics
 
 __all__ = [
     "Bias",
-    "Bins",
     "Chi2",
     "Component",
     "Decomposition",
+    "ErrorSource",
     "Fit",
+    "ObservableBins",
     "Saved",
-    "Source",
     "Systematics",
     "assemble",
     "closure_bias",

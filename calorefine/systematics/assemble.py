@@ -9,13 +9,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, UncertaintyWarning
-from calorefine.systematics.sources import AlternativesRule, Source, from_alternatives, from_deviation, from_replicas
-from calorefine.systematics.systematics import Bins, Systematics
+from calorefine.systematics.sources import (
+    GENERATED,
+    AlternativesRule,
+    ErrorSource,
+    from_alternatives,
+    from_deviation,
+    from_replicas,
+)
+from calorefine.systematics.systematics import ObservableBins, Systematics
 
 
 def assemble(
     nominal: ArrayLike,
-    bins: Mapping[str, Bins],
+    bins: Mapping[str, ObservableBins],
     *,
     calibration: ArrayLike | None = None,
     training: ArrayLike | None = None,
@@ -46,35 +53,32 @@ def assemble(
     Warns:
         UncertaintyWarning: there are seeds and no bootstrap replicas.
     """
-    values = np.asarray(nominal, np.float64)
-    sources, notes = _replicated(calibration, training)
+    values, given = np.asarray(nominal, np.float64), {"calibration": calibration, "training": training}
+    replicas = {name: np.asarray(rows, np.float64) for name, rows in given.items() if rows is not None}
+    whole = "calibration" if "calibration" in replicas else None
+    sources = [from_replicas(name, rows, part_of=None if name == whole else whole) for name, rows in replicas.items()]
+    notes = _notes(*sources)
     for name, rows in (alternatives or {}).items():
         sources += from_alternatives(name, values, rows, rule=rule)
     if residual is not None:
         sources.append(from_deviation("residual", residual, correlated=residual_correlated))
     if generated is not None:
-        sources.append(Source("generated", np.asarray(generated, np.float64)))
+        sources.append(ErrorSource(GENERATED, np.asarray(generated, np.float64)))
     if outside is not None:
         sources.append(from_deviation("outside", outside))
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
+    by_name = {source.name: source for source in sources}
+    if len(by_name) < len(sources):
+        names = [source.name for source in sources]
         raise ConfigError(f"sources {names}: two have the same name; rename the alternatives")
-    replicas = {"calibration": calibration, "training": training}
-    kept = {name: np.asarray(rows, np.float64) for name, rows in replicas.items() if rows is not None}
-    return Systematics(values, dict(bins), {source.name: source for source in sources}, kept, tuple(notes))
+    return Systematics(values, dict(bins), by_name, replicas, tuple(notes))
 
 
-def _replicated(calibration: ArrayLike | None, training: ArrayLike | None) -> tuple[list[Source], list[str]]:
-    """Sources from replicas and seeds, and notes."""
-    if training is None:
-        return ([] if calibration is None else [from_replicas("calibration", calibration)]), []
-    if calibration is not None:
-        both = [from_replicas("calibration", calibration), from_replicas("training", training, part_of="calibration")]
-        below = int(np.sum(np.diag(both[0].covariance) < np.diag(both[1].covariance)))
-        note = (
-            f"calibration minus training has a negative variance in {below} bins: noise of a finite number of replicas"
-        )
-        return both, [note] if below else []
-    note = "the calibration sample's statistics are not in the total: there are other seeds, but no bootstrap replicas"
-    warnings.warn(f"{note}; run an ensemble with replicas", UncertaintyWarning, stacklevel=3)
-    return [from_replicas("training", training)], [note]
+def _notes(*replicated: ErrorSource) -> list[str]:
+    """Notes on sources from replicas."""
+    if [source.name for source in replicated] == ["training"]:
+        note = "the calibration sample's statistics are not in the total: there are other seeds, but no bootstrap "
+        warnings.warn(f"{note}replicas; run an ensemble with replicas", UncertaintyWarning, stacklevel=3)
+        return [f"{note}replicas"]
+    below = int(np.sum(np.diff([np.diag(source.covariance) for source in replicated], axis=0) > 0))
+    what = f"calibration minus training has a negative variance in {below} bins"
+    return [f"{what}: noise of a finite number of replicas"] if below else []

@@ -19,8 +19,9 @@ References: Particle Data Group, Review of Particle Physics, introduction, secti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,12 +30,12 @@ from scipy.optimize import brentq
 
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray, sidak
-from calorefine.systematics.hotelling import Chi2, welch_dof
-from calorefine.systematics.sources import from_deviation
+from calorefine.systematics.hotelling import Chi2, CovarianceEstimate, welch_dof
+from calorefine.systematics.sources import from_deviation, from_replicas
 from calorefine.systematics.systematics import Systematics
 
 InflationRule = Literal["scale", "bias"]
-FLAG = 0.01  # corrected for the number of bins
+FLAGGED_BELOW = 0.01  # corrected for the number of bins
 MATTERS = 0.01
 MOST = 1e4  # largest scale factor looked for
 
@@ -47,7 +48,7 @@ class Bias:
         difference: (n,).
         error: (n,) its standard deviation.
         p_value: (n,) of each bin, by Student's t, not corrected for the number of bins; 1 without an error.
-        flagged: (n,) whether the bin is off with a corrected p-value below `FLAG`.
+        flagged: (n,) whether the bin is off with a corrected p-value below `FLAGGED_BELOW`.
         chi2: of all bins.
     """
 
@@ -60,7 +61,13 @@ class Bias:
     @property
     def significant(self) -> bool:
         """Whether any bin, or all of them together, are off."""
-        return bool(self.flagged.any()) or self.chi2.p_value < FLAG
+        return bool(self.flagged.any()) or self.chi2.p_value < FLAGGED_BELOW
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        arrays = {name: array.tolist() for name, array in asdict(self).items() if name != "chi2"}
+        chi2 = {"reduced": self.chi2.reduced, "p_value": self.chi2.p_value}
+        return arrays | {"chi2": chi2, "significant": self.significant}
 
 
 def ensemble_bias(systematics: Systematics, source: str = "calibration") -> Bias:
@@ -71,13 +78,12 @@ def ensemble_bias(systematics: Systematics, source: str = "calibration") -> Bias
     """
     if source not in systematics.replicas:
         raise ConfigError(f"source '{source}' has no replicas, only {list(systematics.replicas)} have")
-    rows, spread = systematics.replicas[source], systematics.sources[source]
-    estimates = [(spread.covariance / spread.scale**2 / len(rows), spread.dof)]
-    training = systematics.sources.get("training")
-    if training is not None and source == "calibration":
-        estimates.append((training.covariance / training.scale**2, training.dof))
-    elif source == "training":
-        estimates = [(spread.covariance / spread.scale**2 * (1 + 1 / len(rows)), spread.dof)]
+    rows = systematics.replicas[source]
+    spread = {name: from_replicas(name, values) for name, values in systematics.replicas.items()}  # not inflated
+    factor = 1 + 1 / len(rows) if source == "training" else 1 / len(rows)
+    estimates = [(spread[source].covariance * factor, spread[source].dof)]
+    if source == "calibration" and "training" in spread:
+        estimates.append((spread["training"].covariance, spread["training"].dof))
     return _bias(systematics, rows.mean(axis=0) - systematics.nominal, estimates, cautious=True)
 
 
@@ -89,16 +95,14 @@ def closure_bias(systematics: Systematics, truth: ArrayLike, *, truth_covariance
         truth: (n,).
         truth_covariance: (n, n), if the truth has statistics of its own.
     """
-    estimates = [(source.covariance, source.dof) for source in systematics.added.values()]
-    if truth_covariance is not None:
-        estimates.append((np.asarray(truth_covariance, np.float64), np.inf))
-    return _bias(systematics, systematics.nominal - np.asarray(truth, np.float64), estimates)
+    difference = systematics.nominal - np.asarray(truth, np.float64)
+    return _bias(systematics, difference, systematics.estimates(extra=truth_covariance))
 
 
 def _bias(
     systematics: Systematics,
     difference: FloatArray,
-    estimates: list[tuple[FloatArray, float]],
+    estimates: Sequence[CovarianceEstimate],
     *,
     cautious: bool = False,
 ) -> Bias:
@@ -117,7 +121,8 @@ def _bias(
         dof = np.minimum(dof, np.where(matters, dofs[:, None], np.inf).min(axis=0))
     p_value = 2 * distributions.t.sf(pull, dof)
     corrected = np.array([sidak(float(p), len(p_value)) for p in p_value])
-    return Bias(difference, error, p_value, corrected < FLAG, systematics.compare(difference, estimates))
+    chi2 = systematics.chi2(difference, estimates=estimates)
+    return Bias(difference, error, p_value, corrected < FLAGGED_BELOW, chi2)
 
 
 def inflate(
@@ -143,42 +148,36 @@ def inflate(
     Raises:
         ConfigError: no such source, or no factor on it covers the difference.
     """
-    before = closure_bias(systematics, truth, truth_covariance=truth_covariance).chi2
-    if before.reduced <= 1:
-        return _noted(systematics, systematics, f"closure: reduced chi2 {before.reduced:.3g}, nothing inflated")
-    if rule == "bias":
-        if "closure" in systematics.sources:
-            raise ConfigError("there is a source 'closure' already; it was inflated before")
-        closure = from_deviation("closure", systematics.nominal - np.asarray(truth, np.float64))
-        wider = replace(systematics, sources=systematics.sources | {"closure": closure})
-        return _noted(
-            systematics, wider, f"closure: reduced chi2 {before.reduced:.3g}, deviation added as source 'closure'"
-        )
-    systematics.covariance(source)
 
     def excess(factor: float) -> float:
         wider = _scaled(systematics, source, factor)
         return closure_bias(wider, truth, truth_covariance=truth_covariance).chi2.reduced - 1
 
-    if excess(MOST) > 0:
-        raise ConfigError(
-            f"no factor on the errors of '{source}' covers the difference (reduced chi2 {before.reduced:.3g}); "
-            "scale another source, or use the rule 'bias'"
-        )
-    factor = float(brentq(excess, 1.0, MOST, xtol=1e-10))
-    note = f"closure: reduced chi2 {before.reduced:.3g}, errors of '{source}' multiplied by {factor:.4g}"
-    return _noted(systematics, _scaled(systematics, source, factor), note)
+    reduced, wider, note = excess(1.0) + 1, systematics, "nothing inflated"
+    if reduced > 1 and rule == "bias":
+        if "closure" in systematics.sources:
+            raise ConfigError("there is a source 'closure' already; it was inflated before")
+        closure = from_deviation("closure", systematics.nominal - np.asarray(truth, np.float64))
+        wider = replace(systematics, sources=systematics.sources | {"closure": closure})
+        note = "deviation added as source 'closure'"
+    elif reduced > 1:
+        systematics.covariance(source)  # raises if there is none
+        if excess(MOST) > 0:
+            raise ConfigError(
+                f"no factor on the errors of '{source}' covers the difference (reduced chi2 {reduced:.3g}); "
+                "scale another source, or use the rule 'bias'"
+            )
+        factor = float(brentq(excess, 1.0, MOST, xtol=1e-10))
+        wider = _scaled(systematics, source, factor)
+        note = f"errors of '{source}' multiplied by {factor:.4g}"
+    return replace(wider, notes=(*systematics.notes, f"closure: reduced chi2 {reduced:.3g}, {note}"))
 
 
 def _scaled(systematics: Systematics, source: str, factor: float) -> Systematics:
     """Errors of a source, and of its parts, times a factor."""
     scaled = {
-        name: replace(one, covariance=one.covariance * factor**2, scale=one.scale * factor)
-        for name, one in systematics.sources.items()
-        if source in (name, one.part_of)
+        name: replace(part, covariance=part.covariance * factor**2, scale=part.scale * factor)
+        for name, part in systematics.sources.items()
+        if source in (name, part.part_of)
     }
     return replace(systematics, sources=systematics.sources | scaled)
-
-
-def _noted(before: Systematics, after: Systematics, note: str) -> Systematics:
-    return replace(after, notes=(*before.notes, note))

@@ -1,8 +1,8 @@
-r"""How many generated events are worth it: the statistical power of a generated sample.
+r"""How many reference events a generated sample is equivalent to: its statistical power.
 
 With N generated events the variance of a bin is :math:`V(N) = V_\mathrm{model} + V_\mathrm{gen} N_0 / N`, where
 V_gen is that of the N_0 events at hand and V_model all other sources.  n events of the reference itself, without a
-generator, have :math:`V_\mathrm{gen} \, n_\mathrm{eff} / n`.  The generated sample is therefore worth
+generator, have :math:`V_\mathrm{gen} \, n_\mathrm{eff} / n`.  The generated sample is therefore equivalent to
 
 .. math:: n(N) = n_\mathrm{eff} \, V_\mathrm{gen} / V(N)
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray
+from calorefine.systematics.sources import GENERATED
 from calorefine.systematics.systematics import Systematics
 
-GENERATED = "generated"
 FACTORS = (0.01, 0.1, 1.0, 10.0)
 
 
@@ -52,7 +52,7 @@ class Power:
 
 
 def power(systematics: Systematics, name: str, n_eff: float, *, factors: tuple[float, ...] = FACTORS) -> Power:
-    """Worth of a generated sample for one observable.
+    """Equivalent reference events of a generated sample for one observable.
 
     Args:
         systematics: with the source `generated`.

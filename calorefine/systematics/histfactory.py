@@ -30,8 +30,8 @@ from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, nearest
 from calorefine.stats import FloatArray
-from calorefine.systematics.principal_components import UNCORRELATED, Component, Decomposition
-from calorefine.systematics.root_file import uncorrelated_variance
+from calorefine.systematics.principal_components import UNCORRELATED, Decomposition
+from calorefine.systematics.sources import GENERATED
 from calorefine.systematics.systematics import Systematics
 
 PURE_SCALE = 1e-3
@@ -75,43 +75,39 @@ def fragment(systematics: Systematics, parts: Decomposition, fit: Fit) -> tuple[
         elif np.any(nominal < 0):
             notes.append(f"'{name}' is not in the pyhf workspace: {int(np.sum(nominal < 0))} bins are negative")
         else:
-            modifiers = _modifiers(systematics, parts, name, fit.sample)
-            channels.append(
-                {"name": name, "samples": [{"name": fit.sample, "data": _list(nominal), "modifiers": modifiers}]}
-            )
-            notes += _below_zero(systematics, parts, name)
+            where = systematics.part(name)
+            shapes = {part.name: part.shape[where] for part in parts.components if part.shape[where].any()}
+            modifiers = [_shape(key, nominal, shape) for key, shape in shapes.items()]
+            modifiers += _uncorrelated(systematics, parts, name, fit.sample)
+            sample = {"name": fit.sample, "data": nominal.tolist(), "modifiers": modifiers}
+            channels.append({"name": name, "samples": [sample]})
+            largest = np.abs([np.zeros(len(nominal)), *shapes.values()]).max(axis=0)
+            if below := int(np.sum(largest > nominal * (1 + UNCORRELATED))):
+                notes.append(f"'{name}': in {below} bins a variation is negative; take wider bins")
     return channels, notes
 
 
-def _modifiers(systematics: Systematics, parts: Decomposition, name: str, sample: str) -> list[dict[str, Any]]:
-    """Modifiers of one channel."""
-    where, nominal = systematics.part(name), systematics.value_of(name)
-    found = [_shape(part, nominal, part.shape[where]) for part in parts.components if part.shape[where].any()]
-    generated = parts.remainder.get("generated", np.zeros(len(systematics.nominal)))[where]
-    left = uncorrelated_variance(parts, len(systematics.nominal))[where] - generated
+def _uncorrelated(systematics: Systematics, parts: Decomposition, name: str, sample: str) -> list[dict[str, Any]]:
+    """Modifiers of one channel for errors that are independent from bin to bin."""
+    n, where = len(systematics.nominal), systematics.part(name)
+    generated = parts.remainder.get(GENERATED, np.zeros(n))[where]
+    left = parts.uncorrelated(n)[where] - generated
     left = np.where(left > NEGLIGIBLE * np.diag(systematics.total)[where], left, 0.0)
-    if generated.any():
-        found.append({"name": f"staterror_{name}", "type": "staterror", "data": _list(np.sqrt(generated))})
-    if left.any():
-        found.append({"name": f"{sample}_remainder_{name}", "type": "shapesys", "data": _list(np.sqrt(left))})
-    return found
+    variances = {("staterror", f"staterror_{name}"): generated, ("shapesys", f"{sample}_remainder_{name}"): left}
+    return [
+        {"name": key, "type": kind, "data": np.sqrt(variance).tolist()}
+        for (kind, key), variance in variances.items()
+        if variance.any()
+    ]
 
 
-def _shape(part: Component, nominal: FloatArray, shape: FloatArray) -> dict[str, Any]:
+def _shape(name: str, nominal: FloatArray, shape: FloatArray) -> dict[str, Any]:
     """`normsys` for a pure scale below 1, `histosys` for anything else."""
     scale = float(shape @ nominal / (nominal @ nominal)) if nominal.any() else 0.0
     if abs(scale) < 1 and np.linalg.norm(shape - scale * nominal) <= PURE_SCALE * np.linalg.norm(shape):
-        return {"name": part.name, "type": "normsys", "data": {"lo": 1 - scale, "hi": 1 + scale}}
-    data = {"lo_data": _list(nominal - shape), "hi_data": _list(nominal + shape)}
-    return {"name": part.name, "type": "histosys", "data": data}
-
-
-def _below_zero(systematics: Systematics, parts: Decomposition, name: str) -> list[str]:
-    """A note if a variation is negative somewhere."""
-    where, nominal = systematics.part(name), systematics.value_of(name)
-    shapes = [np.abs(part.shape[where]) for part in parts.components]
-    below = int(np.sum(np.max(shapes, axis=0) > nominal * (1 + UNCORRELATED))) if shapes else 0
-    return [f"'{name}': in {below} bins a variation is negative; take wider bins"] if below else []
+        return {"name": name, "type": "normsys", "data": {"lo": 1 - scale, "hi": 1 + scale}}
+    data = {"lo_data": (nominal - shape).tolist(), "hi_data": (nominal + shape).tolist()}
+    return {"name": name, "type": "histosys", "data": data}
 
 
 def workspace(channels: list[dict[str, Any]], fit: Fit) -> dict[str, Any]:
@@ -122,31 +118,28 @@ def workspace(channels: list[dict[str, Any]], fit: Fit) -> dict[str, Any]:
     """
     sizes = {channel["name"]: len(channel["samples"][0]["data"]) for channel in channels}
     signal, observed = _checked("signal", fit.signal, sizes), _checked("observed", fit.observed, sizes)
+    normfactor = {"name": fit.poi, "type": "normfactor", "data": None}
     complete, observations = [], []
     for channel in channels:
         name, samples = channel["name"], list(channel["samples"])
         if name in signal:
-            normfactor = {"name": fit.poi, "type": "normfactor", "data": None}
-            samples.append({"name": "signal", "data": _list(signal[name]), "modifiers": [normfactor]})
+            samples.append({"name": "signal", "data": signal[name].tolist(), "modifiers": [normfactor]})
         expected = np.sum([sample["data"] for sample in samples], axis=0)
         complete.append({"name": name, "samples": samples})
-        observations.append({"name": name, "data": _list(observed.get(name, expected))})
+        observations.append({"name": name, "data": observed.get(name, expected).tolist()})
     measurement = {"name": "calorefine", "config": {"poi": fit.poi if signal else "", "parameters": []}}
     return {"channels": complete, "observations": observations, "measurements": [measurement], "version": VERSION}
 
 
 def _checked(what: str, given: Mapping[str, ArrayLike] | None, sizes: Mapping[str, int]) -> dict[str, FloatArray]:
     """Arrays of the right observables and lengths."""
-    found = {}
-    for name, values in (given or {}).items():
+    arrays = {name: np.asarray(values, np.float64) for name, values in (given or {}).items()}
+    for name, array in arrays.items():
         if name not in sizes:
             raise ConfigError(f"{what}: '{name}' is no channel, only {list(sizes)}{nearest(name, sizes)}")
-        found[name] = np.asarray(values, np.float64)
-        if found[name].shape != (sizes[name],) or not np.isfinite(found[name]).all():
-            raise ConfigError(
-                f"{what} of '{name}': shape {found[name].shape}, expected ({sizes[name]},) finite numbers"
-            )
-    return found
+        if array.shape != (sizes[name],) or not np.isfinite(array).all():
+            raise ConfigError(f"{what} of '{name}': shape {array.shape}, expected ({sizes[name]},) finite numbers")
+    return arrays
 
 
 def cabinetry_entries(channels: list[dict[str, Any]], parts: Decomposition, fit: Fit, root: str) -> dict[str, Any]:
@@ -161,13 +154,17 @@ def cabinetry_entries(channels: list[dict[str, Any]], parts: Decomposition, fit:
         root: name of the ROOT file.
     """
     names = {channel["name"]: {m["name"] for m in channel["samples"][0]["modifiers"]} for channel in channels}
-    systematics = []
-    for part in parts.components:
-        regions = [name for name, modifiers in names.items() if part.name in modifiers]
-        if regions:
-            templates = {way: {"VariationPath": f"{part.name}{way}"} for way in ("Up", "Down")}
-            entry = {"Name": part.name, "Type": "NormPlusShape", "Samples": fit.sample, "Regions": regions}
-            systematics.append(entry | templates)
+    systematics = [
+        {
+            "Name": part.name,
+            "Type": "NormPlusShape",
+            "Samples": fit.sample,
+            "Regions": [name for name, modifiers in names.items() if part.name in modifiers],
+            **{way: {"VariationPath": f"{part.name}{way}"} for way in ("Up", "Down")},
+        }
+        for part in parts.components
+        if any(part.name in modifiers for modifiers in names.values())
+    ]
     general = {
         "Measurement": "calorefine",
         "POI": fit.poi if fit.signal else "",
@@ -181,8 +178,3 @@ def cabinetry_entries(channels: list[dict[str, Any]], parts: Decomposition, fit:
         "Samples": [{"Name": fit.sample, "SamplePath": root}],
         "Systematics": systematics,
     }
-
-
-def _list(values: FloatArray) -> list[float]:
-    """Numbers that JSON takes."""
-    return [float(value) for value in values]

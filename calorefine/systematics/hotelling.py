@@ -41,9 +41,9 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from calorefine.errors import ConfigError, UncertaintyWarning
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, chi2_p_value
 
-Estimate = tuple[FloatArray, float]  # covariance, degrees of freedom
+CovarianceEstimate = tuple[FloatArray, float]  # covariance, degrees of freedom
 DEPENDENT = 1e-9  # eigenvalues of a correlation matrix below: rounding of an exact dependence
 NOTICEABLE = 1e-2  # in errors: a difference of this size where there is no variance is not rounding
 
@@ -103,22 +103,20 @@ def rank(covariance: FloatArray) -> int:
     return len(whiten(covariance).matrix)
 
 
-def effective_dof(estimates: Sequence[Estimate], whitening: FloatArray) -> float:
+def effective_dof(estimates: Sequence[CovarianceEstimate], whitening: FloatArray) -> float:
     """Degrees of freedom of a sum of covariances, infinite if all are known; see the module's text.
 
     >>> half = np.eye(1) / 2
     >>> effective_dof([(half, 10.0), (half, np.inf)], np.eye(1))
     40.0
     """
-    p, inverse = len(whitening), 0.0
-    for covariance, dof in estimates:
-        if np.isfinite(dof):
-            part = whitening @ covariance @ whitening.T
-            inverse += float(np.sum(part**2) + np.trace(part) ** 2) / dof
+    p = len(whitening)
+    parts = [(whitening @ covariance @ whitening.T, dof) for covariance, dof in estimates if np.isfinite(dof)]
+    inverse = float(sum((np.sum(part**2) + np.trace(part) ** 2) / dof for part, dof in parts))
     return p * (p + 1) / inverse if inverse > 0 else np.inf
 
 
-def hotelling(difference: FloatArray, estimates: Sequence[Estimate], *, n_bins: int | None = None) -> Chi2:
+def hotelling(difference: FloatArray, estimates: Sequence[CovarianceEstimate], *, n_bins: int | None = None) -> Chi2:
     """Compare a difference with its covariance.
 
     Args:
@@ -134,20 +132,17 @@ def hotelling(difference: FloatArray, estimates: Sequence[Estimate], *, n_bins: 
     """
     whitening = whiten(sum((covariance for covariance, _ in estimates), np.zeros((len(difference),) * 2)))
     p, n = len(whitening.matrix), len(difference)
-    if p == 0:
-        _warn_if_fixed(difference, whitening)
-        return Chi2(0.0, 0, 1.0, 0.0, np.inf, n, n_bins or n)
     least, filled = min((dof for _, dof in estimates), default=np.inf), int(np.sum(~whitening.empty))
-    if p > least or (p == least and p < filled):  # all that the replicas span: the rest looks as if it didn't vary
+    if p > least or (0 < p == least and p < filled):  # all that the replicas span: the rest looks as if it didn't vary
         raise ConfigError(
             f"{filled} directions, and a covariance with {least:.3g} degrees of freedom: it can't be inverted; "
             "compare fewer bins, or make more replicas"
         )
-    dof = effective_dof(estimates, whitening.matrix)
     _warn_if_fixed(difference, whitening)
+    dof = effective_dof(estimates, whitening.matrix)
     value = float(np.sum((whitening.matrix @ difference) ** 2))
     if np.isinf(dof):
-        return Chi2(value, p, float(distributions.chi2.sf(value, p)), value / p, dof, n, n_bins or n)
+        return Chi2(value, p, chi2_p_value(value, p), value / max(p, 1), dof, n, n_bins or n)
     reduced = value * (dof - p + 1) / (p * dof)
     return Chi2(value, p, float(distributions.f.sf(reduced, p, dof - p + 1)), reduced, dof, n, n_bins or n)
 

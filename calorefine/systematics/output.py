@@ -33,9 +33,9 @@ from calorefine.io.provenance import PROVENANCE, read_provenance, versions
 from calorefine.io.writer import replacing
 from calorefine.systematics.histfactory import Fit, cabinetry_entries, fragment, workspace
 from calorefine.systematics.principal_components import FRACTION, Decomposition
-from calorefine.systematics.root_file import require_folder_name, uncorrelated_variance, write_root
-from calorefine.systematics.sources import Source
-from calorefine.systematics.systematics import Bins, Systematics
+from calorefine.systematics.root_file import require_folder_name, write_root
+from calorefine.systematics.sources import ErrorSource
+from calorefine.systematics.systematics import ObservableBins, Systematics
 
 SUFFIXES = (".root", ".json", ".npz")
 
@@ -90,12 +90,10 @@ def save(
     parts = systematics.components(fraction=fraction)
     channels, notes = fragment(systematics, parts, fit)
     described = _provenance(systematics, parts, fraction, [*systematics.notes, *notes], provenance or {})
-    complete = workspace(channels, fit) if channels else None
-    entries = cabinetry_entries(channels, parts, fit, paths[0].name)
     document = {
         "fragment": {"channels": channels},
-        "workspace": complete,
-        "cabinetry": entries,
+        "workspace": workspace(channels, fit) if channels else None,
+        "cabinetry": cabinetry_entries(channels, parts, fit, paths[0].name),
         "notes": described["notes"],
         PROVENANCE: described,
     }
@@ -131,10 +129,8 @@ def content_digest(systematics: Systematics) -> str:
 def _arrays(systematics: Systematics, parts: Decomposition, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays of the third file."""
     n = len(systematics.nominal)
-    described = {
-        k: {"title": b.title, "unit": b.unit, "counts": b.counts, "per_bin": b.per_bin}
-        for k, b in systematics.bins.items()
-    }
+    described = {name: {**vars(bins)} for name, bins in systematics.bins.items()}
+    edges = {f"edges_{name}": np.asarray(bins.pop("edges"), np.float64) for name, bins in described.items()}
     arrays: dict[str, Any] = {
         "nominal": systematics.nominal,
         "observables": np.array(list(systematics.bins)),
@@ -146,11 +142,10 @@ def _arrays(systematics: Systematics, parts: Decomposition, provenance: Mapping[
         "sources": np.array(json.dumps(systematics.summary()["sources"])),
         "shape_names": np.array([part.name for part in parts.components], dtype=str),
         "shapes": np.array([part.shape for part in parts.components]).reshape(-1, n),
-        "remainder": uncorrelated_variance(parts, n),
+        "remainder": parts.uncorrelated(n),
         "provenance": np.array(json.dumps(provenance)),
     }
-    arrays |= {f"edges_{name}": np.asarray(bins.edges, np.float64) for name, bins in systematics.bins.items()}
-    arrays |= {f"covariance_{name}": source.covariance for name, source in systematics.sources.items()}
+    arrays |= edges | {f"covariance_{name}": source.covariance for name, source in systematics.sources.items()}
     return arrays | {f"replicas_{name}": rows for name, rows in systematics.replicas.items()}
 
 
@@ -172,11 +167,12 @@ def load(path: Path) -> Systematics:
 
 def _from_arrays(arrays: Mapping[str, Any]) -> Systematics:
     described, rules = json.loads(str(arrays["bins"])), json.loads(str(arrays["sources"]))
-    bins = {str(k): Bins(arrays[f"edges_{k}"], **described[str(k)]) for k in arrays["observables"]}
+    bins = {str(k): ObservableBins(arrays[f"edges_{k}"], **described[str(k)]) for k in arrays["observables"]}
     sources = {}
     for name, rule in rules.items():
         dof = np.inf if rule["degrees_of_freedom"] is None else rule["degrees_of_freedom"]
-        sources[name] = Source(name, arrays[f"covariance_{name}"], dof, rule["part_of"], rule["rule"], rule["scale"])
+        covariance = arrays[f"covariance_{name}"]
+        sources[name] = ErrorSource(name, covariance, dof, rule["part_of"], rule["rule"], rule["scale"])
     replicas = {name: arrays[f"replicas_{name}"] for name in rules if f"replicas_{name}" in arrays}
     notes = tuple(json.loads(str(arrays["provenance"]))["notes"])
     return Systematics(arrays["nominal"], bins, sources, replicas, notes)
@@ -189,11 +185,9 @@ def require_same(saved: Saved) -> None:
         ConfigError: their digests differ.
     """
     with np.load(saved.npz, allow_pickle=False) as file:
-        arrays = json.loads(str(file["provenance"]))["digest"]
-    found = {
-        saved.root.name: read_provenance(saved.root).get("digest"),
-        saved.json.name: json.loads(saved.json.read_text())[PROVENANCE]["digest"],
-        saved.npz.name: arrays,
-    }
-    if len(set(found.values())) > 1:
-        raise ConfigError(f"{saved.root.parent}: files of different runs, digests {found}; write them again")
+        arrays = json.loads(str(file["provenance"]))
+    document = json.loads(saved.json.read_text())[PROVENANCE]
+    pairs = zip((saved.root, saved.json, saved.npz), (read_provenance(saved.root), document, arrays), strict=True)
+    digests = {path.name: provenance.get("digest") for path, provenance in pairs}
+    if len(set(digests.values())) > 1:
+        raise ConfigError(f"{saved.root.parent}: files of different runs, digests {digests}; write them again")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray
 from calorefine.systematics.hotelling import DEPENDENT, whiten
-from calorefine.systematics.sources import Source
+from calorefine.systematics.sources import ErrorSource
 
 UNCORRELATED = 1e-12
 FRACTION = 0.99
@@ -57,8 +57,12 @@ class Decomposition:
     components: tuple[Component, ...]
     remainder: dict[str, FloatArray]
 
+    def uncorrelated(self, n: int) -> FloatArray:
+        """Variance (n,) that isn't in any shape."""
+        return sum(self.remainder.values(), np.zeros(n))
 
-def decompose(sources: Mapping[str, Source], *, fraction: float = FRACTION) -> Decomposition:
+
+def decompose(sources: Mapping[str, ErrorSource], *, fraction: float = FRACTION) -> Decomposition:
     """Components of the sources that add up to the total.
 
     Args:
@@ -75,18 +79,18 @@ def decompose(sources: Mapping[str, Source], *, fraction: float = FRACTION) -> D
         return Decomposition((), {})
     total = np.sum([source.covariance for source in added], axis=0)
     sigma, whitening = np.sqrt(np.diag(total)), whiten(total).matrix
-    found = [_components(source, sigma, whitening, fraction) for source in added]
-    remainder = {source.name: _remainder(source.covariance, parts) for source, parts in zip(added, found, strict=True)}
-    return Decomposition(tuple(part for parts in found for part in parts), remainder)
+    shapes = {source.name: _components(source, sigma, whitening, fraction) for source in added}
+    remainder = {source.name: _remainder(source.covariance, shapes[source.name]) for source in added}
+    return Decomposition(tuple(part for parts in shapes.values() for part in parts), remainder)
 
 
-def _components(source: Source, sigma: FloatArray, whitening: FloatArray, fraction: float) -> list[Component]:
+def _components(source: ErrorSource, sigma: FloatArray, whitening: FloatArray, fraction: float) -> list[Component]:
     """Shapes of one source, largest first."""
     coupled = _coupled(source.covariance)
     if not coupled.any():
         return []
-    own = sigma[coupled]
-    values, vectors = np.linalg.eigh(source.covariance[np.ix_(coupled, coupled)] / np.outer(own, own))
+    errors = sigma[coupled]
+    values, vectors = np.linalg.eigh(source.covariance[np.ix_(coupled, coupled)] / np.outer(errors, errors))
     values, vectors = values[::-1], vectors[:, ::-1]
     significant = int(np.sum(values > DEPENDENT * values[0]))
     shares = values / values[:significant].sum()
@@ -95,7 +99,7 @@ def _components(source: Source, sigma: FloatArray, whitening: FloatArray, fracti
     for k in range(significant):
         shape = np.zeros(len(sigma))
         sign = 1.0 if vectors[:, k].sum() >= 0 else -1.0
-        shape[coupled] = sign * np.sqrt(values[k]) * vectors[:, k] * own
+        shape[coupled] = sign * np.sqrt(values[k]) * vectors[:, k] * errors
         if k < needed or np.sum((whitening @ shape) ** 2) > LEAST_PART:
             components.append(Component(f"{source.name}_{len(components) + 1}", source.name, shape, float(shares[k])))
     return components

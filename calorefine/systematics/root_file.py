@@ -32,9 +32,9 @@ from calorefine.errors import ConfigError
 from calorefine.io.provenance import PROVENANCE
 from calorefine.stats import FloatArray
 from calorefine.systematics.principal_components import Decomposition
-from calorefine.systematics.systematics import Bins, Systematics
+from calorefine.systematics.sources import GENERATED
+from calorefine.systematics.systematics import ObservableBins, Systematics
 
-Histogram = hist.Hist[Any]
 RESERVED = ("covariance", "correlation", PROVENANCE)
 
 
@@ -43,15 +43,10 @@ def write_root(path: Path, systematics: Systematics, parts: Decomposition, prove
 
     Args:
         path: the file; replaced if it exists.
-        systematics: what to write.
+        systematics: what to write; the names of its observables were checked (`require_folder_name`).
         parts: its components.
         provenance: of the run.
-
-    Raises:
-        ConfigError: an observable's name can't be one of a folder.
     """
-    for name in systematics.bins:
-        require_folder_name(name)
     with uproot.recreate(path, compression=uproot.ZSTD(1)) as file:
         for name in systematics.bins:
             for key, histogram in _histograms(systematics, name, parts).items():
@@ -75,38 +70,32 @@ def require_folder_name(name: str) -> None:
         )
 
 
-def _histograms(systematics: Systematics, name: str, parts: Decomposition) -> dict[str, Histogram]:
+def _histograms(systematics: Systematics, name: str, parts: Decomposition) -> dict[str, hist.Hist[Any]]:
     """One-dimensional histograms of an observable."""
     bins, where = systematics.bins[name], systematics.part(name)
     nominal, nothing = systematics.nominal[where], np.zeros(bins.n)
-    generated = (
-        np.diag(systematics.sources["generated"].covariance)[where] if "generated" in systematics.sources else nothing
-    )
-    left = {source: variance[where] for source, variance in parts.remainder.items() if source != "generated"}
-    found = {
-        "nominal": (nominal, generated),
-        "nominal_with_remainder": (nominal, uncorrelated_variance(parts, len(systematics.nominal))[where]),
+    has_generated = GENERATED in systematics.sources
+    values = {
+        "nominal": (nominal, np.diag(systematics.covariance(GENERATED))[where] if has_generated else nothing),
+        "nominal_with_remainder": (nominal, parts.uncorrelated(len(systematics.nominal))[where]),
         "nominal_total": (nominal, np.diag(systematics.total)[where]),
     }
     for part in parts.components:
-        found[f"{part.name}Up"] = nominal + part.shape[where], nothing
-        found[f"{part.name}Down"] = nominal - part.shape[where], nothing
-    found |= {f"{source}_remainder": (nothing, variance) for source, variance in left.items() if variance.any()}
-    return {key: _line(bins, *pair) for key, pair in found.items()}
-
-
-def uncorrelated_variance(parts: Decomposition, n: int) -> FloatArray:
-    """Variance (n,) that isn't in any shape."""
-    return sum(parts.remainder.values(), np.zeros(n))
+        for way, sign in (("Up", 1), ("Down", -1)):
+            values[f"{part.name}{way}"] = nominal + sign * part.shape[where], nothing
+    for source, variance in parts.remainder.items():
+        if source != GENERATED and variance[where].any():
+            values[f"{source}_remainder"] = nothing, variance[where]
+    return {key: _line(bins, *pair) for key, pair in values.items()}
 
 
 def _matrices(systematics: Systematics) -> dict[str, FloatArray]:
     """Two-dimensional ones."""
-    found = {"covariance": systematics.total, "correlation": systematics.correlation()}
-    return found | {f"covariance_{name}": source.covariance for name, source in systematics.sources.items()}
+    matrices = {"covariance": systematics.total, "correlation": systematics.correlation()}
+    return matrices | {f"covariance_{name}": source.covariance for name, source in systematics.sources.items()}
 
 
-def _line(bins: Bins, values: FloatArray, variances: FloatArray) -> Histogram:
+def _line(bins: ObservableBins, values: FloatArray, variances: FloatArray) -> hist.Hist[Any]:
     """Histogram of values with variances."""
     label = f"{bins.title} [{bins.unit}]" if bins.unit else bins.title
     edges = bins.edges if bins.per_bin == 1 else np.arange(bins.n + 1.0)
@@ -115,7 +104,7 @@ def _line(bins: Bins, values: FloatArray, variances: FloatArray) -> Histogram:
     return histogram
 
 
-def _square(matrix: FloatArray, label: str) -> Histogram:
+def _square(matrix: FloatArray, label: str) -> hist.Hist[Any]:
     """Matrix by number of the bin."""
     axes = [hist.axis.Regular(len(matrix), 0, len(matrix), label=f"bin of {label}", name=name) for name in "xy"]
     histogram = hist.Hist(*axes, storage=hist.storage.Double())

@@ -25,11 +25,12 @@ from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.stats import FloatArray
 
 AlternativesRule = Literal["envelope", "mean", "separate"]
+GENERATED = "generated"  # name of the source that the generated sample's own statistics are
 NEGATIVE = 1e-8  # eigenvalues of the correlation matrix: what is below -NEGATIVE is not rounding
 
 
 @dataclass(frozen=True)
-class Source:
+class ErrorSource:
     """A covariance with a name.
 
     Attributes:
@@ -62,10 +63,10 @@ class Source:
 
 def _require_covariance(matrix: FloatArray, what: str) -> None:
     """Raise unless `matrix` is a covariance."""
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueRangeError(f"{what}: covariance of shape {matrix.shape}, expected (n, n)")
-    if not np.isfinite(matrix).all():
-        raise ValueRangeError(f"{what}: {int(np.sum(~np.isfinite(matrix)))} entries of the covariance are not finite")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        bad = int(np.sum(~np.isfinite(matrix)))
+        msg = f"{what}: covariance of shape {matrix.shape} with {bad} entries that are not finite"
+        raise ValueRangeError(f"{msg}, expected (n, n) finite numbers")
     sigma = np.sqrt(np.clip(np.diag(matrix), 0, None))
     unit = np.divide(1, sigma, out=np.zeros_like(sigma), where=sigma > 0)
     scaled = matrix * unit * unit[:, None]
@@ -78,7 +79,7 @@ def _require_covariance(matrix: FloatArray, what: str) -> None:
         raise ValueRangeError(f"{what}: the correlation matrix has the eigenvalue {lowest:.2g}, expected none below 0")
 
 
-def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None) -> Source:
+def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None) -> ErrorSource:
     """Sample covariance of replicas about their mean.
 
     Args:
@@ -97,10 +98,10 @@ def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None) -> 
     rounding = np.abs(centred) <= 1e-14 * np.abs(values).max(axis=0)
     centred[:, rounding.all(axis=0)] = 0.0
     rule = f"covariance of {len(values)} replicas about their mean"
-    return Source(name, centred.T @ centred / (len(values) - 1), float(len(values) - 1), part_of, rule)
+    return ErrorSource(name, centred.T @ centred / (len(values) - 1), float(len(values) - 1), part_of, rule)
 
 
-def from_deviation(name: str, row: ArrayLike, *, correlated: bool = True) -> Source:
+def from_deviation(name: str, row: ArrayLike, *, correlated: bool = True) -> ErrorSource:
     """One deviation from the nominal.
 
     Args:
@@ -109,14 +110,14 @@ def from_deviation(name: str, row: ArrayLike, *, correlated: bool = True) -> Sou
         correlated: all bins move together; otherwise each by itself.
     """
     deviation = _rows(name, row)[0]
-    if correlated:
-        return Source(name, np.outer(deviation, deviation), rule="deviation, all bins together")
-    return Source(name, np.diag(deviation**2), rule="deviation, each bin by itself")
+    covariance = np.outer(deviation, deviation) if correlated else np.diag(deviation**2)
+    how = "all bins together" if correlated else "each bin by itself"
+    return ErrorSource(name, covariance, rule=f"deviation, {how}")
 
 
 def from_alternatives(
     name: str, nominal: FloatArray, rows: ArrayLike, *, rule: AlternativesRule = "envelope"
-) -> list[Source]:
+) -> list[ErrorSource]:
     """Alternatives of one choice, by a rule of the module's text.
 
     Args:
@@ -141,15 +142,14 @@ def from_alternatives(
         spread = np.sqrt(np.diag(covariance))
         factor = np.divide(np.abs(deviations).max(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
         covariance = covariance * factor * factor[:, None]
-    return [Source(name, covariance, rule=f"{rule} of {len(deviations)} alternatives")]
+    return [ErrorSource(name, covariance, rule=f"{rule} of {len(deviations)} alternatives")]
 
 
 def _rows(name: str, rows: ArrayLike) -> FloatArray:
     """(k, n) finite numbers."""
     values = np.atleast_2d(np.asarray(rows, np.float64))
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = (int(i) for i in bad[0])
+    if len(bad := np.argwhere(~np.isfinite(values))):
+        row, column = bad[0].tolist()
         raise ValueRangeError(
             f"source '{name}': {len(bad)} values are not finite, the first in row {row}, bin {column}; "
             "take wider bins, or find out why this variation failed"

@@ -9,13 +9,14 @@ data, other seeds) tells apart; it is a part of `calibration` and never added.
 **Intervals** in one bin take Student's t: the variance of K replicas has K - 1 degrees of freedom, a known one
 infinitely many, and their sum :math:`\nu = V^2 / \sum_s V_s^2 / \nu_s` (Welch and Satterthwaite).  With 20 replicas
 and nothing else, nominal +- 1.03 sigma covers 68.27 % and +- 2.14 sigma 95.45 %.  **Several bins** are compared by
-`chi2` (`finite`, `directions`).  The statistics tools that read the output files take the covariance as known.
+`chi2` (`hotelling`, `bin_groups`).  The statistics tools that read the output files take the covariance as known.
 
 References: Welch, doi:10.1093/biomet/34.1-2.28; Satterthwaite, doi:10.2307/3002019.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,17 +25,18 @@ from numpy.typing import ArrayLike
 from scipy import stats as distributions
 
 from calorefine.errors import ConfigError, ValueRangeError, nearest
+from calorefine.observables.measure import slices
 from calorefine.stats import FloatArray, error_of_error
 from calorefine.systematics import hotelling as finite
 from calorefine.systematics.bin_groups import grouped_directions, most_directions
 from calorefine.systematics.principal_components import FRACTION, Decomposition, decompose
-from calorefine.systematics.sources import Source
+from calorefine.systematics.sources import ErrorSource
 
 MOST_ERROR_OF_ERROR = 0.2
 
 
 @dataclass(frozen=True)
-class Bins:
+class ObservableBins:
     """One observable's bins.
 
     Attributes:
@@ -70,8 +72,8 @@ class Systematics:
     """
 
     nominal: FloatArray
-    bins: dict[str, Bins]
-    sources: dict[str, Source]
+    bins: dict[str, ObservableBins]
+    sources: dict[str, ErrorSource]
     replicas: dict[str, FloatArray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -82,11 +84,10 @@ class Systematics:
             ConfigError: numbers of bins differ.
             ValueRangeError: a nominal value is not finite.
         """
-        n = sum(one.n for one in self.bins.values())
-        found = {"nominal": len(self.nominal)} | {k: len(s.covariance) for k, s in self.sources.items()}
-        found |= {f"replicas of {k}": rows.shape[1] for k, rows in self.replicas.items()}
-        wrong = {name: size for name, size in found.items() if size != n}
-        if wrong:
+        n = sum(bins.n for bins in self.bins.values())
+        sizes = {"nominal": len(self.nominal)} | {k: len(s.covariance) for k, s in self.sources.items()}
+        sizes |= {f"replicas of {k}": rows.shape[1] for k, rows in self.replicas.items()}
+        if wrong := {name: size for name, size in sizes.items() if size != n}:
             raise ConfigError(f"observables {list(self.bins)} have {n} bins together, but found {wrong}")
         for name in self.bins:
             if not np.isfinite(self.nominal[self.part(name)]).all():
@@ -100,9 +101,7 @@ class Systematics:
         """
         if name not in self.bins:
             raise ConfigError(f"no observable '{name}', only {list(self.bins)}{nearest(name, self.bins)}")
-        before = list(self.bins)[: list(self.bins).index(name)]
-        start = sum(self.bins[other].n for other in before)
-        return slice(start, start + self.bins[name].n)
+        return slices({key: bins.n for key, bins in self.bins.items()})[name]
 
     def value_of(self, name: str) -> FloatArray:
         """Nominal values of one observable."""
@@ -110,11 +109,7 @@ class Systematics:
 
     def locate(self, index: int) -> tuple[str, int]:
         """Observable of a value, and its place in it."""
-        for name in self.bins:
-            part = self.part(name)
-            if part.start <= index < part.stop:
-                return name, index - part.start
-        raise IndexError(index)
+        return next((name, index - self.part(name).start) for name in self.bins if index < self.part(name).stop)
 
     def only(self, *names: str) -> Systematics:
         """Some observables, in the order of the arguments."""
@@ -126,7 +121,7 @@ class Systematics:
         return Systematics(self.nominal[chosen], {k: self.bins[k] for k in names}, sources, replicas, self.notes)
 
     @property
-    def added(self) -> dict[str, Source]:
+    def added(self) -> dict[str, ErrorSource]:
         """Sources that add up to the total."""
         return {name: source for name, source in self.sources.items() if source.part_of is None}
 
@@ -159,8 +154,7 @@ class Systematics:
 
     def errors(self, source: str | None = None) -> FloatArray:
         """Standard deviations (n,)."""
-        errors: FloatArray = np.sqrt(np.diag(self.covariance(source)))
-        return errors
+        return np.asarray(np.sqrt(np.diag(self.covariance(source))))
 
     def relative_error(self, name: str, source: str | None = None) -> float:
         """Root mean square of the errors of an observable over that of its values; NaN where all values are 0."""
@@ -181,9 +175,9 @@ class Systematics:
     @property
     def dof(self) -> FloatArray:
         """Degrees of freedom (n,) of each bin's total variance; infinite where it is known, or 0."""
-        sources = list(self.added.values())
-        variances = np.array([np.diag(source.covariance) for source in sources]).reshape(-1, len(self.nominal))
-        return finite.welch_dof(variances, np.array([source.dof for source in sources]))
+        variances = [np.diag(covariance) for covariance, _ in self.estimates()]
+        dofs = np.array([dof for _, dof in self.estimates()])
+        return finite.welch_dof(np.array(variances).reshape(-1, len(self.nominal)), dofs)
 
     @property
     def error_of_error(self) -> FloatArray:
@@ -207,14 +201,23 @@ class Systematics:
         half = distributions.t.ppf((1 + level) / 2, self.dof) * self.errors()
         return self.nominal - half, self.nominal + half
 
+    def estimates(self, *, extra: ArrayLike | None = None) -> list[finite.CovarianceEstimate]:
+        """Covariances that add up to the total, with their degrees of freedom; a known one (n, n) beside them."""
+        known = [] if extra is None else [(np.asarray(extra, np.float64), np.inf)]
+        return [*((source.covariance, source.dof) for source in self.added.values()), *known]
+
     def chi2(
-        self, difference: ArrayLike, *, extra: ArrayLike | None = None, directions: ArrayLike | None = None
+        self,
+        difference: ArrayLike,
+        *,
+        estimates: Sequence[finite.CovarianceEstimate] | None = None,
+        directions: ArrayLike | None = None,
     ) -> finite.Chi2:
-        """Compare a difference with the total covariance.
+        """Compare a difference with a covariance.
 
         Args:
             difference: (n,) nominal minus truth.
-            extra: (n, n) known covariance of the other side of the difference.
+            estimates: covariances (n, n) that add up; those of the sources, if not given.
             directions: (g, n) combinations of bins to look at; chosen without looking at the replicas.  Groups of
                 neighboring bins, as many as the replicas support, if not given.
 
@@ -225,24 +228,16 @@ class Systematics:
         Warns:
             UncertaintyWarning: the difference has a part where there is no uncertainty.
         """
-        estimates = [(source.covariance, source.dof) for source in self.added.values()]
-        if extra is not None:
-            estimates.append((np.asarray(extra, np.float64), np.inf))
-        return self.compare(difference, estimates, directions=directions)
-
-    def compare(
-        self, difference: ArrayLike, estimates: list[finite.Estimate], *, directions: ArrayLike | None = None
-    ) -> finite.Chi2:
-        """As `chi2`, with covariances of one's own."""
         values, n = np.asarray(difference, np.float64), len(self.nominal)
         if values.shape != (n,) or not np.isfinite(values).all():
             raise ValueRangeError(f"difference of shape {values.shape}, expected ({n},) finite numbers")
+        if estimates is None:
+            estimates = self.estimates()
         if directions is None:
             total = sum((covariance for covariance, _ in estimates), np.zeros((n, n)))
             most = most_directions(min((dof for _, dof in estimates), default=np.inf))
-            matrix = grouped_directions(total, self.nominal, [one.n for one in self.bins.values()], most)
-        else:
-            matrix = np.atleast_2d(np.asarray(directions, np.float64))
+            directions = grouped_directions(total, self.nominal, [bins.n for bins in self.bins.values()], most)
+        matrix = np.atleast_2d(np.asarray(directions, np.float64))
         projected = [(matrix @ covariance @ matrix.T, dof) for covariance, dof in estimates]
         return finite.hotelling(matrix @ values, projected, n_bins=n)
 
@@ -252,8 +247,7 @@ class Systematics:
         Raises:
             ConfigError: too few replicas for so many bins; take some observables (`only`), or `chi2`.
         """
-        whitening = finite.whiten(self.total).matrix
-        estimates = [(source.covariance, source.dof) for source in self.added.values()]
+        whitening, estimates = finite.whiten(self.total).matrix, self.estimates()
         least = min((dof for _, dof in estimates), default=np.inf)
         p = len(whitening) if len(whitening) < least else len(self.nominal)  # else the rank is that of the replicas
         finite.hartlap_factor(least, p)  # the effective number means nothing unless the smallest one suffices
@@ -261,18 +255,14 @@ class Systematics:
         return factor * whitening.T @ whitening
 
     def components(self, *, fraction: float = FRACTION) -> Decomposition:
-        """Up and down shapes of every source, and what they leave; see `components`."""
+        """Up and down shapes of every source, and what they leave; see `principal_components`."""
         return decompose(self.sources, fraction=fraction)
 
     def summary(self) -> dict[str, Any]:
         """Sources, their rules and degrees of freedom, and notes, for a provenance; JSON has null for infinity."""
         sources = {
-            name: {
-                "rule": source.rule,
-                "degrees_of_freedom": source.dof if np.isfinite(source.dof) else None,
-                "part_of": source.part_of,
-                "scale": source.scale,
-            }
+            name: {"degrees_of_freedom": source.dof if np.isfinite(source.dof) else None}
+            | {key: getattr(source, key) for key in ("rule", "part_of", "scale")}
             for name, source in self.sources.items()
         }
         return {"sources": sources, "observables": list(self.bins), "notes": list(self.notes)}

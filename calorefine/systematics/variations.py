@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from calorefine.errors import ConfigError
-from calorefine.io.formats import open_source
 from calorefine.io.provenance import digest
 from calorefine.io.sample import WeightedFiles
-from calorefine.io.sources import Source
-from calorefine.observables import Measured, Observable, Weights, measure
+from calorefine.io.sources import Source, expanded
+from calorefine.observables import Histogram, Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
 from calorefine.stats import FloatArray, sidak
 from calorefine.systematics.hotelling import hotelling
+from calorefine.systematics.systematics import ObservableBins
 
 CLOSES = 0.05
 
@@ -45,7 +45,7 @@ class Variations:
     def columns(self) -> list[Weights]:
         """Weights to read from the nominal file."""
         given = [self.weights] if isinstance(self.weights, str) else self.weights or []
-        return [Weights(one) for one in given]
+        return [Weights(text) for text in given]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Closure:
 
 
 def measured_in(sample: WeightedFiles, observables: Mapping[str, Observable], tree: str) -> Measured:
-    """Observables of these events, in this tree if they don't name theirs."""
+    """Observables in these events; `tree` is the name of the tree where none is given."""
     return measure(sample.within(tree).source, observables, weights=[Weights(sample.weight)])
 
 
@@ -81,32 +81,31 @@ class Variables:
     ) -> None:
         """Measure the nominal file once, and each other file."""
         self.source, self.weight = source, weight
-        every = [Weights(weight), *(column for one in sources.values() for column in one.columns)]
+        every = [Weights(weight), *(column for variations in sources.values() for column in variations.columns)]
         self.nominal = measure(source, observables, weights=every)
         further = iter(self.nominal.values[1:])
         self.files: dict[str, list[str]] = {}
         self.rows: dict[str, FloatArray] = {}
-        for name, one in sources.items():
-            count = len(names_of(source, one.columns))  # an array branch gives several
-            self.rows[name] = self._from_files(name, one) if one.files else np.stack(list(islice(further, count)))
+        for name, variations in sources.items():
+            count = len(names_of(source, variations.columns))  # an array branch gives several
+            rows = self._from_files(name, variations.files) if variations.files else islice(further, count)
+            self.rows[name] = np.stack(list(rows))
 
-    def _from_files(self, name: str, one: Variations) -> FloatArray:
-        """Values (K, n) in the same cells, file by file."""
-        found = open_source(one.files or [], self.source.tree)
+    def _from_files(self, name: str, files: str | list[str]) -> Iterator[FloatArray]:
+        """Values (n,) in the same cells, file by file."""
+        paths = expanded(files)
         nominal = {path.resolve() for path in self.source.paths}
-        if clash := [path for path in found.paths if path.resolve() in nominal]:
+        if clash := [path for path in paths if path.resolve() in nominal]:
             raise ConfigError(f"{name}: {clash[0]} is the nominal sample itself, expected files of its variations")
-        self.files[name] = [str(path) for path in found.paths]
-        values = []
-        for path in found.paths:
-            other = open_source(path, self.source.tree)
-            values.append(measure(other, self.nominal.observables, weights=[Weights(self.weight)]).values[0])
-        return np.stack(values)
+        self.files[name] = [str(path) for path in paths]
+        for path in self.files[name]:
+            one_file = WeightedFiles(path, self.source.tree, self.weight)
+            yield measured_in(one_file, self.nominal.observables, self.source.tree).values[0]
 
     def provenance(self) -> dict[str, Any]:
         """Files and their digests."""
-        own = {"nominal": [str(path) for path in self.source.paths], **self.files}
-        return {name: {path: digest(Path(path)) for path in paths} for name, paths in own.items()}
+        files = {"nominal": [str(path) for path in self.source.paths], **self.files}
+        return {name: {path: digest(Path(path)) for path in paths} for name, paths in files.items()}
 
 
 def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArray, list[str]]:
@@ -125,20 +124,19 @@ def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArra
     Returns:
         Deviations (n,), and one line for each observable.
     """
-    made = measured_in(closure.generated, measured.observables, tree)
-    reference = measured_in(closure.reference, measured.observables, tree)
-    values, covariances = zip(*(at_equal_totals(one, measured) for one in (made, reference)), strict=True)
-    out, lines = np.zeros(measured.values.shape[1]), []
+    samples = [measured_in(sample, measured.observables, tree) for sample in (closure.generated, closure.reference)]
+    (generated, of_generated), (reference, of_reference) = (at_equal_totals(sample, measured) for sample in samples)
+    deviations, lines = np.zeros(len(generated)), []
     for name in measured.observables:
         part = measured.part(name)
-        d, covariance = values[0][part] - values[1][part], covariances[0][part, part] + covariances[1][part, part]
+        d, covariance = (generated - reference)[part], (of_generated + of_reference)[part, part]
         chi2 = hotelling(d, [(covariance, np.inf)])
         p = sidak(chi2.p_value, len(measured.observables))
         if p < CLOSES:
-            out[part] = np.sign(d) * np.sqrt(np.maximum(d**2 - np.diag(covariance), 0))
-        verdict = "closes" if p >= CLOSES else f"doesn't close: residual up to {np.abs(out[part]).max():.3g}"
+            deviations[part] = np.sign(d) * np.sqrt(np.maximum(d**2 - np.diag(covariance), 0))
+        verdict = "closes" if p >= CLOSES else f"doesn't close: residual up to {np.abs(deviations[part]).max():.3g}"
         lines.append(f"closure of '{name}': chi2 {chi2.value:.1f} / {chi2.ndf}, corrected p {p:.2g}: {verdict}")
-    return out, lines
+    return deviations, lines
 
 
 def at_equal_totals(other: Measured, nominal: Measured) -> tuple[FloatArray, FloatArray]:
@@ -152,4 +150,12 @@ def at_equal_totals(other: Measured, nominal: Measured) -> tuple[FloatArray, Flo
 
 def is_sum(observable: Observable) -> bool:
     """Whether the values are sums of weights, which scale with the sample's size."""
-    return getattr(observable, "normalize", None) == "none"
+    return isinstance(observable, Histogram) and observable.is_sum
+
+
+def bins_of(measured: Measured) -> dict[str, ObservableBins]:
+    """Bins of each observable."""
+    return {
+        name: ObservableBins(o.edge_array, str(o.title), o.unit or "", is_sum(o), o.per_bin)
+        for name, o in measured.observables.items()
+    }

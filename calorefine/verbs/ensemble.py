@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from calorefine.data.batches import COUNTED
@@ -103,10 +104,8 @@ def ensemble_models(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(fit, tuple(options or ()), folder)
     _check_configuration(recipe)
-    if only is not None:
-        todo = [[Member.named(name) for name in only]]
-    else:
-        todo = _groups(planned(replicas, seeds), processes, together)
+    chosen = [Member.named(name) for name in only or ()]
+    todo = _groups(planned(replicas, seeds), processes, together) if only is None else [chosen]
     todo = [group for group in todo if not all((folder / member.name / RECORD).is_file() for member in group)]
     if only is not None or len(todo) == 1 or processes == 1:
         for group in todo:
@@ -134,7 +133,7 @@ def _groups(members: Sequence[Member], processes: int, together: int | None) -> 
         return [part for group in alike(members) for part in _divided(group, together)]
     groups: list[list[Member]] = [[] for _ in range(2 * processes)]  # of each process: on all events, then replicas
     loads = [0.0] * processes
-    for member in (one for group in alike(members) for one in group):
+    for member in chain.from_iterable(alike(members)):
         freest = loads.index(min(loads))
         loads[freest] += COUNTED if member.kind == "replica" else 1.0
         groups[2 * freest + (member.kind == "replica")].append(member)
@@ -162,7 +161,7 @@ def _run(recipe: Recipe, groups: Sequence[list[Member]], processes: int) -> None
                 running[_start(recipe, group)] = group
                 how = "training side by side" if len(group) > 1 else "training"
                 sys.stderr.write(f"{_names(group)}: {how}, progress in {_log(recipe, group)}\n")
-            for process in [one for one in running if one.poll() is not None]:
+            for process in [process for process in running if process.poll() is not None]:
                 group = running.pop(process)
                 sys.stderr.write(f"{_names(group)}: {'failed' if process.returncode else 'trained'}\n")
                 if process.returncode:

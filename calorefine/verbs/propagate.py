@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +13,20 @@ from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io.formats import open_source
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Measured, Observable
-from calorefine.stats import FloatArray, error_of_error
+from calorefine.systematics import checks
 from calorefine.systematics.assemble import assemble
-from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias, inflate
+from calorefine.systematics.bias import Bias, inflate
 from calorefine.systematics.equivalent_events import Power, power
 from calorefine.systematics.histfactory import Fit
 from calorefine.systematics.output import Saved, save
 from calorefine.systematics.sources import AlternativesRule
-from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR, Bins, Systematics
+from calorefine.systematics.systematics import Systematics
 from calorefine.systematics.variations import (
     Closure,
     Variables,
     Variations,
     at_equal_totals,
-    is_sum,
+    bins_of,
     measured_in,
     residual,
 )
@@ -44,7 +43,7 @@ class PropagateSummary:
     Attributes:
         systematics: values and covariance.
         measured: of the nominal sample.
-        powers: worth of the generated sample by observable.
+        powers: equivalent events of the generated sample by observable.
         biases: comparisons that should agree: of the replicas' mean with the nominal, of the nominal with the truth.
         saved: the files.
         lines: on closure and domain.
@@ -59,37 +58,29 @@ class PropagateSummary:
 
     def __str__(self) -> str:
         """Report for the terminal."""
-        return "\n".join([*self._table(), *self._bias_lines(), *self.lines, *self.saved.notes, self._written()])
+        saved, biases = self.saved, [self._bias_line(name, bias) for name, bias in self.biases.items()]
+        written = f"{saved.root}, {saved.json.name}, {saved.npz.name}: {saved.n_components} shapes"
+        return "\n".join([*self._table(), *biases, *self.lines, *saved.notes, written])
 
     def _table(self) -> list[str]:
         """Root mean square of the errors of each observable, by source, relative to its values'."""
-        names = ["total", *self.systematics.sources]
-        lines = [f"{'relative error':<22}" + "".join(f"{name:>13}" for name in names) + f"{'worth':>12}"]
-        for name, one in self.powers.items():
-            errors = [self.systematics.relative_error(name, source) for source in (None, *self.systematics.sources)]
+        sources = self.systematics.sources
+        lines = [f"{'relative error':<22}{'total':>13}{''.join(f'{name:>13}' for name in sources)}{'equivalent':>12}"]
+        for name, equivalent in self.powers.items():
+            errors = [self.systematics.relative_error(name, source) for source in (None, *sources)]
             cells = "".join(f"{error:>12.2%} " for error in errors)
-            lines.append(f"{name:<22}{cells}{one.equivalent[one.n_generated <= one.n_eff][-1]:>12.0f}")
-        parts = [f"{name} is a part of {one.part_of}" for name, one in self.systematics.sources.items() if one.part_of]
-        plateaus = ", ".join(f"{name} {one.plateau:.0f}" for name, one in self.powers.items())
-        last = "worth: number of reference events with the same errors; with ever more generated events it goes to "
-        return [*lines, *parts, f"{last}{plateaus}"]
+            present = equivalent.equivalent[equivalent.n_generated <= equivalent.n_eff][-1]
+            lines.append(f"{name:<22}{cells}{present:>12.0f}")
+        lines += [f"{name} is a part of {source.part_of}" for name, source in sources.items() if source.part_of]
+        plateaus = ", ".join(f"{name} {equivalent.plateau:.0f}" for name, equivalent in self.powers.items())
+        last = "equivalent events: number of reference events with the same errors; with ever more generated events it "
+        return [*lines, f"{last}goes to {plateaus}"]
 
-    def _bias_lines(self) -> list[str]:
-        lines = []
-        for name, bias in self.biases.items():
-            found = f"{name}: chi2 / ndf {bias.chi2.reduced:.2f}, p {bias.chi2.p_value:.2g}"
-            bins = np.flatnonzero(bias.flagged)[:MOST_BINS_SHOWN]
-            where = f"; worst bins {', '.join(self._bin(int(k)) for k in bins)}" if len(bins) else ""
-            lines.append(f"{'BIAS: ' if bias.significant else ''}{found}{where}")
-        return lines
-
-    def _bin(self, k: int) -> str:
-        name, index = self.systematics.locate(k)
-        return f"{name}[{index}]"
-
-    def _written(self) -> str:
-        s = self.saved
-        return f"{s.root}, {s.json.name}, {s.npz.name}: {s.n_components} shapes"
+    def _bias_line(self, name: str, bias: Bias) -> str:
+        worst = [self.systematics.locate(int(k)) for k in np.flatnonzero(bias.flagged)[:MOST_BINS_SHOWN]]
+        where = "; worst bins " + ", ".join(f"{observable}[{index}]" for observable, index in worst) if worst else ""
+        numbers = f"chi2 / ndf {bias.chi2.reduced:.2f}, p {bias.chi2.p_value:.2g}"
+        return f"{'BIAS: ' if bias.significant else ''}{name}: {numbers}{where}"
 
 
 def propagate_files(
@@ -139,117 +130,56 @@ def propagate_files(
     """
     if inflated != "no" and truth is None:
         raise ConfigError(f"inflated: {inflated} found without truth, expected events that tell by how much")
-    replicated = {"calibration": calibration, "training": training}
-    given = {name: one for name, one in replicated.items() if one} | (alternatives or {})
-    variables = Variables(open_source(nominal, tree), observables, weight, given)
-    measured = variables.nominal
-    lines = _domain(measured, outside)
+    replicated = {name: given for name, given in (("calibration", calibration), ("training", training)) if given}
+    variables = Variables(open_source(nominal, tree), observables, weight, replicated | (alternatives or {}))
+    measured, rows = variables.nominal, variables.rows
+    lines = checks.outside_lines(measured)
+    if lines and outside == "refuse":
+        msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
+        raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])
     systematics = assemble(
         measured.values[0],
-        {name: _bins(one) for name, one in measured.observables.items()},
-        calibration=variables.rows.get("calibration"),
-        training=variables.rows.get("training"),
-        alternatives={name: variables.rows[name] for name in alternatives or {}},
+        bins_of(measured),
+        calibration=rows.get("calibration"),
+        training=rows.get("training"),
+        alternatives={name: rows[name] for name in alternatives or {}},
         rule=rule,
         residual=deviation,
         generated=measured.statistics,
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
-    systematics, biases, untested = _compared(systematics, measured, truth, tree, inflated)
-    lines = [*lines, *closes, *untested, *_warnings(systematics)]
-    powers = {name: power(systematics, name, one.n_eff) for name, one in measured.entries.items()}
-    provenance = _provenance(variables, powers, biases, lines)
-    saved = save(systematics, Path(output), fit=fit, overwrite=overwrite, provenance=provenance)
+    true = at_equal_totals(measured_in(truth, measured.observables, tree), measured) if truth else None
+    biases, untested = checks.biases(systematics, true)
+    if true and inflated != "no":
+        systematics = inflate(systematics, true[0], truth_covariance=true[1], rule=inflated)
+    lines += [*closes, *untested, *checks.replica_warnings(systematics)]
+    powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
+    saved = save(
+        systematics,
+        Path(output),
+        fit=fit,
+        overwrite=overwrite,
+        provenance=_provenance(variables, powers, biases, lines),
+    )
     return PropagateSummary(systematics, measured, powers, biases, saved, lines)
-
-
-def _bins(observable: Observable) -> Bins:
-    per_bin = observable.n_values // observable.n_bins
-    edges = np.asarray(observable.edges, np.float64)
-    return Bins(edges, observable.title, observable.unit or "", is_sum(observable), per_bin)
-
-
-def _domain(measured: Measured, outside: Outside) -> list[str]:
-    """Lines on events outside the training domain.
-
-    Raises:
-        ValueRangeError: there are some, and they are refused.
-    """
-    lines = []
-    for name in measured.observables:
-        counts = measured.outside_counts[measured.part(name)]
-        if counts.any():
-            lines.append(
-                f"'{name}': {int(counts.sum())} events outside the training domain, in {np.sum(counts > 0)} bins"
-            )
-        elif measured.outside[measured.part(name)].any():
-            lines.append(f"'{name}': events outside the training domain lie beyond its bins, but count in its norm")
-    if lines and outside == "refuse":
-        msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
-        raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
-    return lines
-
-
-def _compared(
-    systematics: Systematics, measured: Measured, truth: WeightedFiles | None, tree: str, inflated: Inflate
-) -> tuple[Systematics, dict[str, Bias], list[str]]:
-    """Systematics, inflated if asked; what should agree; and what can't be tested with so few replicas."""
-    tests: dict[str, Callable[[], Bias]] = {}
-    if "calibration" in systematics.replicas:
-        tests["mean of the replicas - nominal"] = partial(ensemble_bias, systematics)
-    if truth is not None:
-        true = measured_in(truth, measured.observables, tree)
-        values, covariance = at_equal_totals(true, measured)
-        tests["nominal - truth"] = partial(closure_bias, systematics, values, truth_covariance=covariance)
-    biases, untested = {}, []
-    for name, test in tests.items():
-        try:
-            biases[name] = test()
-        except ConfigError as error:
-            untested.append(f"WARNING: {name}: not tested: {error}")
-    if truth is not None and inflated != "no":
-        systematics = inflate(systematics, values, truth_covariance=covariance, rule=inflated)
-    return systematics, biases, untested
-
-
-def _warnings(systematics: Systematics) -> list[str]:
-    """What so few replicas or seeds can't tell."""
-    counts = {name: len(rows) for name, rows in systematics.replicas.items()}
-    lines = [
-        f"WARNING: an error from {count} replicas of '{name}' is known to {error_of_error(count - 1):.0%}"
-        for name, count in counts.items()
-        if error_of_error(count - 1) > MOST_ERROR_OF_ERROR and systematics.sources[name].part_of is None
-    ]
-    if "training" in counts and "calibration" in counts:
-        spread = systematics.relative_error
-        above = [one for one in systematics.bins if spread(one, "training") > spread(one, "calibration")]
-        if above:
-            msg = (
-                f"WARNING: {', '.join(above)}: {counts['training']} seeds spread by more than {counts['calibration']} "
-            )
-            lines.append(f"{msg}replicas, whose spread holds that of the training: too few of either")
-    return lines
 
 
 def _provenance(
     variables: Variables, powers: Mapping[str, Power], biases: Mapping[str, Bias], lines: list[str]
 ) -> dict[str, Any]:
     """What the numbers were made from, as JSON types."""
+    measured = variables.nominal
+    records: dict[str, Mapping[str, Any]] = {
+        "definitions": measured.observables,
+        "entries": measured.entries,
+        "power": powers,
+        "biases": biases,
+    }
     return {
         "files": variables.provenance(),
         "weight": variables.weight,
-        "definitions": {name: one.to_dict() for name, one in variables.nominal.observables.items()},
-        "entries": {name: one.to_dict() for name, one in variables.nominal.entries.items()},
-        "outside_domain": variables.nominal.outside_counts.tolist(),
-        "power": {name: one.to_dict() for name, one in powers.items()},
-        "biases": {name: _bias_dict(one) for name, one in biases.items()},
+        "outside_domain": measured.outside_counts.tolist(),
         "messages": lines,
+        **{key: {name: record.to_dict() for name, record in named.items()} for key, named in records.items()},
     }
-
-
-def _bias_dict(bias: Bias) -> dict[str, Any]:
-    arrays: dict[str, FloatArray] = {"difference": bias.difference, "error": bias.error, "p_value": bias.p_value}
-    chi2 = {"reduced": bias.chi2.reduced, "p_value": bias.chi2.p_value}
-    own = {name: array.tolist() for name, array in arrays.items()}
-    return own | {"flagged": bias.flagged.tolist(), "chi2": chi2, "significant": bias.significant}

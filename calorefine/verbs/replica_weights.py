@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from calorefine.ensemble.members import Ensemble, Kind, Member
+from calorefine.ensemble.members import Ensemble, Member, MemberKind
 from calorefine.ensemble.nominal_sample import check_origin, sample_conditions, sample_request
 from calorefine.ensemble.ratio_checks import MemberSums
 from calorefine.ensemble.ratios import ClassifierRatios, LikelihoodRatios, Ratios, learn
@@ -38,7 +38,7 @@ from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 
-BRANCHES: dict[Kind, str] = {"replica": "weight_replica", "seed": "weight_seed"}
+BRANCHES: dict[MemberKind, str] = {"replica": "weight_replica", "seed": "weight_seed"}
 MOST_ROWS = 50_000  # in a chunk
 
 

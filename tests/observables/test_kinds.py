@@ -78,7 +78,7 @@ def sums_of(observable, arrays, w):
     columns = [arrays[name] for name in observable.expressions()]
     cell, amounts = observable.fill(columns, [arrays[name] for name in observable.conditions()])
     amounts = [np.ones(len(w)) if amount is None else amount for amount in amounts]
-    n = observable.n_cells
+    n = observable.cell_count
     sums = np.stack([np.bincount(cell, w * a, n) for a in amounts], axis=1).ravel()
     sums2 = np.stack([[np.bincount(cell, w**2 * a * b, n) for a in amounts] for b in amounts]).transpose(2, 0, 1)
     return sums, sums2
@@ -103,7 +103,7 @@ def toys(events):
 def with_cells(one, arrays):
     if not isinstance(one, Quantile):
         return one
-    finder = GridFinder(one.binning)
+    finder = GridFinder(one)
     finder.add(arrays["p"], arrays["x"])
     return one.with_grid(finder.grid(4000))
 
@@ -184,7 +184,7 @@ def test_bins_without_first_events_get_cells_of_all_together():
 
 def test_sums_that_are_not_positive_name_bin_and_row():
     one = Efficiency("flag", "p", edges=EDGES)
-    sums = np.ones((3, one.n_cells))
+    sums = np.ones((3, one.cell_count))
     sums[1, 4:6] = -1.5
     message = r"the weights of 3 <= p < 6 sum to -3 with b, expected a positive sum; take wider bins"
     with pytest.raises(WeightError, match=message):
@@ -196,7 +196,7 @@ def test_sums_that_are_not_positive_name_bin_and_row():
 
 
 def test_edges_are_closed_on_the_left_and_at_the_end():
-    found = Histogram("p", bins=Regular(2, 0, 1)).binning.index(np.array([-0.1, 0, 0.5, 1, 1.1, np.nextafter(0.5, 0)]))
+    found = Histogram("p", bins=Regular(2, 0, 1)).bin_of(np.array([-0.1, 0, 0.5, 1, 1.1, np.nextafter(0.5, 0)]))
     assert found.tolist() == [0, 1, 2, 2, 3, 1]
 
 

@@ -13,7 +13,7 @@ import torch
 from calorefine import keys, stats
 from calorefine.datasets import RatioToy
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError, WeightError
-from calorefine.reweighting import BoostingRatio, NetworkRatio, Ratio, Table, fit_ratio
+from calorefine.reweighting import BoostingRatio, NetworkRatio, Ratio, WeightedRows, fit_ratio
 from calorefine.reweighting.ratio import fold_of
 
 SMALL = {
@@ -25,7 +25,7 @@ SMALL = {
 def table(values, *, weight=None, first=0):
     n = len(values)
     values = np.asarray(values, np.float32).reshape(n, -1)
-    return Table(values, np.ones(n) if weight is None else weight, keys.make_keys([np.arange(first, first + n)]))
+    return WeightedRows(values, np.ones(n) if weight is None else weight, keys.make_keys([np.arange(first, first + n)]))
 
 
 def normal(n, mean, *, seed, first=0, weight=None):
@@ -42,8 +42,8 @@ def test_order_and_scale_of_the_weights_change_nothing(estimator):
     rng = np.random.default_rng(3)
     order = rng.permutation(2000)
     other = fit_ratio(
-        Table(generated.values[order], 3 * generated.weight, generated.event_key[order]),
-        Table(reference.values[order], 0.2 * reference.weight, reference.event_key[order]),
+        WeightedRows(generated.values[order], 3 * generated.weight, generated.event_key[order]),
+        WeightedRows(reference.values[order], 0.2 * reference.weight, reference.event_key[order]),
         estimator,
     )
     first = fit_ratio(generated, reference, estimator)
@@ -65,7 +65,7 @@ def test_events_trained_on_are_weighed_by_members_that_left_them_out(estimator):
     fold = fold_of(generated.event_key, 2, 0)
     changed = generated.values.copy()
     changed[fold == 0] += 5
-    other = fit_ratio(Table(changed, generated.weight, generated.event_key), reference, estimator)
+    other = fit_ratio(WeightedRows(changed, generated.weight, generated.event_key), reference, estimator)
     mine = fold == 0
     members = [r.members.log_ratios(generated.values[mine], np.array([0])) for r in (ratio, other)]
     if isinstance(estimator, BoostingRatio):  # the networks' preprocessing sees all events
@@ -81,7 +81,7 @@ def test_class_prior_is_that_of_the_rows_a_member_sees(estimator):
     """
     generated, reference = normal(4000, 0, seed=1), normal(4000, 0, seed=2, first=10**6)
     weight = np.where(fold_of(reference.event_key, 2, 0) == 0, 3.0, 1.0)
-    ratio = fit_ratio(generated, Table(reference.values, weight, reference.event_key), estimator)
+    ratio = fit_ratio(generated, WeightedRows(reference.values, weight, reference.event_key), estimator)
     means = ratio.members.log_ratios(generated.values, np.arange(2)).mean(axis=1)
     assert np.abs(means).max() < 0.1
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calorefine.systematics import Bins, assemble
+from calorefine.systematics import ObservableBins, assemble
 
 BINS = {
-    "e_over_p": Bins(np.linspace(0.5, 1.5, 9), "E / p", ""),
-    "p_gev": Bins(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "momentum", "GeV"),
-    "efficiency": Bins(np.array([1.0, 4.0, 8.0, 16.0]), "momentum", "GeV", counts=False),
+    "e_over_p": ObservableBins(np.linspace(0.5, 1.5, 9), "E / p", ""),
+    "p_gev": ObservableBins(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "momentum", "GeV"),
+    "efficiency": ObservableBins(np.array([1.0, 4.0, 8.0, 16.0]), "momentum", "GeV", counts=False),
 }
 NOMINAL = np.concatenate([[300, 700, 1500, 2500, 2400, 1400, 600, 350], [2000, 4000, 2500, 1250], [0.8, 0.9, 0.95]])
 

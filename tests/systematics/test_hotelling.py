@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom, chi2, f, kstest, t
 
 from calorefine.errors import ConfigError, UncertaintyWarning
-from calorefine.systematics import Bins, Systematics, assemble
+from calorefine.systematics import ObservableBins, Systematics, assemble
 from calorefine.systematics.bin_groups import groups, most_directions
 from calorefine.systematics.hotelling import effective_dof, hartlap_factor, hotelling, whiten
 from calorefine.systematics.sources import from_replicas
@@ -20,7 +20,7 @@ TOYS = 400
 
 
 def layout(*sizes):
-    return {f"h{i}": Bins(np.arange(size + 1.0)) for i, size in enumerate(sizes)}
+    return {f"h{i}": ObservableBins(np.arange(size + 1.0)) for i, size in enumerate(sizes)}
 
 
 def correlated(n):

@@ -13,7 +13,7 @@ import uproot
 
 from calorefine.errors import ConfigError, FileError
 from calorefine.io.provenance import PROVENANCE, read_provenance
-from calorefine.systematics import Bins, Fit, assemble, load, save
+from calorefine.systematics import Fit, ObservableBins, assemble, load, save
 from calorefine.systematics.output import require_same
 
 # pyhf 0.7's use of jsonschema:
@@ -224,7 +224,7 @@ def test_what_cannot_be_written_is_refused(systematics, tmp_path):
         save(systematics, tmp_path / "s", fit=Fit(signal={"p_gv": [1]}))
     with pytest.raises(ConfigError, match=r"signal of 'p_gev': shape \(1,\), expected \(4,\)"):
         save(systematics, tmp_path / "s", fit=Fit(signal={"p_gev": [1]}))
-    odd = assemble([1.0], {"a/b": Bins(np.arange(2.0))})
+    odd = assemble([1.0], {"a/b": ObservableBins(np.arange(2.0))})
     with pytest.raises(ConfigError, match="observable 'a/b'"):
         save(odd, tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
@@ -238,7 +238,8 @@ def test_what_cannot_be_written_is_refused(systematics, tmp_path):
 
 
 def test_negative_bins_are_left_out_and_negative_variations_noted(tmp_path):
-    bins = {"a": Bins(np.arange(3.0)), "b": Bins(np.arange(3.0)), "c": Bins(np.arange(3.0), per_bin=2, counts=False)}
+    two = ObservableBins(np.arange(3.0))
+    bins = {"a": two, "b": two, "c": ObservableBins(np.arange(3.0), per_bin=2, counts=False)}
     one = assemble([1.0, -1.0, 5.0, 0.1, 1, 2, 3, 4], bins, residual=[0.1, 0.2, 0.3, 0.4, 0.1, 0.1, 0.2, 0.2])
     found = save(one, tmp_path / "s")
     document = json.loads(found.json.read_text())

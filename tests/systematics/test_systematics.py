@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from calorefine.errors import ConfigError, UncertaintyWarning, ValueRangeError
-from calorefine.systematics import Bins, Source, assemble, closure_bias, ensemble_bias, inflate
+from calorefine.systematics import ErrorSource, ObservableBins, assemble, closure_bias, ensemble_bias, inflate
 from calorefine.systematics.principal_components import decompose
 from calorefine.systematics.sources import from_alternatives, from_deviation, from_replicas
 
@@ -100,7 +100,7 @@ def test_few_seeds_flag_the_mean_of_replicas_rarely():
     Seed 5: with Welch's degrees of freedom about 8 % are flagged; 3 % has a chance of failing by accident below 1e-3.
     """
     rng, flagged = np.random.default_rng(5), 0
-    bins = {"x": Bins(np.arange(7.0), counts=False)}
+    bins = {"x": ObservableBins(np.arange(7.0), counts=False)}
     for _ in range(400):
         rows, seeds, nominal = rng.normal(size=(30, 6)), rng.normal(size=(3, 6)), rng.normal(size=6)
         bias = ensemble_bias(assemble(nominal + 100, bins, calibration=rows + 100, training=seeds + 100))
@@ -112,8 +112,8 @@ def test_small_shape_that_carries_a_sum_is_kept():
     """Three migrations of 20 events in each bin, a common shift of 2, and 10 of independent errors in 40 bins."""
     rng = np.random.default_rng(3)
     moved = np.linalg.qr(np.column_stack([np.ones(40), rng.normal(size=(40, 3))]))[0][:, 1:] * 20 * np.sqrt(40)
-    calibration = Source("calibration", moved @ moved.T + 4.0)
-    generated = Source("generated", 100.0 * np.eye(40))
+    calibration = ErrorSource("calibration", moved @ moved.T + 4.0)
+    generated = ErrorSource("generated", 100.0 * np.eye(40))
     parts = decompose({one.name: one for one in (calibration, generated)})
     total = calibration.covariance.sum() + generated.covariance.sum()
     shapes = sum(part.shape.sum() ** 2 for part in parts.components)
@@ -142,7 +142,7 @@ def test_components_do_not_depend_on_units(make):
 
 
 def test_a_deviation_in_one_bin_is_a_shape():
-    one = assemble([1.0, 2.0], {"h": Bins(np.arange(3.0))}, residual=[0.0, 0.5])
+    one = assemble([1.0, 2.0], {"h": ObservableBins(np.arange(3.0))}, residual=[0.0, 0.5])
     (part,) = one.components().components
     np.testing.assert_allclose(part.shape, [0, 0.5])
 
@@ -153,7 +153,7 @@ def unbiased(seed, *, shift=0.0, train=0.0, seeds=None):
     nominal = 100 + train * rng.normal(size=6)
     replicas = 100 + shift + np.hypot(1.0, train) * rng.normal(size=(30, 6))
     training = None if seeds is None else 100 + train * rng.normal(size=(seeds, 6))
-    return assemble(nominal, {"h": Bins(np.arange(7.0))}, calibration=replicas, training=training)
+    return assemble(nominal, {"h": ObservableBins(np.arange(7.0))}, calibration=replicas, training=training)
 
 
 def test_bias_of_the_mean_is_flagged_by_its_own_error():
@@ -203,7 +203,7 @@ def test_inflation_of_one_source_among_several(systematics):
 
 
 def test_what_cannot_be_used_is_refused(systematics):
-    bins = {"h": Bins(np.arange(3.0))}
+    bins = {"h": ObservableBins(np.arange(3.0))}
     with pytest.raises(ConfigError, match="1 replica, expected at least 2"):
         from_replicas("calibration", np.ones((1, 2)))
     with pytest.raises(ValueRangeError, match="the first in row 1, bin 0"):
@@ -213,11 +213,11 @@ def test_what_cannot_be_used_is_refused(systematics):
     with pytest.raises(ConfigError, match=r"2 bins together, but found \{'nominal': 3\}"):
         assemble([1, 2, 3], bins)
     with pytest.raises(ValueRangeError, match="eigenvalue"):
-        Source("generated", np.array([[1.0, 2.0], [2.0, 1.0]]))
+        ErrorSource("generated", np.array([[1.0, 2.0], [2.0, 1.0]]))
     with pytest.raises(ValueRangeError, match="not symmetric"):
-        Source("generated", np.array([[1.0, 0.5], [0.0, 1.0]]))
+        ErrorSource("generated", np.array([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ConfigError, match="letters, digits"):
-        Source("a/b", np.eye(2))
+        ErrorSource("a/b", np.eye(2))
     with pytest.raises(ConfigError, match="two have the same name"):
         assemble([1, 2], bins, residual=[1, 1], alternatives={"residual": [1, 2]})
     with pytest.raises(ConfigError, match=r"no source 'calibratio'.*did you mean 'calibration'"):

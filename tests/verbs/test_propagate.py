@@ -146,11 +146,11 @@ def test_from_the_command_line(files):
     (files / "c.yaml").write_text(yaml.safe_dump(config))
     text = str(calorefine(["propagate", "-c", str(files / "c.yaml")]))
     assert "training is a part of calibration" in text
-    assert "worth: number of reference events" in text
+    assert "equivalent events: number of reference events" in text
     assert (files / "s.root").is_file()
 
 
-def test_worth_of_generated_events(files):
+def test_equivalent_events_of_a_generated_sample(files):
     """Ten times the events have a tenth of the variance; the plateau is where the model's variance is all."""
     found = propagated(files, calibration=Variations(weights="weight_replica")).systematics
     few = power(found, "x", 4000.0, factors=(1.0, 1e9))

@@ -191,7 +191,7 @@ def test_large_ratios_are_cut_off_and_counted(ensembles):
         summary = run(folder, max_ratio=limit)
     cut = np.minimum(before, limit)
     np.testing.assert_allclose(read(folder / "weighted.root")["weight_replica"], cut, rtol=1e-14)
-    np.testing.assert_array_equal(summary.sums.amounts[5, :4], np.sum(before > limit, axis=0))
+    np.testing.assert_array_equal(summary.sums.n_cut_off[:4], np.sum(before > limit, axis=0))
 
 
 def test_what_is_unreliable_is_told():
@@ -276,5 +276,5 @@ def test_what_the_nominal_member_cannot_draw_has_ratio_one():
     sums, key = MemberSums(["a", "b"]), np.arange(3, dtype=np.uint64)
     found = module._weights(Chunk({}, {}, key, key), np.array([2.0, 3.0, 1.0]), Given(), 100.0, sums)
     np.testing.assert_allclose(found, [[2, 2], [0, 3 * np.exp(0.5)], [100, 1]])
-    assert (sums.n_impossible, sums.amounts[5].tolist()) == (1, [1, 0])
+    assert (sums.n_impossible, sums.n_cut_off.tolist()) == (1, [1, 0])
     assert "1 events are impossible for the nominal member and have ratio 1" in sums.warnings()

@@ -228,7 +228,7 @@ def test_shipped_configuration(tmp_path):
     options += ["--reference", str(data / "electron_reference.root"), "--estimator.n_trees", "2"]
     found = calorefine(["reweight", "-c", str(CONFIG), *options, "--output", str(tmp_path / "r.pt")])
     assert found.reweighter.provenance["generated"]["n"] == 31160
-    assert found.reweighter.provenance["estimator"]["options"]["max_leaf_nodes"] == 16
+    assert found.reweighter.provenance["estimator"]["max_leaf_nodes"] == 16
 
 
 def test_command_line(samples, tmp_path):

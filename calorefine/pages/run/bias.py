@@ -28,7 +28,7 @@ from calorefine.pages.run.section import Part, absent, collected
 from calorefine.pages.run.truth import Truth
 from calorefine.stats import FloatArray, sidak
 from calorefine.systematics import Bias, Systematics, closure_bias, ensemble_bias
-from calorefine.systematics.bias import FLAG
+from calorefine.systematics.bias import FLAGGED_BELOW
 from calorefine.text import number
 
 TITLE = "Bias"
@@ -78,7 +78,7 @@ class Compared:
     @property
     def off(self) -> bool:
         """Whether a bin, or all of them together, are off."""
-        return bool(self.flagged.any()) or self.chi2_p < FLAG
+        return bool(self.flagged.any()) or self.chi2_p < FLAGGED_BELOW
 
     @property
     def pulls(self) -> FloatArray:
@@ -145,8 +145,8 @@ def _introduction(compared: Sequence[Compared], truth: Truth | None) -> list[str
     if not compared:
         return ["There is nothing to compare: neither replicas nor a truth."]
     text = [
-        f"Each difference should be 0 within its errors. It is off if a bin has a p-value below {FLAG:g}, corrected "
-        "for the number of bins, or the \u03c7\u00b2 of all bins has (grouped, where replicas are few)."
+        f"Each difference should be 0 within its errors. It is off if a bin has a p-value below {FLAGGED_BELOW:g}, "
+        "corrected for the number of bins, or the \u03c7\u00b2 of all bins has (grouped, where replicas are few)."
     ]
     if truth is None and any(one.name == OF_NOMINAL for one in compared):
         text.append("The truth is that of 'calorefine propagate', before any inflation of the errors.")
@@ -169,7 +169,7 @@ def _sentence(one: Compared, systematics: Systematics) -> str:
         shown = ", ".join(f"{_where(systematics, k)} {one.pulls[k]:+.1f} errors" for k in order[:N_SHOWN])
         more = ", ..." if len(order) > N_SHOWN else ""
         parts.append(f"{len(order)} of {len(one.flagged)} bins: {shown}{more}")
-    if one.chi2_p < FLAG:
+    if one.chi2_p < FLAGGED_BELOW:
         parts.append(f"all bins together: reduced \u03c7\u00b2 {number(one.reduced, 3)}, p {number(one.chi2_p, 2)}")
     return f"{parts[0]}: {'; '.join(parts[1:])}."
 

@@ -21,7 +21,7 @@ from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.run.samples import REFERENCE, Files, Shown, Sources, shown_columns
 from calorefine.pages.run.section import Part, collected, labelled, percent
 from calorefine.stats import FloatArray
-from calorefine.systematics import Bins, Systematics, assemble, closure_bias
+from calorefine.systematics import ObservableBins, Systematics, assemble, closure_bias
 from calorefine.systematics.variations import Variables
 from calorefine.text import number
 from calorefine.twosample.context_check import warn_of_file_contexts
@@ -97,7 +97,7 @@ def _axis(values: FloatArray, weight: FloatArray, bins: int) -> Regular:
 def systematics_of(one: Variables) -> Systematics:
     """Values with the covariance of the sample's own statistics and of the replicas."""
     measured = one.nominal
-    bins = {name: Bins(np.asarray(o.edges), counts=False) for name, o in measured.observables.items()}
+    bins = {name: ObservableBins(np.asarray(o.edges), counts=False) for name, o in measured.observables.items()}
     return assemble(measured.values[0], bins, calibration=one.rows.get("calibration"), generated=measured.statistics)
 
 

@@ -1,0 +1,68 @@
+"""What a reader of propagated observables has to know: events outside the domain, biases, too few replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from calorefine.errors import ConfigError
+from calorefine.observables import Measured
+from calorefine.stats import FloatArray, error_of_error
+from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias
+from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR, Systematics
+
+
+def outside_lines(measured: Measured) -> list[str]:
+    """Say which observables have events outside the training domain."""
+    lines = []
+    for name in measured.observables:
+        counts = measured.outside_counts[measured.part(name)]
+        if counts.any():
+            where = f"{int(counts.sum())} events outside the training domain, in {int((counts > 0).sum())} bins"
+            lines.append(f"'{name}': {where}")
+        elif measured.outside[measured.part(name)].any():
+            lines.append(f"'{name}': events outside the training domain lie beyond its bins, but count in its norm")
+    return lines
+
+
+def biases(systematics: Systematics, truth: tuple[FloatArray, FloatArray] | None) -> tuple[dict[str, Bias], list[str]]:
+    """Test what should agree.
+
+    Args:
+        systematics: nominal values, covariance and replicas.
+        truth: true values (n,) and their covariance (n, n), if they are known.
+
+    Returns:
+        Biases by name of the comparison, and lines on what can't be tested with so few replicas.
+    """
+    tests: dict[str, Callable[[], Bias]] = {}
+    if "calibration" in systematics.replicas:
+        tests["mean of the replicas - nominal"] = partial(ensemble_bias, systematics)
+    if truth is not None:
+        tests["nominal - truth"] = partial(closure_bias, systematics, truth[0], truth_covariance=truth[1])
+    tested, untested = {}, []
+    for name, test in tests.items():
+        try:
+            tested[name] = test()
+        except ConfigError as error:
+            untested.append(f"WARNING: {name}: not tested: {error}")
+    return tested, untested
+
+
+def replica_warnings(systematics: Systematics) -> list[str]:
+    """Say what so few replicas or seeds can't tell."""
+    counts = {name: len(rows) for name, rows in systematics.replicas.items()}
+    lines = [
+        f"WARNING: an error from {count} replicas of '{name}' is known to {error_of_error(count - 1):.0%}"
+        for name, count in counts.items()
+        if error_of_error(count - 1) > MOST_ERROR_OF_ERROR and systematics.sources[name].part_of is None
+    ]
+    if "training" in counts and "calibration" in counts:
+        spread = systematics.relative_error
+        above = [name for name in systematics.bins if spread(name, "training") > spread(name, "calibration")]
+        if above:
+            how = f"{counts['training']} seeds spread by more than {counts['calibration']} replicas"
+            lines.append(
+                f"WARNING: {', '.join(above)}: {how}, whose spread holds that of the training: too few of either"
+            )
+    return lines
