@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from calorefine.errors import CalorefineError, nearest, without_hints
+from calorefine.errors import CalorefineError, ConfigError, nearest, without_hints
 
 LIGHTNING_VERBS = ("fit", "test", "predict")  # forwarded; `lightning validate` is only there
 VERBS: dict[str, tuple[str, str]] = {
@@ -38,24 +38,23 @@ VERBS: dict[str, tuple[str, str]] = {
 """Module in `calorefine.verbs` and function of each verb."""
 
 
-def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> Any:
-    """Run `lightning fit|validate|test|predict`; arguments and result as `calorefine.fit.command.lightning`."""
-    from calorefine.fit.command import lightning as command
-
-    return command(args, run=run)
-
-
 def calorefine(args: Sequence[str] | None = None) -> Any:
     """Run a verb of `calorefine`."""
     given = list(sys.argv[1:] if args is None else args)
     verb = given[0] if given else "--help"
     if verb in LIGHTNING_VERBS:
-        return lightning(given)
+        return _lightning(given)
     if verb not in VERBS:
         return _verb_parser(verb).parse_args([verb])
     without_hints()
     module, name = VERBS[verb]
     return _run(verb, getattr(import_module(f"calorefine.verbs.{module}"), name), given[1:])
+
+
+def _lightning(args: Sequence[str] | None = None) -> Any:
+    from calorefine.fit.command import lightning
+
+    return lightning(args)
 
 
 def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
@@ -66,10 +65,24 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     description = (function.__doc__ or "").partition("\n")[0]
     parser = ArgumentParser(prog=f"calorefine {verb}", allow_abbrev=False, description=description)
     parser.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
+    parser.add_argument("--modules", type=str, default="", help="Files of your own recipes, such as my_generators.")
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
-    options = parser.instantiate(parser.parse_args([_underscores(arg) for arg in args]))
+    parsed = parser.parse_args([_underscores(arg) for arg in args])
+    _import_modules(parsed.pop("modules"))
+    options = parser.instantiate(parsed)
     torch.set_num_threads(1)
     return function(**{key: value for key, value in options.items() if key != "config"})
+
+
+def _import_modules(names: str) -> None:
+    """Import a user's own modules, separated by commas."""
+    for name in filter(None, map(str.strip, names.split(","))):
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            near = nearest(name, [path.stem for path in Path().glob("*.py")])
+            msg = f"--modules {name}: {error}{near}; expected a module of the current folder or of this environment"
+            raise ConfigError(msg) from error
 
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
@@ -116,7 +129,12 @@ def _on_purpose(error: BaseException | None) -> CalorefineError | None:
 
 
 def _report(run: Callable[[], Any]) -> None:
-    """Run a command; print its result if it has a text of its own, or its error without a traceback."""
+    """Run a command; print its result if it has a text of its own, or its error without a traceback.
+
+    Recipes in files of the current folder are found, as `python -m` finds them.
+    """
+    if "" not in sys.path:
+        sys.path.append("")
     try:
         result = run()
     except Exception as error:
@@ -131,7 +149,7 @@ def _report(run: Callable[[], Any]) -> None:
 
 def lightning_main() -> None:
     """Console script `lightning`."""
-    _report(lightning)
+    _report(_lightning)
 
 
 def calorefine_main() -> None:

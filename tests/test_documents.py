@@ -18,7 +18,8 @@ import uproot
 import yaml
 from threadpoolctl import threadpool_limits
 
-from calorefine.cli import VERBS, calorefine, lightning
+from calorefine.cli import VERBS, calorefine
+from calorefine.fit.command import lightning
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"

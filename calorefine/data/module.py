@@ -249,7 +249,7 @@ class EventDataModule(pl.LightningDataModule):
     def identity(self) -> dict[str, str]:
         """What processes that train together must agree on, by name."""
         events = {"training": self.train, "held-out": self.validation}
-        found = {f"{name} events (digest)": digest(part)[:12] for name, part in events.items()}
+        found = {f"{name} events (digest)": digest_of_events(part)[:12] for name, part in events.items()}
         return found | {"batch_size": str(self.batch_size), "seed": str(torch.initial_seed())}
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -333,7 +333,7 @@ class EventDataModule(pl.LightningDataModule):
             "sum_w": stats.sum_w(self.train.weight),
             "n_eff": stats.n_eff(self.train.weight),
             "n_eff_signed": self.n_eff_signed,
-            "digest": digest(self.train),
+            "digest": digest_of_events(self.train),
         }
 
     def _to_network(self, events: Events, prepared: Prepared) -> BatchDataset:
@@ -351,7 +351,7 @@ class EventDataModule(pl.LightningDataModule):
         return BatchDataset(Batch(*arrays))
 
 
-def digest(events: Events) -> str:
+def digest_of_events(events: Events) -> str:
     """SHA-256 over keys, features, context and weights: two trainings with the same digest saw the same data."""
     total = hashlib.sha256()
     for array in (events.key, events.x, events.context, events.weight):

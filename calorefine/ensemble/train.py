@@ -18,8 +18,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from calorefine.data.module import EventDataModule
-from calorefine.data.module import digest as digest_of_events
+from calorefine.data.module import EventDataModule, digest_of_events
 from calorefine.ensemble.members import CHECKPOINT, RECORD, Member, alike
 from calorefine.ensemble.side_by_side import HISTORY, can_train_together, together, training_batches, validation_batches
 from calorefine.errors import ConfigError

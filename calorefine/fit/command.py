@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,16 +71,12 @@ class CLI(LightningCLI):
 def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
     """Run `lightning fit|validate|test|predict`; return the finished command with its trainer and model.
 
-    A recipe in a file of the current folder is found by `class_path: file.Class`.
-
     Args:
         args: arguments of the command line; the process's own, if left out.
         run: whether to run; if not, the arguments are those of a verb without its name, and all that it would use is
             made.
     """
     without_hints()
-    if "" not in sys.path:
-        sys.path.append("")
     return CLI(
         GenerativeModel,
         EventDataModule,

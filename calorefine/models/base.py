@@ -293,4 +293,6 @@ def recipe_named(name: str, models: Iterable[type[GenerativeModel]], *, where: s
         msg = f"{where}: holds a '{name}', which is the name of several recipes ({', '.join(known)})"
         raise CheckpointError(f"{msg}; expected one of them as models=[{name}]")
     msg = f"{where}: holds a '{name}', which is none of {', '.join(sorted(_RECIPES))}{nearest(name, _RECIPES)}"
-    raise CheckpointError(f"{msg}; expected its file to be imported before, or models=[{name}] to be given")
+    raise CheckpointError(
+        f"{msg}; expected its file to be imported before (--modules FILE), or models=[{name}] to be given"
+    )

@@ -93,7 +93,7 @@ def test_a_checkpoint_makes_no_import_happen(loaded):
     """Although the file can be imported from the working directory."""
     assert loaded["modules"] == []
     assert "last.ckpt: holds a 'VAE', which is none of CramerGAN, Flow, Library, WGAN" in loaded["before"]
-    assert "expected its file to be imported before, or models=[VAE] to be given" in loaded["before"]
+    assert "expected its file to be imported before (--modules FILE), or models=[VAE] to be given" in loaded["before"]
 
 
 def test_it_is_loaded_and_sampled(loaded):
@@ -105,6 +105,20 @@ def test_it_is_loaded_and_sampled(loaded):
     pulls = (np.array(loaded["x"]) - mean[:, 0]) / width[:, 0]
     assert abs(pulls.mean()) < 0.5
     assert 0.5 < pulls.std() < 2
+
+
+def test_verbs_import_what_the_user_names(trained):
+    """`calorefine sample` takes its checkpoint, with `--modules` and not without."""
+    command = [str(Path(sys.executable).with_name("calorefine")), "sample", "--conditions", "toy.root", "--output"]
+    checkpoint = ["--checkpoint", "runs/vae/000/checkpoints/last.ckpt"]
+    run(trained, *command, "sampled.root", *checkpoint, "--modules", "my_generators")
+    with uproot.open(trained / "sampled.root") as file:
+        assert file["events"].num_entries == 3000
+    refused = subprocess.run(
+        [*command, "not.root", *checkpoint], cwd=trained, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert "expected its file to be imported before (--modules FILE)" in refused.stderr
 
 
 def test_two_recipes_of_the_same_name_are_told(loaded):
