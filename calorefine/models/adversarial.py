@@ -34,6 +34,8 @@ class AdversarialModel(TrainedModel):
         betas: moments of Adam.
         n_critic: critic updates for each generator update.
         penalty_weight: weight of the gradient penalty.
+        penalty_stride: the penalty is taken at every so manieth event of a batch: it has no weights, so that fewer
+            events than the data term needs give it as precisely.
         average_decay: decay of the generator's moving average.
     """
 
@@ -50,18 +52,22 @@ class AdversarialModel(TrainedModel):
         betas: tuple[float, float] = (0.0, 0.9),
         n_critic: int = 3,
         penalty_weight: float = 1.0,
+        penalty_stride: int = 1,
         average_decay: float = 0.998,
     ) -> None:
         """Check the options; networks are built when the data are known."""
         super().__init__(latent_size=latent_size)
         if n_critic < 1:
             raise ConfigError(f"n_critic: {n_critic} found, expected at least 1")
+        if penalty_stride < 1:
+            raise ConfigError(f"penalty_stride: {penalty_stride} found, expected at least 1")
         if not 0 <= average_decay < 1:
             raise ConfigError(f"average_decay: {average_decay} found, expected at least 0 and less than 1")
         self.automatic_optimization = False
         self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
         self.learning_rate, self.betas = learning_rate, betas
-        self.n_critic, self.penalty_weight, self.average_decay = n_critic, penalty_weight, average_decay
+        self.n_critic, self.average_decay = n_critic, average_decay
+        self.penalty_weight, self.penalty_stride = penalty_weight, penalty_stride
         self.save_hyperparameters()
 
     def build(self, n_features: int, n_context: int) -> None:
@@ -150,11 +156,16 @@ class AdversarialModel(TrainedModel):
         with torch.no_grad():
             generated = self._generate_trained(batch, noise)
         distance = self._distance(batch, generated, self.mean_weight, full=False)
-        return self.penalty_weight * self.penalty(batch, generated, noise) - distance
+        some = slice(None, None, self.penalty_stride)
+        part = Batch(batch.x[..., some, :], batch.context[..., some, :], batch.weight[..., some])
+        return self.penalty_weight * self.penalty(part, generated[..., some, :], noise) - distance
 
     def _generator_loss(self, batch: Batch, noise: Noise) -> torch.Tensor:
-        latent = noise.normal(batch.weight.shape[-1], self.latent_size)
-        return self.estimate(batch, latent, self.mean_weight)
+        return self.generator_term(batch, self._generate_trained(batch, noise))
+
+    def generator_term(self, batch: Batch, generated: torch.Tensor) -> torch.Tensor:
+        """What the generator minimizes (...) on a batch: the data term, or what of it depends on generated events."""
+        return self._distance(batch, generated, self.mean_weight, full=False)
 
     def _distance(
         self, batch: Batch, generated: torch.Tensor, mean_weight: float | torch.Tensor, *, full: bool

@@ -33,6 +33,11 @@ class WGAN(AdversarialModel):
         del full
         return losses.wasserstein(reference[..., 0], generated[..., 0], weight=weight, mean_weight=mean_weight)
 
+    def generator_term(self, batch: Batch, generated: torch.Tensor) -> torch.Tensor:
+        """The data term without the critic's values of reference events, which don't depend on the generator."""
+        (made,) = self.evaluate_critic((generated, batch.context))
+        return self.data_term(torch.zeros_like(made), made, batch.weight, self.mean_weight, full=False)
+
     def penalty(self, batch: Batch, generated: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Gradient of the critic with respect to x, between reference and generated events."""
         points = losses.interpolate(batch.x, generated, noise=noise)

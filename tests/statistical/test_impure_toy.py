@@ -24,9 +24,8 @@ N_EVENTS, N_CONTEXT_BINS, TOLERANCE = 50_000, 4, 0.06
 TOY = ImpureToy()
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("impure")
+def write(folder):
+    """Write the toy and the configuration that trains on it into a folder; return the latter's path."""
     table = TOY.generate(N_EVENTS, seed=21)
     table["w"] = TOY.sweights(table["m"])
     assert (table["w"] < 0).mean() > 0.5
@@ -68,10 +67,20 @@ def config(tmp_path_factory):
     return folder / "toy.yaml"
 
 
-def deviations(config, *options):
-    """(context bins, features, 2): errors of mean and width, in units of the true width."""
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("impure"))
+
+
+def trained(config, *options):
+    """Checkpoint of a training."""
     run = lightning(["fit", "-c", str(config), "--runs", str(config.parent / "runs"), *options]).run_dir
-    simulator = Simulator.load(run / "checkpoints" / "best.ckpt")
+    return run / "checkpoints" / "best.ckpt"
+
+
+def deviations(checkpoint):
+    """(context bins, features, 2): errors of mean and width, in units of the true width."""
+    simulator = Simulator.load(checkpoint)
     out = np.empty((N_CONTEXT_BINS, 2, 2))
     for k in range(N_CONTEXT_BINS):
         c = np.random.default_rng(31 + k).uniform(k / N_CONTEXT_BINS, (k + 1) / N_CONTEXT_BINS, 100_000)
@@ -84,7 +93,7 @@ def deviations(config, *options):
 
 
 def test_signed_weights_train_the_pure_signal(config):
-    assert np.abs(deviations(config)).max() < TOLERANCE
+    assert np.abs(deviations(trained(config))).max() < TOLERANCE
 
 
 def test_fails_when_the_generated_term_is_unweighted(config):
@@ -95,4 +104,4 @@ def test_fails_when_the_generated_term_is_unweighted(config):
 
     short = ["--trainer.max_epochs", "60", "--model.init_args.average_decay", "0.998"]
     with mock.patch.object(losses, "wasserstein", unweighted):
-        assert np.abs(deviations(config, *short)).max() > 10 * TOLERANCE
+        assert np.abs(deviations(trained(config, *short))).max() > 10 * TOLERANCE
