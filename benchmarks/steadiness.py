@@ -2,7 +2,7 @@
 
 The toy is that of `tests/statistical/test_impure_toy.py`, trained by its configuration: the figure of a training is the
 largest of 16 deviations from the truth, in units of the true width, and the test's chance of failing follows from its
-mean and standard deviation.  The electrons are those of `configs/weighted_wgan.yaml`, compared with the pure ones by the
+mean and standard deviation.  The electrons are those of `configs/weighted_wgan.yaml`, compared with pure ones by the
 classifier of `calorefine validate`.  All trainings are judged by their `best.ckpt`.
 
     python benchmarks/steadiness.py --json steadiness.json            # 20 toys and 5 electron trainings
@@ -90,6 +90,13 @@ def _call(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return job()
 
 
+def line(result: dict[str, Any]) -> str:
+    """What is said of a training when it is done."""
+    largest = [f"{name}.ckpt {np.abs(result[name]).max():.4f}" for name in ("best", "last") if name in result]
+    figure = f"AUC {result['auc']:.4f}" if "auc" in result else f"largest deviation {', '.join(largest)}"
+    return f"{result['what']}, seed {result['seed']}: {figure}; {result['seconds']:.0f} s of CPU time\n"
+
+
 def toy_figures(results: list[dict[str, Any]]) -> dict[str, float]:
     """Mean and standard deviation of the largest deviation, and what the choice of the checkpoint does."""
     best, last = (np.array([result[name] for result in results]) for name in ("best", "last"))
@@ -144,8 +151,7 @@ def main() -> None:
         results = []
         for result in trainings(jobs, arguments.processes):
             results.append(result)
-            figure = result.get("auc", np.abs(result.get("best", [0])).max())
-            sys.stdout.write(f"{result['what']} seed {result['seed']}: {figure:.4f}, {result['seconds']:.0f} s\n")
+            sys.stdout.write(line(result))
             sys.stdout.flush()
     figures = {}
     for what, summarize in ((TOY, toy_figures), (ELECTRONS, electron_figures)):

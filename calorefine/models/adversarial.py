@@ -34,8 +34,11 @@ class AdversarialModel(TrainedModel):
         betas: moments of Adam.
         n_critic: critic updates for each generator update.
         penalty_weight: weight of the gradient penalty.
-        penalty_stride: the penalty is taken at every so manieth event of a batch: it has no weights, so that fewer
-            events than the data term needs give it as precisely.
+        penalty_norm: norm of the critic's gradient that the penalty asks for: 1 as usual, or 0, which lets the critic
+            come to rest where generated events are right (Mescheder et al., arXiv:1801.04406).  A CramerGAN's may be
+            smaller, too.
+        penalty_stride: the penalty is taken at every so manieth event of a batch: it has no weights, and needs fewer
+            events than the data term.
         average_decay: decay of the generator's moving average.
     """
 
@@ -52,6 +55,7 @@ class AdversarialModel(TrainedModel):
         betas: tuple[float, float] = (0.0, 0.9),
         n_critic: int = 3,
         penalty_weight: float = 1.0,
+        penalty_norm: float = 1.0,
         penalty_stride: int = 1,
         average_decay: float = 0.998,
     ) -> None:
@@ -67,7 +71,7 @@ class AdversarialModel(TrainedModel):
         self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
         self.learning_rate, self.betas = learning_rate, betas
         self.n_critic, self.average_decay = n_critic, average_decay
-        self.penalty_weight, self.penalty_stride = penalty_weight, penalty_stride
+        self.penalty_weight, self.penalty_norm, self.penalty_stride = penalty_weight, penalty_norm, penalty_stride
         self.save_hyperparameters()
 
     def build(self, n_features: int, n_context: int) -> None:

@@ -45,4 +45,5 @@ class CramerGAN(AdversarialModel):
         points = losses.interpolate(batch.x, generated, noise=noise)
         (image,) = self.evaluate_critic((points, batch.context))
         direction = functional.normalize(noise.normal(*image.shape[-2:]), dim=-1)
-        return losses.gradient_penalty((image * direction).sum(-1), points, one_sided=True)
+        slope = (image * direction).sum(-1)
+        return losses.gradient_penalty(slope, points, norm=self.penalty_norm, one_sided=True)

@@ -42,4 +42,4 @@ class WGAN(AdversarialModel):
         """Gradient of the critic with respect to x, between reference and generated events."""
         points = losses.interpolate(batch.x, generated, noise=noise)
         (values,) = self.evaluate_critic((points, batch.context))
-        return losses.gradient_penalty(values[..., 0], points)
+        return losses.gradient_penalty(values[..., 0], points, norm=self.penalty_norm)
