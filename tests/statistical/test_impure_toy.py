@@ -3,8 +3,8 @@
 Seeds: 21 for the data, 1 for the training.  A million events, so that the sample's own sWeighted moments are off by 1 %
 of the true width at most, and batches worth 740 events each.  The largest of 16 deviations was 0.025 on average over 17
 trainings that differ in their seed alone, with a standard deviation of 0.0045, and 0.030 at most
-(`benchmarks/steadiness.py`).  The tolerance is almost eight standard deviations away: the chance of failing by accident is far
-below 1 in 1000.
+(`benchmarks/steadiness.py`).  The tolerance is almost eight standard deviations away: the chance of failing by
+accident is far below 1 in 1000.
 """
 
 from __future__ import annotations
