@@ -129,17 +129,20 @@ def interpolate(x: torch.Tensor, y: torch.Tensor, *, noise: Noise) -> torch.Tens
     return torch.lerp(x, y, mix).detach().requires_grad_()
 
 
-def gradient_penalty(values: torch.Tensor, points: torch.Tensor, *, one_sided: bool = False) -> torch.Tensor:
-    """Penalty mean (|grad| - 1)^2 on the critic's gradient (Gulrajani et al., arXiv:1704.00028, eq. 3).
+def gradient_penalty(
+    values: torch.Tensor, points: torch.Tensor, *, norm: float = 1.0, one_sided: bool = False
+) -> torch.Tensor:
+    """Penalty mean (|grad| - norm)^2 on the critic's gradient (Gulrajani et al., arXiv:1704.00028, eq. 3).
 
     Args:
         values: (..., B) critic at `points`.
         points: (..., B, d), with gradient.
-        one_sided: penalize only gradients above 1.
+        norm: that is asked for.
+        one_sided: penalize only gradients above it.
 
     Returns:
         (...) tensor, unweighted.
     """
     (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=True)
-    excess = (gradient.square().sum(-1) + 1e-12).sqrt() - 1
+    excess = (gradient.square().sum(-1) + 1e-12).sqrt() - norm
     return (excess.clamp_min(0) if one_sided else excess).square().mean(-1)

@@ -33,7 +33,8 @@ def main() -> None:
     runs = Path(options.runs).resolve()
     os.chdir(ROOT)  # the configuration names its files from here
 
-    fewer = ["--trainer.max_epochs", options.epochs] if options.epochs else []
+    short = ["--trainer.max_epochs", options.epochs, "--trainer.check_val_every_n_epoch", options.epochs]
+    fewer = short if options.epochs else []
     folder = lightning(["fit", "-c", options.config, "--runs", str(runs), *fewer]).run_dir
 
     checkpoint = str(folder / "checkpoints" / "best.ckpt")

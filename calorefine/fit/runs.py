@@ -50,7 +50,7 @@ def loggers(run_dir: Path) -> list[Logger]:
 
 
 def callbacks(run_dir: Path, *, progress_bar: bool) -> list[pl.Callback]:
-    """Checkpoints `best.ckpt` (by validation loss) and `last.ckpt`, a progress bar, and the closing summary."""
+    """Checkpoints `best.ckpt` (see `BestCheckpoint`) and `last.ckpt`, a progress bar, and the closing summary."""
     folder = run_dir / "checkpoints"
     best = BestCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)
     last = LastCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
@@ -71,11 +71,12 @@ class ProgressBar(TQDMProgressBar):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The latest checkpoint whose validation loss is not significantly above the lowest one.
+    """The latest checkpoint, unless its validation loss is beyond doubt above the lowest one.
 
-    Held-out samples are small, and their weights signed: of many validations the lowest is often an early one that
-    fluctuated down, while rates have not yet fallen.  A later checkpoint is preferred unless it is worse by more than
-    the standard error of the difference, which is small because all are compared on the same events.
+    It is the last one of nearly every training, where rates have fallen and the average is long.  Held-out samples are
+    small, and their weights signed: the validation losses of late checkpoints differ by less than their errors, and the
+    lowest one is that of a fluctuation.  An earlier checkpoint is kept where the later ones are worse by more than
+    `SIGNIFICANT` standard errors of the difference: of a training that diverges, or learns its events by heart.
     """
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:

@@ -88,6 +88,11 @@ class AdversarialModel(TrainedModel, recipe=False):
         betas: moments of Adam.
         n_critic: critic updates for each generator update.
         penalty_weight: weight of the gradient penalty.
+        penalty_norm: norm of the critic's gradient that the penalty asks for: 1 as usual, or 0, which lets the critic
+            come to rest where generated events are right (Mescheder et al., arXiv:1801.04406).  A CramerGAN's may be
+            smaller, too.
+        penalty_stride: the penalty is taken at every so manieth event of a batch: it has no weights, and needs fewer
+            events than the data term.  A critic that sees batches as a whole has it at every event.
         average_decay: decay of the generator's moving average.
     """
 
@@ -105,16 +110,21 @@ class AdversarialModel(TrainedModel, recipe=False):
         betas: tuple[float, float] = (0.0, 0.9),
         n_critic: int = 3,
         penalty_weight: float = 1.0,
+        penalty_norm: float = 1.0,
+        penalty_stride: int = 1,
         average_decay: float = 0.998,
     ) -> None:
         """Check the options; networks are built when the data are known."""
         super().__init__(latent_size=latent_size)
         if n_critic < 1:
             raise ConfigError(f"n_critic: {n_critic} found, expected at least 1")
+        if penalty_stride < 1:
+            raise ConfigError(f"penalty_stride: {penalty_stride} found, expected at least 1")
         check_decay(average_decay)
         self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
         self.learning_rate, self.betas = learning_rate, betas
-        self.n_critic, self.penalty_weight, self.average_decay = n_critic, penalty_weight, average_decay
+        self.n_critic, self.average_decay = n_critic, average_decay
+        self.penalty_weight, self.penalty_norm, self.penalty_stride = penalty_weight, penalty_norm, penalty_stride
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create generator, critic, and the averaged generator."""
@@ -182,9 +192,12 @@ class AdversarialModel(TrainedModel, recipe=False):
         generated, terms = self._generated(batch, noise).detach(), []
         for critic in self.critics():
             distance = self._distance(critic, batch, generated, self.mean_weight, full=False)
-            points = losses.interpolate(critic.view(batch.x), critic.view(generated), noise=noise)
-            share = None if critic.eventwise else losses.shares(batch.weight, self.mean_weight)
-            (values,) = critic((points, batch.context), share=share)
+            some = slice(None, None, self.penalty_stride if critic.eventwise else 1)
+            ends = (critic.view(x)[..., some, :] for x in (batch.x, generated))
+            points = losses.interpolate(*ends, noise=noise)
+            (values,) = critic(
+                (points, batch.context[..., some, :]), share=self._share(critic, batch, self.mean_weight)
+            )
             terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
         terms += [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
         return torch.stack(terms).sum(0)
@@ -198,11 +211,23 @@ class AdversarialModel(TrainedModel, recipe=False):
     def _distance(
         self, critic: Critic, batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool
     ) -> Tensor:
-        """Data term (...) of one critic for events generated at the batch's contexts."""
+        """Data term (...) of one critic for events generated at the batch's contexts.
+
+        Its values of reference events don't depend on the generator, and need no gradient where that is trained.
+        """
         samples = [(critic.view(x), batch.context) for x in (batch.x, generated)]
-        share = None if critic.eventwise else losses.shares(batch.weight, mean_weight)
-        reference, judged = critic(*samples, share=share)
+        share = self._share(critic, batch, mean_weight)
+        if generated.requires_grad:
+            with torch.no_grad():
+                (reference,) = critic(samples[0], share=share)
+            (judged,) = critic(samples[1], share=share)
+        else:
+            reference, judged = critic(*samples, share=share)
         return self.data_term(reference, judged, batch.weight, mean_weight, full=full)
+
+    def _share(self, critic: Critic, batch: Batch, mean_weight: float | Tensor) -> Tensor | None:
+        """Shares (..., B) of the events in the sum of weights, for a critic that takes statistics of the batch."""
+        return None if critic.eventwise else losses.shares(batch.weight, mean_weight)
 
     def _generated(self, batch: Batch, noise: Noise) -> Tensor:
         """Events (..., B, d) of the current generator at the batch's contexts."""

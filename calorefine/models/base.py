@@ -27,6 +27,7 @@ CHECKPOINT_KEY = "calorefine"
 CHECKPOINT_FORMAT = 1
 EPOCHS_KEY = "calorefine_max_epochs"
 LOWEST_KEY = "calorefine_lowest_validation"
+SIGNIFICANT = 5.0  # standard errors by which a checkpoint has to be worse than another to be left for it
 _RECIPES: dict[str, dict[str, type[GenerativeModel]]] = {}  # by name, and by file and class
 
 
@@ -209,15 +210,16 @@ class GenerativeModel(UpdatedModule, ABC):
         )
 
     def excess(self, terms: torch.Tensor) -> torch.Tensor:
-        """By how much () a validation loss, the mean of these terms (n,), exceeds the lowest so far beyond its error.
+        """By how much () a validation loss, the mean of these terms (n,), exceeds the lowest so far beyond doubt.
 
-        The standard error of a difference of U-statistics of order k is k times that of the mean of the events' terms.
-        Not positive where the difference is not significant.
+        That is by more than `SIGNIFICANT` standard errors of the difference; not positive where it doesn't.  The
+        standard error of a difference of U-statistics of order k is k times that of the mean of the events' terms.
         """
         if self.lowest is None or len(self.lowest) != len(terms):
             return terms.new_zeros(())
         difference = terms - self.lowest.to(terms.device)
-        excess: torch.Tensor = difference.mean() - self.terms_order * difference.std() / len(difference) ** 0.5
+        error = self.terms_order * difference.std() / len(difference) ** 0.5
+        excess: torch.Tensor = difference.mean() - SIGNIFICANT * error
         return excess
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (signature fixed by Lightning)

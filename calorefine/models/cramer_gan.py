@@ -36,4 +36,5 @@ class CramerGAN(AdversarialModel):
     def penalty(self, values: Tensor, points: Tensor, noise: Noise) -> Tensor:
         """Gradient of h along a random direction of R^k."""
         direction = functional.normalize(noise.normal(*values.shape[-2:]), dim=-1)
-        return losses.gradient_penalty((values * direction).sum(-1), points, one_sided=True)
+        slope = (values * direction).sum(-1)
+        return losses.gradient_penalty(slope, points, norm=self.penalty_norm, one_sided=True)

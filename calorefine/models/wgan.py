@@ -28,4 +28,4 @@ class WGAN(AdversarialModel):
 
     def penalty(self, values: Tensor, points: Tensor, noise: Noise) -> Tensor:  # noqa: ARG002 (draws no direction)
         """Gradient of the critic's values."""
-        return losses.gradient_penalty(values[..., 0], points)
+        return losses.gradient_penalty(values[..., 0], points, norm=self.penalty_norm)
