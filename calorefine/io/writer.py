@@ -18,7 +18,7 @@ import uproot
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, FileError
-from calorefine.io.provenance import PROVENANCE
+from calorefine.io.provenance import PROVENANCE, stamped
 
 TreeFormat = Literal["ttree", "rntuple"]
 
@@ -101,8 +101,8 @@ class TreeWriter:
         self._tree = make(self._name, dict(types))
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write the provenance as a JSON string object."""
-        self._file[PROVENANCE] = json.dumps(provenance)
+        """Write the provenance as a JSON string object, with versions and the verb that runs."""
+        self._file[PROVENANCE] = json.dumps(stamped(provenance))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError, WeightError
 from calorefine.events import Column, unit_of
 from calorefine.io import reductions
+from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray, IntArray
 
 
@@ -118,7 +119,7 @@ class Binning:
         ]
 
 
-class Observable(ABC):
+class Observable(Configured, ABC):
     """Something that is measured in bins of a variable.
 
     Attributes:

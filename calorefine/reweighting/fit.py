@@ -18,7 +18,7 @@ from typing import Any
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
-from calorefine.io.provenance import read_provenance, versions
+from calorefine.io.provenance import made_by, plain, read_provenance
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import not_an_input, replacing
 from calorefine.pages.reweighting import write_diagnostics
@@ -223,11 +223,11 @@ def _provenance(
     described["generated"]["keys"] = "reference" if samples.twins == "rows" else own
     described["generated"]["provenance"] = read_provenance(sources[0].paths[0])
     return {
-        **versions(),
+        **made_by(),
         **described,
         "columns": samples.columns.to_dict(),
         "twins": samples.twins,
-        "estimator": {"class": type(estimator).__name__, **vars(estimator)},
+        "estimator": {"class": type(estimator).__name__, **plain(estimator.given)},
     }
 
 

@@ -35,6 +35,7 @@ from scipy.optimize import minimize_scalar
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError, WeightError
 from calorefine.events import Events
+from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray
 from calorefine.weights.positive import PositiveWeights
 
@@ -121,7 +122,7 @@ class Members(ABC):
         """Inverse of `state`."""
 
 
-class RatioEstimator(ABC):
+class RatioEstimator(Configured, ABC):
     """What an estimator has to bring: the training of its members.
 
     Args:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError, KeyWarning, nearest
 from calorefine.events import Events
 from calorefine.io.expressions import branches
-from calorefine.io.provenance import PROVENANCE, digest, read_provenance, versions
+from calorefine.io.provenance import PROVENANCE, digest, made_by, read_provenance
 from calorefine.io.root import CHUNK_ROWS, Chunk, Request, RootFiles, warn_of_row_keys
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
@@ -177,7 +177,7 @@ class GeneratedFiles:
 def provenance(files: GeneratedFiles, reweighter: Path) -> dict[str, Any]:
     """Versions, reweighter and files, as JSON types."""
     return {
-        **versions(),
+        **made_by(),
         "reweighter": reweighter.name,
         "reweighter_sha256": digest(reweighter),
         "conditional": files.reweighter.conditional,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
+from calorefine.io.provenance import recorded
 from calorefine.io.root import Request, RootFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.page import Picture, Section, Table, write_page
@@ -122,6 +123,7 @@ class ModelComparison:
         return f"{self.markdown()}\n{self.floor}\n{beside}"
 
 
+@recorded("compare")
 def compare_models(
     *,
     models: dict[str, Candidate],

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Column, adapted_columns, unknown_columns
+from calorefine.io.provenance import recorded
 from calorefine.io.root import Request, RootFiles
 from calorefine.io.writer import TreeFormat, not_an_input, write_tree
 from calorefine.simulator import Simulator, outside_domain, provenance
@@ -51,6 +52,7 @@ class LogProbSummary:
         )
 
 
+@recorded("log-prob")
 def log_prob_file(
     *,
     checkpoint: str,

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 
 from calorefine.errors import ConfigError, nearest
-from calorefine.io.provenance import read_provenance
+from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.figures.overlay import Sample, compare
@@ -15,6 +15,7 @@ from calorefine.twosample.context_check import warn_of_file_contexts
 from calorefine.twosample.pair import read_rows
 
 
+@recorded("plot")
 def plot_files(
     *,
     generated: str,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.io.provenance import recorded
 from calorefine.io.root import RootFiles
 from calorefine.observables import Measured, Observable
 from calorefine.stats import FloatArray, error_of_error
@@ -83,6 +84,7 @@ class PropagateSummary:
         return f"{s.root}, {s.json.name}, {s.npz.name}: {s.n_components} shapes"
 
 
+@recorded("propagate")
 def propagate_files(
     *,
     nominal: str | list[str],

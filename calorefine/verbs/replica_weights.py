@@ -26,7 +26,7 @@ from calorefine.ensemble.ratio_checks import MemberSums
 from calorefine.ensemble.ratios import ClassifierRatios, LikelihoodRatios, Ratios, learn
 from calorefine.errors import CalorefineWarning, ConfigError, EmptySelectionError
 from calorefine.events import Column
-from calorefine.io.provenance import digest, read_provenance, versions
+from calorefine.io.provenance import digest, made_by, read_provenance, recorded
 from calorefine.io.root import Chunk, Request, RootFiles, warn_of_row_keys
 from calorefine.io.writer import TreeFormat, not_an_input, require_writable, write_tree
 from calorefine.models.base import Likelihood
@@ -62,6 +62,7 @@ class ReplicaWeightsSummary:
         return "\n".join([first, *self.sums.lines()])
 
 
+@recorded("replica-weights")
 def replica_weights(
     *,
     ensemble: str,
@@ -210,7 +211,7 @@ def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, source: RootF
     """Versions, members and what their weights are, as JSON types."""
     everyone = ["nominal", *summary.sums.names]
     return {
-        **versions(),
+        **made_by(),
         "ensemble": members.folder.resolve().name,
         "checkpoint_sha256": {name: digest(members.checkpoint(name)) for name in everyone},
         "branches": summary.names,

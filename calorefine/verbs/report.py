@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calorefine.errors import ConfigError
+from calorefine.io.provenance import recorded
 from calorefine.pages.page import Section, Table, write_page
 from calorefine.pages.run.bias import bias_part
 from calorefine.pages.run.correction import correction_part
@@ -50,6 +51,7 @@ class ReportSummary:
         return "\n".join([*lines, f"{self.output}: {counts}"])
 
 
+@recorded("report")
 def report_files(
     *,
     output: str,

@@ -8,6 +8,7 @@ from typing import Any
 
 from calorefine.errors import ConfigError
 from calorefine.events import Columns
+from calorefine.io.provenance import recorded
 from calorefine.io.writer import TreeFormat
 from calorefine.reweighting.apply import ApplySummary, Normalization, apply_reweighter
 from calorefine.reweighting.fit import FitSummary, fit_reweighter
@@ -22,6 +23,7 @@ FIT_ONLY = (
 WEIGHTS_ONLY = ("branch", "normalization", "in_place", "replace_branch")
 
 
+@recorded("reweight")
 def reweight_files(
     *,
     generated: str,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
+from calorefine.io.provenance import recorded
 from calorefine.io.root import Chunk, Request, RootFiles, check_unique, warn_of_row_keys
 from calorefine.io.writer import TreeFormat, TreeWriter, not_an_input, write_tree
 from calorefine.keys import KeyArray
@@ -54,6 +55,7 @@ class SampleSummary:
         return "\n".join(lines)
 
 
+@recorded("sample")
 def sample_file(
     *,
     checkpoint: str,

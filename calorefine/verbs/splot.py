@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, FactorizationError, nearest
 from calorefine.events import Columns
+from calorefine.io.provenance import recorded
 from calorefine.io.root import NonFinite, RootFiles
 from calorefine.io.writer import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
@@ -40,6 +41,7 @@ class WeightsSummary:
         return "\n".join([self.fit.summary(), "", *self.lines, last])
 
 
+@recorded("splot")
 def splot_file(
     *,
     files: str | list[str],
@@ -107,6 +109,7 @@ def splot_file(
     return WeightsSummary(Path(output), fit, written.write(source, bootstrap, others), lines, tests, list(pictures))
 
 
+@recorded("fractions")
 def fractions_file(
     *,
     files: str | list[str] | dict[str, str | list[str]],

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from calorefine import keys, stats
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Columns, Events
-from calorefine.io.provenance import read_provenance
+from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.figures.binned import efficiency_figure, widths_figure
@@ -59,6 +59,7 @@ MOST_NEIGHBORS = 20_000  # events of each sample whose nearest training event is
 ROUNDING = 1e-4  # of a copied feature, in half-widths: float32 passes through a transform and back
 
 
+@recorded("validate")
 def validate_files(
     *,
     generated: str,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from calorefine import stats
 from calorefine.errors import ConfigError, KeyWarning
 from calorefine.events import Columns
-from calorefine.io.provenance import read_provenance
+from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.root import NonFinite, Request, RootFiles, read_table
 from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
@@ -49,6 +49,7 @@ class _Sample:
     key: KeyArray
 
 
+@recorded("weights-report")
 def weights_report(
     *,
     files: str | list[str],

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
+from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray
 
 Table = Mapping[str, NDArray[Any]]
@@ -69,7 +70,7 @@ class WeightFit(ABC):
         """Results and checks as JSON types."""
 
 
-class WeightSource(ABC):
+class WeightSource(Configured, ABC):
     """Where an event's weight comes from."""
 
     target: str

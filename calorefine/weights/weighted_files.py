@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -177,7 +176,7 @@ class WeightedOutput:
         }
         replicas["n_eff"] = {name: (total**2 / squares).tolist() for name, (total, squares) in sums.items()}
         content = self.content | {"replicas": replicas}
-        writer.finish({"calorefine": version("calorefine"), self.kind: content, "files": source.names()})
+        writer.finish({self.kind: content, "files": source.names()})
         with replacing(self.path.with_suffix(".json"), overwrite=self.overwrite) as beside:
             beside.write_text(json.dumps(content, indent=1, default=_plain))
         for path, figure in self.pictures.items():
