@@ -22,6 +22,7 @@ TASKS = {
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
+        ["lint-imports"],
         ["python", "-m", "pytest", "-n", "2"],
     ],
 }

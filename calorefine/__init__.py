@@ -1,9 +1,18 @@
-"""calorefine: generators trained on weighted calibration data, corrected, and with their own uncertainty."""
+"""calorefine: generators trained on weighted calibration data, corrected, and with their own uncertainty.
 
-from calorefine.data.module import EventDataModule
-from calorefine.events import Column, Columns, Events
-from calorefine.models import WGAN, CramerGAN, Flow, Library
-from calorefine.simulator import Simulator
+The names below are imported when they are first used, so that a command that needs none of them starts at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calorefine.data.module import EventDataModule
+    from calorefine.events import Column, Columns, Events
+    from calorefine.models import WGAN, CramerGAN, Flow, Library
+    from calorefine.simulator import Simulator
 
 __all__ = [
     "WGAN",
@@ -16,3 +25,16 @@ __all__ = [
     "Library",
     "Simulator",
 ]
+_HOMES = {
+    "EventDataModule": "data.module",
+    **dict.fromkeys(["Column", "Columns", "Events"], "events"),
+    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "Library"], "models"),
+    "Simulator": "simulator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'calorefine' has no attribute '{name}'")
+    return getattr(import_module(f"calorefine.{_HOMES[name]}"), name)

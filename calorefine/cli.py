@@ -3,71 +3,97 @@
 `calorefine fit|test|predict` are those of `lightning`; `calorefine validate` compares files.
 
 All verbs take their options from YAML (`-c file.yaml`), from the command line, or both; `--print_config` shows all.
+Only the module of the verb that was asked for is imported.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import ArgumentParser
-
-from calorefine.errors import CalorefineError
-from calorefine.fit.command import CLI, _quiet, lightning
-from calorefine.verbs.compare import compare_models
-from calorefine.verbs.ensemble import ensemble_models
-from calorefine.verbs.log_prob import log_prob_file
-from calorefine.verbs.plot import plot_files
-from calorefine.verbs.propagate import propagate_files
-from calorefine.verbs.replica_weights import replica_weights
-from calorefine.verbs.report import report_files
-from calorefine.verbs.reweight import reweight_files
-from calorefine.verbs.sample import sample_file
-from calorefine.verbs.splot import fractions_file, splot_file
-from calorefine.verbs.validate import validate_files
-from calorefine.verbs.weights_report import weights_report
+from calorefine.errors import CalorefineError, nearest, without_hints
 
 LIGHTNING_VERBS = ("fit", "test", "predict")  # forwarded; `lightning validate` is only there
-VERBS: dict[str, Callable[..., Any]] = {
-    "splot": splot_file,
-    "fractions": fractions_file,
-    "weights-report": weights_report,
-    "ensemble": ensemble_models,
-    "sample": sample_file,
-    "replica-weights": replica_weights,
-    "log-prob": log_prob_file,
-    "reweight": reweight_files,
-    "propagate": propagate_files,
-    "report": report_files,
-    "plot": plot_files,
-    "compare": compare_models,
-    "validate": validate_files,
+VERBS: dict[str, tuple[str, str]] = {
+    "splot": ("splot", "splot_file"),
+    "fractions": ("splot", "fractions_file"),
+    "weights-report": ("weights_report", "weights_report"),
+    "ensemble": ("ensemble", "ensemble_models"),
+    "sample": ("sample", "sample_file"),
+    "replica-weights": ("replica_weights", "replica_weights"),
+    "log-prob": ("log_prob", "log_prob_file"),
+    "reweight": ("reweight", "reweight_files"),
+    "propagate": ("propagate", "propagate_files"),
+    "report": ("report", "report_files"),
+    "plot": ("plot", "plot_files"),
+    "compare": ("compare", "compare_models"),
+    "validate": ("validate", "validate_files"),
 }
+"""Module in `calorefine.verbs` and function of each verb."""
+
+
+def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> Any:
+    """Run `lightning fit|validate|test|predict`; arguments and result as `calorefine.fit.command.lightning`."""
+    from calorefine.fit.command import lightning as command
+
+    return command(args, run=run)
 
 
 def calorefine(args: Sequence[str] | None = None) -> Any:
     """Run a verb of `calorefine`."""
-    _quiet()
     given = list(sys.argv[1:] if args is None else args)
-    if given and given[0] in LIGHTNING_VERBS:
-        return lightning(given if args is not None else None)
-    parser = ArgumentParser(
-        prog="calorefine", allow_abbrev=False, description="Generators trained on weighted calibration data."
-    )
-    subcommands = parser.add_subcommands(dest="verb", required=True)
-    for name in LIGHTNING_VERBS:
-        subcommands.add_subcommand(name, ArgumentParser(), help=f"The same as 'lightning {name}'.")
-    for name, function in VERBS.items():
-        verb = ArgumentParser(description=(function.__doc__ or "").partition("\n")[0])
-        verb.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
-        verb.add_function_arguments(function, as_positional=False)
-        subcommands.add_subcommand(name, verb, help=verb.description)
-    options = parser.parse_args([_underscores(arg) for arg in given])
+    verb = given[0] if given else "--help"
+    if verb in LIGHTNING_VERBS:
+        return lightning(given)
+    if verb not in VERBS:
+        return _verb_parser(verb).parse_args([verb])
+    without_hints()
+    module, name = VERBS[verb]
+    return _run(verb, getattr(import_module(f"calorefine.verbs.{module}"), name), given[1:])
+
+
+def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
+    """Call the function of a verb with the options of its command line."""
+    import torch
+    from jsonargparse import ArgumentParser
+
+    description = (function.__doc__ or "").partition("\n")[0]
+    parser = ArgumentParser(prog=f"calorefine {verb}", allow_abbrev=False, description=description)
+    parser.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
+    parser.add_function_arguments(function, as_positional=False, sub_configs=True)
+    options = parser.instantiate(parser.parse_args([_underscores(arg) for arg in args]))
     torch.set_num_threads(1)
-    instantiated = parser.instantiate(options)[options.verb]
-    return VERBS[options.verb](**{key: value for key, value in instantiated.items() if key != "config"})
+    return function(**{key: value for key, value in options.items() if key != "config"})
+
+
+def _verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Parser for what is no verb: help, the version, or an error with the nearest verb."""
+    description = "Generators trained on weighted calibration data."
+    parser = argparse.ArgumentParser(prog="calorefine", description=description)
+    parser.add_argument("--version", action="version", version=f"calorefine {version('calorefine')}")
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", help="one of these; VERB --help explains it")
+    if verb in ("-h", "--help"):
+        for name in VERBS:
+            subparsers.add_parser(name, help=_summary(*VERBS[name]).replace("%", "%%"))
+        for name in LIGHTNING_VERBS:
+            subparsers.add_parser(name, help=f"The same as 'lightning {name}'.")
+    elif verb != "--version":
+        known = [*VERBS, *LIGHTNING_VERBS]
+        parser.error(f"'{verb}' is no verb{nearest(verb, known)}; expected one of {', '.join(known)}")
+    return parser
+
+
+def _summary(module: str, function: str) -> str:
+    """First line of a verb's docstring, without an import."""
+    source = (Path(__file__).parent / "verbs" / f"{module}.py").read_text()
+    definition = next(node for node in ast.parse(source).body if getattr(node, "name", "") == function)
+    return (ast.get_docstring(definition) or "").partition("\n")[0]  # type: ignore[arg-type]  # a function
 
 
 def _underscores(arg: str) -> str:
@@ -90,15 +116,16 @@ def _on_purpose(error: BaseException | None) -> CalorefineError | None:
 
 
 def _report(run: Callable[[], Any]) -> None:
-    """Run a command; print its result, or its error without a traceback."""
+    """Run a command; print its result if it has a text of its own, or its error without a traceback."""
     try:
         result = run()
     except Exception as error:
-        if found := _on_purpose(error):
-            sys.stderr.write(f"error: {found}\n")
+        if known := _on_purpose(error):
+            sys.stderr.write(f"error: {known}\n")
             sys.exit(1)
         raise
-    if result is not None and not isinstance(result, CLI):
+    reports: Any = type(result).__str__
+    if result is not None and reports != object.__str__:
         sys.stdout.write(f"{result}\n")
 
 

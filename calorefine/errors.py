@@ -7,6 +7,8 @@ right answer.  All errors derive from `CalorefineError`, which the command line 
 from __future__ import annotations
 
 import difflib
+import logging
+import warnings
 from collections.abc import Iterable
 
 
@@ -91,5 +93,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     names = list(candidates)
     folded = {candidate.lower(): candidate for candidate in names}
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    found = folded.get(name.lower()) or (close[0] if close else None)
-    return f"; did you mean '{found}'?" if found else ""
+    candidate = folded.get(name.lower()) or (close[0] if close else None)
+    return f"; did you mean '{candidate}'?" if candidate else ""
+
+
+def without_hints() -> None:
+    """Leave out what Lightning says about hardware that isn't used, workers not needed, and torch's internals."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    hints = ("does not have many workers", "smaller than the logging interval", "LeafSpec", "callbacks used to create")
+    for hint in hints:
+        warnings.filterwarnings("ignore", message=f".*{hint}.*")

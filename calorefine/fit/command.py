@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from calorefine.data.module import EventDataModule
-from calorefine.errors import CheckpointError, ConfigError, nearest
+from calorefine.errors import CheckpointError, ConfigError, nearest, without_hints
 from calorefine.fit import runs
 from calorefine.models.base import GenerativeModel
 
@@ -77,7 +75,7 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
         run: whether to run; if not, the arguments are those of a verb without its name, and all that it would use is
             made.
     """
-    _quiet()
+    without_hints()
     return CLI(
         GenerativeModel,
         EventDataModule,
@@ -94,12 +92,3 @@ def _several(trainer: Any) -> bool:
     """Tell whether these options of a trainer ask for several processes."""
     alone = {"strategy": "auto", "devices": "auto", "num_nodes": 1}
     return any(str(trainer.get(name, value)) not in (str(value), "1") for name, value in alone.items())
-
-
-def _quiet() -> None:
-    """Leave out what Lightning says about hardware that isn't used, workers not needed, and torch's internals."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    hints = ("does not have many workers", "smaller than the logging interval", "LeafSpec", "callbacks used to create")
-    for hint in hints:
-        warnings.filterwarnings("ignore", message=f".*{hint}.*")

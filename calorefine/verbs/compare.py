@@ -24,7 +24,6 @@ from calorefine.twosample.results import Validation
 from calorefine.verbs.sample import sample_file
 from calorefine.verbs.validate import validate_files
 
-TRAIN = "from calorefine.cli import lightning_main; lightning_main()"
 N_TIMED = 20_000
 
 
@@ -214,7 +213,7 @@ def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[
     runs = folder / "runs" / name
     known = set(runs.glob("*/*/checkpoints/best.ckpt"))
     options = ["--runs", str(runs), "--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
-    command = [sys.executable, "-c", TRAIN, "fit", "-c", str(candidate.config), *options, *candidate.options]
+    command = [sys.executable, "-m", "calorefine", "fit", "-c", str(candidate.config), *options, *candidate.options]
     start = time.perf_counter()
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -26,7 +26,6 @@ from calorefine.errors import ConfigError, TrainingError
 from calorefine.io.provenance import PROVENANCE_FILE, recorded, write_provenance
 from calorefine.stats import error_of_error
 
-RUN = "from calorefine.cli import calorefine_main; calorefine_main()"
 MOST_TOGETHER = 16
 
 
@@ -208,7 +207,7 @@ def _start(recipe: Recipe, group: Sequence[Member]) -> subprocess.Popen[bytes]:
     with _log(recipe, group).open("ab") as log:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-c", RUN, *command], stdout=log, stderr=subprocess.STDOUT, env=environment
+            [sys.executable, "-m", "calorefine", *command], stdout=log, stderr=subprocess.STDOUT, env=environment
         )
 
 
