@@ -16,25 +16,25 @@ from dataclasses import fields, is_dataclass
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from calorefine.io.files import open_file
 
 PROVENANCE = "calorefine_provenance"
 PROVENANCE_FILE = "provenance.json"  # of an output that is a folder
 COMMAND = ("verb", "options", "changed")
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_F = TypeVar("_F", bound=Callable[..., Any])
 _RUNNING: ContextVar[Mapping[str, Any]] = ContextVar("running", default={})  # noqa: B039  # never changed in place
 
 
-def recorded(verb: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def recorded(verb: str) -> Callable[[_F], _F]:
     """Let the provenance of all that a function writes say which verb it is, and its options, defaults included."""
 
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    def decorate(function: _F) -> _F:
         signature = inspect.signature(function)
 
         @wraps(function)
-        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        def run(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             changed = [k for k, value in bound.arguments.items() if value != signature.parameters[k].default]
@@ -44,7 +44,7 @@ def recorded(verb: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
             finally:
                 _RUNNING.reset(token)
 
-        return run
+        return cast(_F, run)
 
     return decorate
 
@@ -70,7 +70,7 @@ class Configured:
                 object.__setattr__(self, "given", dict(list(bound.arguments.items())[1:]))
             make(self, *args, **kwargs)
 
-        cls.__init__ = remembering  # type: ignore[method-assign]
+        setattr(cls, "__init__", remembering)  # noqa: B010  # mypy allows no assignment
 
 
 def made_by() -> dict[str, Any]:

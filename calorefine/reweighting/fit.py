@@ -21,7 +21,6 @@ from calorefine.events import Columns, Events
 from calorefine.io.provenance import made_by, plain, read_provenance
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import not_an_input, replacing
-from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator
@@ -116,8 +115,11 @@ def fit_reweighter(
     bootstrap_seed: int = 0,
     seed: int = 0,
     overwrite: bool = False,
+    write_page: Callable[..., None],
 ) -> FitSummary:
     """Fit a reweighter to two samples and write it with its diagnostics; the arguments are those of `reweight_files`.
+
+    `write_page` shows diagnostics and reweighter on a page of a given path.
 
     Raises:
         CalorefineError: bad input; nothing is written.
@@ -148,7 +150,7 @@ def fit_reweighter(
         reweighter.save(beside[0], overwrite=True)
         content = {"provenance": reweighter.provenance, "diagnostics": found.to_dict()}
         beside[1].write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        write_diagnostics(beside[2], found, reweighter, overwrite=True)
+        write_page(beside[2], found, reweighter, overwrite=True)
     return FitSummary(path, reweighter, history, found)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from calorefine.text import number, with_error
+from calorefine.text import aligned, number, with_error
 from calorefine.twosample.binned import (
     Comparison,
     ContextBin,
@@ -181,7 +180,7 @@ def _distance_lines(found: Validation) -> list[str]:
     for name, one in found.distances.items():
         rows.append([name, *(text for d in (one.ks, one.wasserstein, one.energy) for text in _distance(d))])
     rows.append(["sliced", "", "", *_distance(found.sliced), "", ""])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _distance(one: Distance) -> tuple[str, str]:
@@ -198,7 +197,7 @@ def _bin_lines(found: Validation) -> list[str]:
         values = [number(one.generated), number(one.reference), with_error(one.ratio, one.ratio_error)]
         pull = "-" if one.pull is None else f"{one.pull:+.1f}"
         rows.append([quantity.replace("_", "-"), worst.feature, where, *values, pull, number(worst.p_value, 2)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _deviation_lines(deviations: dict[str, Deviation]) -> list[str]:
@@ -211,7 +210,7 @@ def _deviation_lines(deviations: dict[str, Deviation]) -> list[str]:
     ):
         values = [getattr(one, name) for one in deviations.values()]
         rows.append([label, *("-" if value is None else f"{100 * value:.1f} %" for value in values)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _memory_lines(memory: Memorization | None) -> list[str]:
@@ -221,14 +220,3 @@ def _memory_lines(memory: Memorization | None) -> list[str]:
     shares = f"{100 * memory.zero_generated:.2f} % copied (reference {100 * memory.zero_reference:.2f} %)"
     text = f"nearest training event: median distance {ratio} of the reference's, KS p {memory.ks.p_value:.3f}, {shares}"
     return [text]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if index == 0 else f"{cell:>{width}}"
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -75,10 +75,19 @@ class Row:
     nearest: float | None
 
 
-HEADER = (
-    *("generator", "model", "AUC", "sliced W1", "width pull", "KS p (of all)", "nearest"),
-    *("trained in", "per event", "parameters", "n_eff"),
-)
+CELLS: dict[str, Callable[[Row], str]] = {
+    "generator": lambda row: row.name,
+    "model": lambda row: row.model,
+    "AUC": lambda row: with_error(row.auc, row.auc_error),
+    "sliced W1": lambda row: number(row.sliced, 3),
+    "width pull": lambda row: number(row.worst_width, 2),
+    "KS p (of all)": lambda row: number(row.smallest_p, 2),
+    "nearest": lambda row: number(row.nearest, 3),
+    "trained in": lambda row: "loaded" if row.train_seconds is None else f"{row.train_seconds:.0f} s",
+    "per event": lambda row: f"{row.microseconds:.2g} us",
+    "parameters": lambda row: f"{row.n_parameters:,}",
+    "n_eff": lambda row: f"{row.n_eff:.0f}",
+}
 
 
 @dataclass(frozen=True)
@@ -90,35 +99,19 @@ class ModelComparison:
     rows: list[Row]
 
     @property
-    def cells(self) -> list[list[str]]:
-        """Texts of the table's rows."""
-        return [
-            [
-                row.name,
-                row.model,
-                with_error(row.auc, row.auc_error),
-                number(row.sliced, 3),
-                number(row.worst_width, 2),
-                number(row.smallest_p, 2),
-                number(row.nearest, 3),
-                "loaded" if row.train_seconds is None else f"{row.train_seconds:.0f} s",
-                f"{row.microseconds:.2g} us",
-                f"{row.n_parameters:,}",
-                f"{row.n_eff:.0f}",
-            ]
-            for row in self.rows
-        ]
+    def table(self) -> Table:
+        """The table of the page."""
+        return Table.of("Generators", self.rows, CELLS)
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        lines = [HEADER, ["---"] * len(HEADER), *self.cells]
+        lines = [list(CELLS), ["---"] * len(CELLS), *self.table.rows]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
     def __str__(self) -> str:
         """Table for the terminal."""
-        beside = (
-            f"{self.output}: the page; the table in {self.output.stem}.md and .json, all files in {self.output.stem}/"
-        )
+        stem = self.output.stem
+        beside = f"{self.output}: the page; the table in {stem}.md and .json, all files in {stem}/"
         return f"{self.markdown()}\n{self.floor}\n{beside}"
 
 
@@ -289,8 +282,7 @@ def _explained(n_features: int) -> list[str]:
 def _sections(result: ModelComparison, found: Mapping[str, Validation]) -> list[Section]:
     """The table, and the distributions of each generator."""
     explained = _explained(len(next(iter(found.values())).distances))
-    table = Table("Generators", HEADER, result.cells)
-    sections = [Section("Comparison", explained, tables=[table])]
+    sections = [Section("Comparison", explained, tables=[result.table])]
     for name, one in found.items():
         caption = f"{name} against the reference"
         picture = Picture(one.pictures[0].read_bytes(), f"distributions of {name}", caption, wide=True)

@@ -10,8 +10,9 @@ from calorefine.errors import ConfigError, nearest
 from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import replacing
-from calorefine.pages.figures.overlay import Sample, compare
+from calorefine.pages.validation import overlay_figure
 from calorefine.twosample.context_check import warn_of_file_contexts
+from calorefine.twosample.overlay import overlay
 from calorefine.twosample.pair import read_rows
 
 
@@ -63,7 +64,7 @@ def plot_files(
     wanted = {name: name for name in names}
     samples = [read_rows(made, wanted, generated_weight), read_rows(target, wanted, reference_weight)]
     warn_of_file_contexts(made, target, (generated_weight, reference_weight))
-    figure = compare(names, *(Sample(rows.table, rows.weight, rows.event_key) for rows in samples), bins=bins)
+    figure = overlay_figure({name: overlay(name, *samples, bins=bins) for name in names})
     with replacing(Path(output), overwrite=overwrite) as beside:
         figure.savefig(beside, format=picture, dpi=110)
     return f"{output}: {len(names)} features of {len(samples[0])} generated and {len(samples[1])} reference events"

@@ -10,6 +10,7 @@ from calorefine.errors import ConfigError
 from calorefine.events import Columns
 from calorefine.io.provenance import recorded
 from calorefine.io.writer import TreeFormat
+from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.apply import ApplySummary, Normalization, apply_reweighter
 from calorefine.reweighting.fit import FitSummary, fit_reweighter
 from calorefine.reweighting.ratio import RatioEstimator
@@ -101,7 +102,7 @@ def reweight_files(
     if apply is None:
         _refuse(given, (*WEIGHTS_ONLY, "unweight", "max_factor", "tree_format"), "needs --apply, the reweighter")
         fit = options(*FIT_ONLY, "generated", "output", "tree", "generated_weight", "seed", "overwrite")
-        return fit_reweighter(**fit)
+        return fit_reweighter(**fit, write_page=write_diagnostics)
     _refuse(given, FIT_ONLY, "belongs to a fit, and --apply uses a reweighter as it is; leave it out")
     if unweight:
         _refuse(given, WEIGHTS_ONLY, "doesn't go with --unweight true, which leaves rows out and writes no weights")

@@ -34,8 +34,7 @@ from calorefine.events import Columns, Events
 from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import replacing
-from calorefine.pages.figures.binned import efficiency_figure, widths_figure
-from calorefine.pages.figures.overlay import Sample, compare
+from calorefine.pages.validation import efficiency_figure, overlay_figure, widths_figure
 from calorefine.twosample.binned import (
     N_EFFICIENCY_BINS,
     N_MOMENT_BINS,
@@ -52,7 +51,8 @@ from calorefine.twosample.binned import (
 from calorefine.twosample.classifier import classifier_test
 from calorefine.twosample.context_check import warn_of_contexts
 from calorefine.twosample.distances import Points, compare_columns, nearest_distances, sliced_wasserstein, standardized
-from calorefine.twosample.pair import Samples, provenance_columns, read_samples, read_training
+from calorefine.twosample.overlay import overlay
+from calorefine.twosample.pair import Rows, Samples, provenance_columns, read_samples, read_training
 from calorefine.twosample.results import Memorization, SampleNumbers, Validation
 
 MOST_NEIGHBORS = 20_000  # events of each sample whose nearest training event is looked up
@@ -260,11 +260,11 @@ def _some(events: Events, seed: int) -> Events:
 def _figures(samples: Samples, found: Validation) -> Iterator[Figure]:
     """In the order of `_pictures`."""
     names = samples.columns.feature_names
-    drawn = [
-        Sample(dict(zip(names, one.x.T.astype(np.float64), strict=True)), one.weight, one.event_key)
+    rows = [
+        Rows(dict(zip(names, one.x.T.astype(np.float64), strict=True)), one.weight, one.key, one.event_key)
         for one in (samples.generated, samples.reference)
     ]
-    yield compare(names, *drawn)
+    yield overlay_figure({name: overlay(name, *rows) for name in names})
     yield widths_figure(found.moments, found.moment_bins)
     for name in names:
         yield efficiency_figure(name, found.efficiencies[name], found.efficiency_bins)

@@ -114,7 +114,9 @@ def diagnostics():
     distance = {"ks": {"value": 0.02, "p_value": 0.4}, "energy": {"value": 0.001, "p_value": 0.3}}
     histogram = {"reference": [0.2, 0.8], "generated": [0.3, 0.7]}
     pair = {"columns": ["x", "y"], "chi2_before": 30.0, "ndf_before": 24, "chi2": 20.0, "ndf": 24, "p_corrected": 0.6}
+    pair |= {"p_value": 0.6, "difference_before": 0.03}
     weights = {"n_eff_before": 1200.0, "n_eff": 1100.0, "n_eff_fraction": 1100 / 1200, "mean_factor": 1.0}
+    weights |= {"n": 1200, "largest_share": 0.003, "at_bound": 0.0}
     sample = {"files": ["generated.root"], "weight": "none"}
     found = {
         "classifier": {"before": {"auc": 0.55} | separation, "after": {"auc": 0.51} | separation, "refused": None},
@@ -123,6 +125,8 @@ def diagnostics():
         "distances": {"x": [distance, distance]},
         "residuals": [pair | {"difference": 0.02}],
         "log_ratio": {"edges": [-1.0, 0.0, 1.0], "values": histogram, "errors": histogram},
+        "conditional": True,
+        "mean_weights": {},
         "warnings": ["the classifier <still> tells them apart"],
     }
     made = {"generated": sample, "reference": {"files": ["sw.root"], "weight": "sw_signal"}, "seed": 0}
