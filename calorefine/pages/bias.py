@@ -6,13 +6,14 @@ may be off without a bias is a warning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from calorefine.pages.figures.points import pull_figure
+from calorefine.pages.figures.panels import Curve, Panel, panel_figure
 from calorefine.pages.observables import OPTION, bin_text
 from calorefine.pages.page import Picture, Section, Table, absent, collected
+from calorefine.pages.style import COLORS, RED
 from calorefine.stats import sidak
 from calorefine.systematics import Systematics
 from calorefine.systematics.bias import FLAG
@@ -20,7 +21,7 @@ from calorefine.systematics.propagated import OF_MEAN, OF_NOMINAL, Comparison, P
 from calorefine.text import number
 
 TITLE = "Bias"
-N_SHOWN = 3
+N_SHOWN, LEAST_REACH = 3, 3.5
 
 
 def bias_section(propagated: Propagated | None, truth: Truth | None) -> Section:
@@ -38,7 +39,7 @@ def bias_section(propagated: Propagated | None, truth: Truth | None) -> Section:
     off = [one for one in comparisons if one.bias.significant]
     sizes = {name: bins.n for name, bins in systematics.bins.items()}
     figures = [
-        Picture(pull_figure(one.pulls, one.bias.flagged, sizes), f"Pulls of {one.name}", f"{one.name}, in its errors.")
+        Picture(panel_figure(_pull_panel(one, sizes)), f"Pulls of {one.name}", f"{one.name}, in its errors.")
         for one in comparisons
     ]
     names = [one.name for one in comparisons]
@@ -54,6 +55,23 @@ def bias_section(propagated: Propagated | None, truth: Truth | None) -> Section:
         numbers=[(one.name, _verdict(one)) for one in comparisons],
         missing=missing,
     )
+
+
+def _pull_panel(one: Comparison, sizes: Mapping[str, int]) -> Panel:
+    """Pulls of all bins, those that are off in red."""
+    pulls, flagged = np.nan_to_num(one.pulls), one.bias.flagged
+    zero, curves = np.zeros(len(pulls)), []
+    for level, shade in ((2, "0.93"), (1, "0.85")):
+        band = {"low": zero - level, "high": zero + level, "color": shade, "alpha": 1.0}
+        curves.append(Curve("", zero, line="-", bands=[band]))
+    for mask, color, name in ((~flagged, COLORS[0], "bins"), (flagged, RED, "off")):
+        if mask.any():
+            bars = {"low": zero, "high": np.where(mask, pulls, 0.0), "alpha": 1.0, "label": name}
+            curves.append(Curve("", zero, line="-", color=color, bands=[bars]))
+    reach = max(LEAST_REACH, 1.12 * float(np.abs(pulls).max(initial=0.0)))
+    edges = np.arange(len(pulls) + 1, dtype=np.float64) + 0.5
+    options = {"ylim": (-reach, reach)}
+    return Panel(edges, curves, "", "difference / error", options=options, blocks=sizes)
 
 
 def _text(comparisons: Sequence[Comparison], truth: Truth | None) -> list[str]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from calorefine.ensemble.members import Ensemble
-from calorefine.pages.figures.points import history_figure, named_figure
+from calorefine.pages.figures.panels import Curve, Panel, panel_figure
 from calorefine.pages.page import Picture, Section, Table, absent
 from calorefine.pages.style import COLORS
 from calorefine.stats import error_of_error
@@ -16,6 +18,7 @@ from calorefine.text import number, with_error
 TITLE = "Training"
 OPTION = ("ensemble", "the folder of 'calorefine ensemble'")
 FEW, ENOUGH = 10, 100
+STARTING = 0.2  # of the validations, which don't set the vertical range
 LOOKS = {  # what the legend says, color, width
     "nominal": ("nominal", "black", 2.0),
     "replica": ("bootstrap replicas", COLORS[0], 0.9),
@@ -85,18 +88,44 @@ def _table(ensemble: Ensemble) -> Table:
 
 
 def _figures(ensemble: Ensemble) -> list[Picture]:
-    records = dict(reversed(ensemble.records.items()))  # the nominal one is drawn on top
-    looks = {name: LOOKS["failed" if one["failed"] else one["kind"]] for name, one in records.items()}
-    losses = {name: [x for x in one.get("val_loss") or [] if isfinite(x)] for name, one in records.items()}
+    losses = {name: [x for x in one.get("val_loss") or [] if isfinite(x)] for name, one in ensemble.records.items()}
     out = []
     if any(losses.values()):
         caption = (
             "Validation loss of every member, on its own held-out events. The vertical range is that of the last four "
             "fifths of the training."
         )
-        picture = history_figure(losses, looks)
-        out.append(Picture(picture, "Validation losses against the number of the validation", caption))
-    distances = {name: (one["distance"], one["distance_error"]) for name, one in ensemble.records.items()}
-    picture = named_figure(distances, "energy distance", level=(0.0, ""), looks=looks)
+        figure = panel_figure(_loss_panel(ensemble, losses))
+        out.append(Picture(figure, "Validation losses against the number of the validation", caption))
     caption = "Energy distance of each member's events from held-out ones, with its standard error."
-    return [*out, Picture(picture, "Distances of the members from held-out events", caption)]
+    figure = panel_figure(_distance_panel(ensemble))
+    return [*out, Picture(figure, "Distances of the members from held-out events", caption)]
+
+
+def _look(record: Mapping[str, Any]) -> tuple[str, str, float]:
+    return LOOKS["failed" if record["failed"] else record["kind"]]
+
+
+def _loss_panel(ensemble: Ensemble, losses: Mapping[str, list[float]]) -> Panel:
+    """The nominal member is drawn on top."""
+    later = [x for values in losses.values() for x in values[int(STARTING * len(values)) :]]
+    margin = 0.08 * (max(later) - min(later)) or 0.5
+    curves = []
+    for name, record in reversed(ensemble.records.items()):
+        label, color, width = _look(record)
+        line, x = "--" if record["failed"] else "-", np.arange(1.0, len(losses[name]) + 1)
+        curves.append(Curve(label, np.array(losses[name]), None, line, color, x=x, options={"linewidth": width}))
+    edges = np.array([0.5, max(map(len, losses.values())) + 0.5])
+    options = {"ylim": (min(later) - margin, max(later) + margin)}
+    return Panel(edges, curves, "validation", "validation loss", level=None, options=options)
+
+
+def _distance_panel(ensemble: Ensemble) -> Panel:
+    curves = []
+    for place, record in enumerate(ensemble.records.values()):
+        label, color, _ = _look(record)
+        value, error, x = (np.array([float(x)]) for x in (record["distance"], record["distance_error"], place))
+        look: Mapping[str, Any] = {"markersize": 5}
+        curves.append(Curve(label, value, error, color=color, index=2 * record["failed"], x=x, options=look))
+    edges = np.array([-0.5, len(curves) - 0.5])
+    return Panel(edges, curves, "member", "energy distance", options={"xticks": []})

@@ -11,10 +11,9 @@ from calorefine.pages.figures.matrices import Matrix, matrices_figure
 from calorefine.pages.figures.panels import Curve, Panel, filled, panel_figure
 from calorefine.pages.page import Picture, Section, Table, absent
 from calorefine.pages.style import COLORS
-from calorefine.stats import FloatArray, error_of_error
+from calorefine.stats import FloatArray
 from calorefine.systematics import Systematics
 from calorefine.systematics.propagated import Propagated, Truth
-from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR
 from calorefine.text import labelled, number, percent, with_error
 
 TITLE = "Observables"
@@ -43,28 +42,19 @@ def observables_section(propagated: Propagated | None, truth: Truth | None) -> S
     figures = [picture for name in names for picture in _figures(propagated, name, truth)]
     if len(names) > 1:
         sizes = {name: systematics.bins[name].n for name in names}
-        picture = matrices_figure([Matrix(systematics.correlation(), sizes=sizes)], size=7.5)
+        picture = matrices_figure([Matrix(systematics.correlation(), sizes=sizes)], size=8.5)
         caption = "Correlation of all bins of all observables, by the total covariance."
         figures.append(Picture(picture, "Correlation matrix of all observables", caption, wide=True))
+    told = [*systematics.notes, *propagated.provenance.get("messages", [])]
     return Section(
         TITLE,
         text,
-        list(dict.fromkeys([*systematics.notes, *propagated.provenance.get("messages", []), *_few(systematics)])),
+        list(dict.fromkeys(text.removeprefix("WARNING: ") for text in told)),
         [_budget_table(propagated), *(_bin_table(propagated, name) for name in names), _source_table(systematics)],
         figures,
         numbers=[(f"relative error of {name}", percent(systematics.relative_error(name))) for name in names],
         missing=[f"no source '{name}' ({what})" for name, what in NEEDED.items() if name not in systematics.sources],
     )
-
-
-def _few(systematics: Systematics) -> list[str]:
-    """Replicas that are few."""
-    known = {name: (len(rows), error_of_error(len(rows) - 1)) for name, rows in systematics.replicas.items()}
-    return [
-        f"{n} replicas of '{name}': its errors are known to {error:.0%} only"
-        for name, (n, error) in known.items()
-        if error > MOST_ERROR_OF_ERROR
-    ]
 
 
 def _budget_table(propagated: Propagated) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ import numpy as np
 
 from calorefine.events import units_of
 from calorefine.pages.figures.panels import Curve, Panel, panel_figure, shares_panel
-from calorefine.pages.figures.points import named_figure
 from calorefine.pages.page import Picture, Section, Table, merged, write_page
-from calorefine.pages.style import SAMPLES
+from calorefine.pages.style import SAMPLES, color
 from calorefine.reweighting.coverage import MOST_COVERED
 from calorefine.reweighting.diagnostics import LEAST_P_VALUE, MOST_SIGMA, N_WORST, Diagnostics, separation_text
 from calorefine.reweighting.reweighter import Reweighter
@@ -65,19 +65,29 @@ def classifier_section(title: str, source: str, record: Record) -> Section:
     """
     tests = _tests(record)
     text = (
-        f"{source}: an independent classifier is trained to tell generated from reference events; AUC 0.5: it can't. "
-        f"All diagnostics are in {Path(source).with_suffix('.html').name}."
+        f"{source}: an independent classifier is trained to tell generated from reference events. All diagnostics are "
+        f"in {Path(source).with_suffix('.html').name}."
     )
     distances = Section("", tables=[_distance_table(record)])
     numbers = [(f"classifier {name}", separation_text(one)) for name, one in tests.items()]
     known = {name: (one.auc, one.auc_error) for name, one in tests.items() if one}
     values = ", ".join(f"{name} {with_error(*pair)}" for name, pair in known.items())
-    figures = []
-    if known:
-        picture = named_figure(known, "AUC", level=(0.5, "no separation"))
-        figures = [Picture(picture, f"AUC of the classifier {values}", f"AUC of an independent classifier: {values}.")]
+    caption = f"AUC of an independent classifier: {values}; line: no separation."
+    figures = [Picture(_classifier_figure(known), f"AUC of the classifier {values}", caption)] if known else []
     first = Section(title, [text], figures=figures, numbers=numbers)
-    return merged(title, [first, _summary(record), distances, _coverage(record), _residuals(record)])
+    others = [replace(part, text=()) for part in (distances, _coverage(record), _residuals(record))]
+    return merged(title, [first, _summary(record), *others])
+
+
+def _classifier_figure(values: Mapping[str, tuple[float, float]]) -> bytes:
+    options = {"markersize": 6, "capsize": 4}
+    curves = [
+        Curve(name, np.array([value]), np.array([error]), "", color(k), k, np.array([float(k)]), options=options)
+        for k, (name, (value, error)) in enumerate(values.items())
+    ]
+    names = {"xticks": range(len(curves)), "xticklabels": list(values)}
+    edges = np.array([-0.5, len(curves) - 0.5])
+    return panel_figure(Panel(edges, curves, "", "AUC", level=0.5, options=names))
 
 
 def _tests(record: Record) -> dict[str, Separation | None]:

@@ -63,17 +63,19 @@ def canvas(
     return figure, panels
 
 
-def legend_above(figure: Figure, axes: Axes | None = None) -> None:
-    """Put the legend of some axes, the first ones if left out, above them all; the figure grows by its rows."""
-    handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
+def legend_above(figure: Figure, title: str = "") -> None:
+    """Put the legend of the first axes above them all, below a title; the figure grows by its rows."""
+    handles, texts = figure.axes[0].get_legend_handles_labels()
+    entries = dict(zip(texts, handles, strict=True))
+    labels = list(entries)
     if not labels:
         return
     width, height = figure.get_size_inches()
     most = int(width * PER_INCH / (max(map(len, labels)) + 6))
-    columns = min(max(most, 1), len(labels))
-    figure.set_size_inches(width, height + 0.22 * -(-len(labels) // columns))
+    columns = len(labels) if sum(map(len, labels)) + 6 * len(labels) <= width * PER_INCH else max(most, 1)
+    figure.set_size_inches(width, height + 0.22 * (-(-len(labels) // columns) + bool(title)))
     options = {"handlelength": 1.6, "columnspacing": 1.2, "borderaxespad": 0.1, "handletextpad": 0.5}
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, **options)
+    figure.legend(entries.values(), labels, loc="outside upper center", ncols=columns, title=title or None, **options)
 
 
 def svg(figure: Figure) -> bytes:
@@ -94,27 +96,27 @@ def escaped(text: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def points(
-    axes: Axes, x: Any, y: Any, error: Any, *, index: int = 0, color: str = "", label: str = "", **options: Any
-) -> None:
-    """Draw values with errors as marks; `index` chooses color and mark, where no color is given."""
-    look: dict[str, Any] = {"markersize": 3.5, "elinewidth": 1.0, "linestyle": "none", **_labelled(label), **options}
-    look = {"marker": MARKERS[index % len(MARKERS)], "color": color or COLORS[index % len(COLORS)]} | look
-    axes.errorbar(x, y, error, **look)
+def color(index: int) -> str:
+    """Color of the curve of this number."""
+    return COLORS[index % len(COLORS)]
+
+
+def points(axes: Axes, x: Any, y: Any, error: Any, *, index: int = 0, label: str = "", **options: Any) -> None:
+    """Draw values with errors as marks; `index` chooses color and mark."""
+    look: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "color": color(index), "linestyle": "none"}
+    axes.errorbar(x, y, error, **look | {"markersize": 3.5, "elinewidth": 1.0, **_labelled(label), **options})
 
 
 def _labelled(label: str) -> dict[str, Any]:
     return {"label": escaped(label)} if label else {}
 
 
-def steps(axes: Axes, edges: Any, values: Any, *, color: str, label: str = "", **options: Any) -> None:
+def steps(axes: Axes, edges: Any, values: Any, *, label: str = "", **options: Any) -> None:
     """Draw values as a line with a step at each edge."""
-    axes.stairs(
-        values, np.asarray(edges), color=color, **{"linewidth": 1.5, "baseline": None, **_labelled(label), **options}
-    )
+    axes.stairs(values, np.asarray(edges), **{"linewidth": 1.5, "baseline": None, **_labelled(label), **options})
 
 
-def band(axes: Axes, edges: Any, low: Any, high: Any, *, color: str, label: str = "", **options: Any) -> None:
+def band(axes: Axes, edges: Any, low: Any, high: Any, *, label: str = "", **options: Any) -> None:
     """Fill between two lines with a step at each edge."""
     look = {"alpha": 0.3, "linewidth": 0.0, "fill": True, **_labelled(label), **options}
-    axes.stairs(high, np.asarray(edges), baseline=low, color=color, **look)
+    axes.stairs(high, np.asarray(edges), baseline=low, **look)

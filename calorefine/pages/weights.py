@@ -11,21 +11,8 @@ from calorefine.pages.figures.panels import Curve, Panel, panel_figure, shares_p
 from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import COLORS, LINES
 from calorefine.text import interval, labelled, number, percent, short, with_error
-from calorefine.weights.summary import (
-    LEAST_P_VALUE,
-    LEVELS,
-    N_BINS,
-    NOT_TESTED,
-    UNWEIGHTED,
-    BinNumbers,
-    Dependence,
-    Moments,
-    SpeciesNumbers,
-    WeightNumbers,
-    WeightsReport,
-    over,
-    sum_rule_text,
-)
+from calorefine.weights import summary
+from calorefine.weights.summary import BinNumbers, Dependence, Moments, SpeciesNumbers, WeightNumbers, WeightsReport
 
 ROWS: dict[str, Callable[[WeightNumbers], str]] = {
     "events": lambda w: number(w.n_events),
@@ -74,7 +61,7 @@ def _summary(report: WeightsReport) -> Section:
     main = Table.across("Weights of each species", weights, ROWS)
     expressions = ("branch or expression", *(one.expression for one in report.species.values()))
     main = Table(main.caption, main.header, [expressions, *main.rows])
-    levels = [(f"{100 * q:g} %", *(number(w.quantiles[f"{q:g}"]) for w in weights.values())) for q in LEVELS]
+    levels = [(f"{100 * q:g} %", *(number(w.quantiles[f"{q:g}"]) for w in weights.values())) for q in summary.LEVELS]
     caption = "Distribution of the weights, from the smallest to the largest, on a logarithmic scale."
     picture = Picture(_weights_figure(report), f"Histogram of the weights of {', '.join(weights)}", caption)
     text = [] if report.warnings else ["Nothing conspicuous was found."]
@@ -99,7 +86,7 @@ def _columns(report: WeightsReport, units: Mapping[str, str]) -> Section:
     figures = []
     for name, shares in report.columns.items():
         alt = f"Distribution of {name} weighted for {', '.join(report.species)}, and of all events unweighted"
-        caption = f"{labelled(name, units[name])}; {percent(shares.outside(UNWEIGHTED))} of events outside."
+        caption = f"{labelled(name, units[name])}; {percent(shares.outside(summary.UNWEIGHTED))} of events outside."
         figures.append(Picture(panel_figure(shares_panel(shares, name, unit=units[name])), alt, caption))
     text = [
         "Each distribution is normalized to its own sum of weights; error bars are the root of sum_w2 in each bin, and "
@@ -132,8 +119,9 @@ def _bins(report: WeightsReport, units: Mapping[str, str]) -> Section:
         marked = [index for index, bins in enumerate(each) if any(one.sum_w <= 0 for one in bins)]
         tables.append(Table(f"Weights in bins of {column}", header, rows, marked))
     text = [
-        f"What is measured in bins of context has the statistics of the bin. {N_BINS} bins hold equal numbers of "
-        "events (unweighted; a column of few different values has a bin for each); n counts events of weight other "
+        "What is measured in bins of context has the statistics of the bin. "
+        f"{summary.N_BINS} bins hold equal numbers of events (unweighted; a column of few different values has a bin "
+        "for each); n counts events of weight other "
         "than 0. Rows where the weights of a species don't have a positive sum are pointed out.",
         f"Smallest n_eff: {', '.join(_least(name, one) for name, one in report.species.items())}.",
     ]
@@ -141,7 +129,7 @@ def _bins(report: WeightsReport, units: Mapping[str, str]) -> Section:
 
 
 def _bin_cells(one: BinNumbers) -> tuple[str, str, str]:
-    return with_error(one.sum_w, one.sum_w_error), number(one.n_eff), percent(over(one.n_eff, one.n_events))
+    return with_error(one.sum_w, one.sum_w_error), number(one.n_eff), percent(summary.over(one.n_eff, one.n_events))
 
 
 def _where(one: BinNumbers, *, last: bool) -> str:
@@ -161,7 +149,7 @@ def _least(species: str, numbers: SpeciesNumbers) -> str:
 
 def _sums(report: WeightsReport) -> Section:
     rules = report.sum_rules
-    text = [f"Sum over the species for each event: {sum_rule_text(rules)}."]
+    text = [f"Sum over the species for each event: {summary.sum_rule_text(rules)}."]
     if rules.largest_deviation is not None:
         text.append(
             "sWeights sum to 1 over all species of the fit. Other weights need not, and neither need sWeights if not "
@@ -189,12 +177,12 @@ def _factorization(report: WeightsReport) -> Section:
     origin = {
         "test": "Tested now, with the given spectator and shapes.",
         "file": "As stored in the file by the program that made the weights; not tested again.",
-        "none": f"{NOT_TESTED[0].upper()}{NOT_TESTED[1:]}.",
+        "none": f"{summary.NOT_TESTED[0].upper()}{summary.NOT_TESTED[1:]}.",
     }[report.factorization_from]
     text = (
         "Does the shape of the spectator depend on a column? Then sWeights are biased for that column. "
         "p is the probability of a larger \u03c7\u00b2 if it does not; corrected for the number of columns tested, a "
-        f"value below {LEAST_P_VALUE:g} is hardly chance. Deviations are in standard deviations."
+        f"value below {summary.LEAST_P_VALUE:g} is hardly chance. Deviations are in standard deviations."
     )
     table = Table.of(
         "Tests that the spectator's shape does not depend on a column",
@@ -219,7 +207,7 @@ def _tested_where(test: Dependence) -> str:
 
 
 def _depends(test: Dependence) -> bool:
-    return test.p_corrected < LEAST_P_VALUE
+    return test.p_corrected < summary.LEAST_P_VALUE
 
 
 def _verdict(test: Dependence) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
 from calorefine.io.provenance import recorded
@@ -158,29 +159,20 @@ def compare_models(
         _check(name, candidate)
     folder = target.with_suffix("")
     folder.mkdir(exist_ok=True)
-    rows, found = [], {}
+    rows, validations = [], {}
     with replacing(target, overwrite=overwrite) as page:
         for name, candidate in models.items():
             checkpoint, seconds = _trained(name, candidate, folder, seed)
-            made = folder / f"{name}.root"
-            sample_file(
-                checkpoint=checkpoint, conditions=reference, output=str(made), tree=tree, seed=seed, overwrite=True
-            )
-            found[name] = validate_files(
-                generated=str(made),
-                reference=reference,
-                output=str(folder / f"{name}.json"),
-                tree=tree,
-                reference_weight=reference_weight,
-                training=training,
-                repetitions=repetitions,
-                overwrite=True,
-            )
-            rows.append(_row(name, Simulator.load(checkpoint), found[name], seconds, RootFiles(reference, tree)))
-        result = ModelComparison(target, _floor(found), rows)
-        write_page(
-            page, f"Generators against {Path(reference).name}", sections=_sections(result, found), lead=result.floor
-        )
+            made = str(folder / f"{name}.root")
+            given: dict[str, Any] = {"tree": tree, "overwrite": True}
+            sample_file(checkpoint=checkpoint, conditions=reference, output=made, seed=seed, **given)
+            given |= {"reference_weight": reference_weight, "training": training, "repetitions": repetitions}
+            output = str(folder / f"{name}.json")
+            validations[name] = validate_files(generated=made, reference=reference, output=output, **given)
+            rows.append(_row(name, Simulator.load(checkpoint), validations[name], seconds, RootFiles(reference, tree)))
+        result = ModelComparison(target, _floor(validations), rows)
+        title = f"Generators against {Path(reference).name}"
+        write_page(page, title, sections=_sections(result, validations), lead=result.floor)
     for ending, text in ((".md", result.markdown()), (".json", json.dumps([asdict(row) for row in rows], indent=1))):
         with replacing(target.with_suffix(ending), overwrite=overwrite) as beside:
             beside.write_text(text, encoding="utf-8")
@@ -208,21 +200,19 @@ def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[
     options = ["--runs", str(runs), "--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
     command = [sys.executable, "-m", "calorefine", "fit", "-c", str(candidate.config), *options, *candidate.options]
     start = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise TrainingError(
-            f"models: training of '{name}' failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
-        )
-    found = sorted(set(runs.glob("*/*/checkpoints/best.ckpt")) - known)
-    if not found:
+        message = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise TrainingError(f"models: training of '{name}' failed: {message}")
+    checkpoints = sorted(set(runs.glob("*/*/checkpoints/best.ckpt")) - known)
+    if not checkpoints:
         raise CheckpointError(f"models: training of '{name}' wrote no best.ckpt in {runs}")
-    return str(found[-1]), time.perf_counter() - start
+    return str(checkpoints[-1]), time.perf_counter() - start
 
 
-def _row(name: str, simulator: Simulator, found: Validation, seconds: float | None, reference: RootFiles) -> Row:
-    test, worst = found.classifier.separation, found.worst("half_width")
+def _row(name: str, simulator: Simulator, validation: Validation, seconds: float | None, reference: RootFiles) -> Row:
+    test, worst = validation.classifier.separation, validation.worst("half_width")
     provenance = simulator.spec["provenance"]
     return Row(
         name=name,
@@ -233,10 +223,10 @@ def _row(name: str, simulator: Simulator, found: Validation, seconds: float | No
         microseconds=_microseconds(simulator, reference),
         auc=test.auc if test else None,
         auc_error=test.auc_error if test else None,
-        sliced=found.sliced.value,
+        sliced=validation.sliced.value,
         worst_width=worst.comparison.pull if worst else None,
-        smallest_p=corrected_smallest([one.ks.p_value for one in found.distances.values()]),
-        nearest=found.memorization.median.ratio if found.memorization else None,
+        smallest_p=corrected_smallest([one.ks.p_value for one in validation.distances.values()]),
+        nearest=validation.memorization.median.ratio if validation.memorization else None,
     )
 
 
@@ -255,9 +245,9 @@ def _microseconds(simulator: Simulator, reference: RootFiles) -> float:
     return 1e6 * (time.perf_counter() - start) / len(chunk)
 
 
-def _floor(found: Mapping[str, Validation]) -> str:
+def _floor(validations: Mapping[str, Validation]) -> str:
     """What the classifier finds between two halves of the reference."""
-    floor = next(iter(found.values())).classifier.floor
+    floor = next(iter(validations.values())).classifier.floor
     return "" if floor is None else f"Reference against itself: AUC {with_error(floor.auc, floor.auc_error)}."
 
 
@@ -279,11 +269,11 @@ def _explained(n_features: int) -> list[str]:
     ]
 
 
-def _sections(result: ModelComparison, found: Mapping[str, Validation]) -> list[Section]:
+def _sections(result: ModelComparison, validations: Mapping[str, Validation]) -> list[Section]:
     """The table, and the distributions of each generator."""
-    explained = _explained(len(next(iter(found.values())).distances))
+    explained = _explained(len(next(iter(validations.values())).distances))
     sections = [Section("Comparison", explained, tables=[result.table])]
-    for name, one in found.items():
+    for name, one in validations.items():
         caption = f"{name} against the reference"
         picture = Picture(one.pictures[0].read_bytes(), f"distributions of {name}", caption, wide=True)
         sections.append(Section(name, figures=[picture]))

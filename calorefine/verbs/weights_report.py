@@ -21,22 +21,11 @@ from calorefine.pages.page import write_page
 from calorefine.pages.weights import lead, sections
 from calorefine.stats import FloatArray
 from calorefine.text import first_three
+from calorefine.weights import summary
 from calorefine.weights.factorization import column_edges, factorization_test
 from calorefine.weights.splot import SPlot
 from calorefine.weights.stored import dependence, stored_part, stored_tests, stored_yields
-from calorefine.weights.summary import (
-    N_BINS,
-    Dependence,
-    SpeciesNumbers,
-    WeightsReport,
-    column_shares,
-    in_bins,
-    largest,
-    sum_rules,
-    weight_counts,
-    weight_numbers,
-    weighted_moments,
-)
+from calorefine.weights.summary import Dependence, SpeciesNumbers, WeightsReport
 
 
 @dataclass(frozen=True)
@@ -132,11 +121,11 @@ def _report(
         n_rows=source.n_entries(),
         n_events=len(sample.key),
         species=_species(source, columns, shown, expressions=expressions, sample=sample),
-        sum_rules=sum_rules(sample.weights, stored_yields(expressions, parts)),
+        sum_rules=summary.sum_rules(sample.weights, stored_yields(expressions, parts)),
         factorization_from="test" if splot else "file" if tests else "none",
         factorization=tests,
-        distribution=weight_counts(sample.weights),
-        columns={name: column_shares(values, sample.weights) for name, values in shown.items()},
+        distribution=summary.weight_counts(sample.weights),
+        columns={name: summary.column_shares(values, sample.weights) for name, values in shown.items()},
     )
 
 
@@ -156,8 +145,8 @@ def _species(
     expressions: Mapping[str, str],
     sample: _Sample,
 ) -> dict[str, SpeciesNumbers]:
-    edges = {name: column_edges(table[name], N_BINS) for name in columns.context}
-    rows = {name: largest(weight) for name, weight in sample.weights.items()}
+    edges = {name: column_edges(table[name], summary.N_BINS) for name in columns.context}
+    rows = {name: summary.largest(weight) for name, weight in sample.weights.items()}
     known = _identified(source, columns, sample.key[np.concatenate(list(rows.values()))])
     species = {}
     for name, weight in sample.weights.items():
@@ -166,9 +155,9 @@ def _species(
             | {column: float(values[row]) for column, values in table.items()}
             for row in rows[name]
         ]
-        moments = {column: weighted_moments(values, weight) for column, values in table.items()}
-        bins = {column: in_bins(table[column], weight, edges=cuts) for column, cuts in edges.items()}
-        species[name] = SpeciesNumbers(expressions[name], weight_numbers(weight), events, moments, bins)
+        moments = {column: summary.weighted_moments(values, weight) for column, values in table.items()}
+        bins = {column: summary.in_bins(table[column], weight, edges=cuts) for column, cuts in edges.items()}
+        species[name] = SpeciesNumbers(expressions[name], summary.weight_numbers(weight), events, moments, bins)
     return species
 
 

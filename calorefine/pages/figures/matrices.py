@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from calorefine.pages.figures.points import name_blocks
+from calorefine.pages.figures.panels import name_blocks
 from calorefine.pages.style import canvas, styled, svg
 from calorefine.stats import FloatArray
 

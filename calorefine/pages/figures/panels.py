@@ -12,20 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from calorefine.pages.style import (
-    COLORS,
-    GRAY,
-    SAMPLES,
-    WIDTH,
-    band,
-    canvas,
-    escaped,
-    legend_above,
-    points,
-    steps,
-    styled,
-    svg,
-)
+from calorefine.pages import style
+from calorefine.pages.style import SAMPLES, escaped, styled
 from calorefine.shares import Shares
 from calorefine.stats import FloatArray
 
@@ -43,10 +31,10 @@ class Curve:
         label: in the legend, once for each text.
         values: (b,), NaN where nothing is drawn.
         errors: (b,) of points.
-        line: style of a line with a step at each edge; points, if empty.
+        line: style of a line with a step at each edge; style.points, if empty.
         color: of line, points and bands.
         index: of the mark of points.
-        x: (b,) places of points, the centers of the bins if left out; a line through these isn't stepped.
+        x: (b,) places of style.points, the centers of the bins if left out; a line through these isn't stepped.
         bands: `low` (b,) and `high` (b,) of each, and options of `style.band`.
         options: of the line or the points.
     """
@@ -64,15 +52,18 @@ class Curve:
     def draw(self, axes: Axes, edges: FloatArray) -> None:
         """Draw bands first."""
         for one in self.bands:
-            band(axes, edges, color=self.color, **one)
-        x = 0.5 * (edges[1:] + edges[:-1]) if self.x is None else self.x
+            style.band(axes, edges, **{"color": self.color, **one})
+        x, look = self.places(edges), {"color": self.color, "label": self.label, **self.options}
         if not self.line:
-            points(axes, x, self.values, self.errors, index=self.index, color=self.color, label=self.label, zorder=3,
-                   **self.options)  # fmt: skip
+            style.points(axes, x, self.values, self.errors, index=self.index, **{"zorder": 3, **look})
         elif self.x is None:
-            steps(axes, edges, self.values, color=self.color, linestyle=self.line, label=self.label, **self.options)
+            style.steps(axes, edges, self.values, linestyle=self.line, **look)
         else:
-            axes.plot(x, self.values, color=self.color, linestyle=self.line, label=escaped(self.label), **self.options)
+            axes.plot(x, self.values, linestyle=self.line, **{**look, "label": escaped(self.label) or "_"})
+
+    def places(self, edges: FloatArray) -> FloatArray:
+        """Where the points are (b,)."""
+        return 0.5 * (edges[1:] + edges[:-1]) if self.x is None else self.x
 
     def over(self, denominator: FloatArray) -> Curve:
         """Divide by other values (b,), NaN where they aren't known."""
@@ -93,7 +84,7 @@ class Panel:
     """Curves over the same bins, with ratios below if there are some.
 
     Attributes:
-        edges: (b + 1,).
+        edges: (b + 1,); halves of odd numbers where the axis counts something.
         curves: in the order of the legend.
         xlabel: of the horizontal axis.
         ylabel: of the vertical one.
@@ -105,6 +96,7 @@ class Panel:
         options: of the upper axes, as `ylim`.
         reach: half of the range around 1 of the ratios; what holds most of them, if left out.
         percent: whether values are shares, to be written in percent.
+        blocks: group of bins to its size; the axis names them, with lines between them.
     """
 
     edges: FloatArray
@@ -119,6 +111,7 @@ class Panel:
     options: Mapping[str, Any] = field(default_factory=dict)
     reach: float | None = None
     percent: bool = False
+    blocks: Mapping[str, int] | None = None
 
     def draw(self, upper: Axes, lower: Axes | None = None) -> None:
         """Draw all curves."""
@@ -126,10 +119,14 @@ class Panel:
             curve.draw(upper, self.edges)
         if self.level is not None:
             upper.axhline(self.level, color="k", linewidth=0.8)
+        whole = bool(np.all(self.edges % 1 == 0.5))  # numbers, not values
         for axes in (upper, lower) if lower is not None else (upper,):
-            axes.xaxis.set_major_locator(MaxNLocator(6))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+            axes.tick_params(axis="x", which="minor", bottom=not whole, top=not whole)
             if self.edges[-1] > self.edges[0]:
                 axes.set_xlim(self.edges[0], self.edges[-1])
+        if self.blocks:
+            name_blocks(upper, self.blocks)
         upper.set(ylabel=escaped(self.ylabel), **self.options)
         if self.percent:
             upper.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -149,28 +146,35 @@ class Panel:
         axes.axhline(1, color="gray", linewidth=0.8)
         for curve in self.ratios:
             replace(curve, label="").draw(axes, self.edges)
-            x = 0.5 * (self.edges[1:] + self.edges[:-1]) if curve.x is None else curve.x
             for side in (-1, 1) if not curve.line else ():
                 beyond = side * (curve.values - 1) > reach
                 place = np.full(int(np.sum(beyond)), 1 + side * reach)
                 look: dict[str, Any] = {"facecolors": "white", "edgecolors": curve.color, "s": 16, "clip_on": False}
-                axes.scatter(x[beyond], place, zorder=5, **look)
+                axes.scatter(curve.places(self.edges)[beyond], place, zorder=5, **look)
         axes.set(ylabel=self.ratio_label, ylim=(1 - reach, 1 + reach))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
 
     def _smallest(self) -> float:
         """Smallest value that is drawn and not an accident of signed weights."""
-        values = [
-            value
-            for curve in self.curves
-            for value, error in zip(curve.values, _zeros(curve) if curve.errors is None else curve.errors, strict=True)
-            if value > 0 and value >= 0.9 * error
+        each = [
+            curve.values[curve.values >= 0.9 * (0 if curve.errors is None else curve.errors)] for curve in self.curves
         ]
-        return max(min(values, default=1e-6), 1e-7)
+        values = np.concatenate(each)
+        return max(float(values[values > 0].min(initial=np.inf)), 1e-7) if (values > 0).any() else 1e-6
 
 
-def _zeros(curve: Curve) -> FloatArray:
-    return np.zeros(len(curve.values))
+def name_blocks(axes: Axes, sizes: Mapping[str, int], *, both: bool = False) -> None:
+    """Name groups of bins at the middles, with lines between them; on both axes of a matrix."""
+    ends = np.cumsum([0, *sizes.values()]) + 0.5
+    middles, names = 0.5 * (ends[1:] + ends[:-1]), [escaped(name) for name in sizes]
+    axes.set_xticks(middles, names, rotation=0 if len(names) < 5 else 60)
+    axes.tick_params(axis="both" if both else "x", which="both", length=0)
+    for end in ends[1:-1]:
+        axes.axvline(end, color="k", linewidth=0.8, linestyle="-" if both else ":")
+    if both:
+        axes.set_yticks(middles, names, rotation=90, va="center")
+        for end in ends[1:-1]:
+            axes.axhline(end, color="k", linewidth=0.8)
 
 
 def reach_of(ratios: Sequence[Curve], *, most: float = MOST_REACH) -> float:
@@ -190,9 +194,11 @@ def filled(values: ArrayLike) -> Any:
 def panel_figure(panel: Panel) -> bytes:
     """Draw one panel, with its ratios below, as SVG."""
     two = bool(panel.ratios)
-    figure, axes = canvas(1 + two, size=(WIDTH, 4.3 if two else 3.4), sharex=True, height_ratios=[2.6, 1][: 1 + two])
+    figure, axes = style.canvas(
+        1 + two, size=(style.WIDTH, 4.3 if two else 3.4), sharex=True, height_ratios=[2.6, 1][: 1 + two]
+    )
     panel.draw(*axes[:, 0])
-    return svg(figure)
+    return style.svg(figure)
 
 
 @styled
@@ -209,15 +215,13 @@ def grid_figure(panels: Sequence[Panel], *, per_row: int = PANELS_PER_ROW, title
     lines, high = -(-len(panels) // per_row), 2 if panels[0].ratios else 1
     size = (3.3 * max(per_row, 2), (3.7 if high == 2 else 2.6) * lines)
     ratios = ([2.6, 1] if high == 2 else [1]) * lines
-    figure, axes = canvas(lines * high, per_row, size=size, height_ratios=ratios, **shared)
+    figure, axes = style.canvas(lines * high, per_row, size=size, height_ratios=ratios, **shared)
     for number, panel in enumerate(panels):
         line, column = divmod(number, per_row)
         panel.draw(*axes[line * high : (line + 1) * high, column])
     for unused in axes.flat[len(panels) :] if high == 1 else axes[-high:, len(panels) - per_row * (lines - 1) :].flat:
         unused.set_visible(False)
-    if title:
-        figure.suptitle(escaped(title), fontsize=11)
-    legend_above(figure)
+    style.legend_above(figure, escaped(title) if title else "")
     return figure
 
 
@@ -226,18 +230,17 @@ def shares_panel(shares: Shares, label: str, *, unit: str = "", log: bool = Fals
     edges, curves = np.asarray(shares.edges), []
     others = [name for name in shares.values if name not in SAMPLES]
     for name, values in shares.values.items():
-        values_, errors = np.asarray(values), np.asarray(shares.errors[name])
+        errors = np.asarray(shares.errors[name])
+        filled_bins = np.where(errors > 0, values, np.nan)
         if name in SAMPLES:
             color, line = SAMPLES[name]
-            errors = np.where(errors > 0, errors, np.nan)
-            curves.append(Curve(name, values_ if line else np.where(errors > 0, values_, np.nan), errors, line, color))
+            curves.append(Curve(name, np.asarray(values) if line else filled_bins, errors, line, color))
         elif name == others[0]:
-            curves.append(Curve(name, values_, line="-", color=GRAY))
+            curves.append(Curve(name, np.asarray(values), line="-", color=style.GRAY))
         else:
-            index = others.index(name) - 1
-            shift = (others.index(name) / len(others) - 0.5) * 0.5 * np.diff(edges)
-            x = 0.5 * (edges[1:] + edges[:-1]) + shift
-            curves.append(Curve(name, values_, errors, color=COLORS[index % len(COLORS)], index=index, x=x))
+            index = others.index(name)
+            x = edges[:-1] + (0.25 + 0.5 * index / len(others)) * np.diff(edges)
+            curves.append(Curve(name, np.asarray(values), errors, color=style.color(index - 1), index=index - 1, x=x))
     axis = f"{label} [{unit}]" if unit else label
     ylabel = f"fraction / {edges[1] - edges[0]:.3g} {unit}".rstrip()
     return Panel(edges, curves, axis, ylabel, log=log, level=None if log else 0.0)

@@ -29,16 +29,15 @@ def fit_figure(fit: SPlotFit, *, unit: str = "", title: str = "") -> Figure:
         A figure without pyplot's state; save it with ``figure.savefig(path)``.
     """
     unit = unit or unit_of(fit.spectator.lower(), Column()) or ""
-    figure, ((upper,), (lower,)) = canvas(2, size=(6.4, 5.4), sharex=True, height_ratios=[3, 1])
+    figure, ((upper,), (lower,)) = canvas(2, size=(5.4, 4.6), sharex=True, height_ratios=[3, 1])
     panel = _panel(fit, unit)
     panel.draw(upper)
     upper.tick_params(labelbottom=False)
     upper.set_xlabel("")
     goodness = f"\u03c7\u00b2/ndf = {fit.chi2:.1f}/{fit.ndf}, p = {number(fit.p_value, 2)}"
-    figure.suptitle(f"{title + ': ' if title else ''}{fit.n_events} events, {fit.method}; {goodness}", fontsize=10)
     _draw_pulls(lower, fit)
     lower.set(xlabel=panel.xlabel, ylabel="pull")
-    legend_above(figure)
+    legend_above(figure, f"{title + ': ' if title else ''}{fit.n_events} events, {fit.method}; {goodness}")
     return figure
 
 
