@@ -11,28 +11,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from calorefine.pages.figures.panels import Curve, Panel, panel_figure
-from calorefine.pages.observables import OPTION, bin_text
-from calorefine.pages.page import Picture, Section, Table, absent, collected
+from calorefine.pages.observables import bin_text
+from calorefine.pages.page import Picture, Section, Table, collected
 from calorefine.pages.style import COLORS, RED
 from calorefine.stats import sidak
 from calorefine.systematics import Systematics
 from calorefine.systematics.bias import FLAG
-from calorefine.systematics.propagated import OF_MEAN, OF_NOMINAL, Comparison, Propagated, Truth
+from calorefine.systematics.propagated import OF_MEAN, OF_NOMINAL, Agreement, Propagated, Truth
 from calorefine.text import number
 
-TITLE = "Bias"
 N_SHOWN, LEAST_REACH = 3, 3.5
 
 
-def bias_section(propagated: Propagated | None, truth: Truth | None) -> Section:
+def bias_section(propagated: Propagated, truth: Truth | None) -> Section:
     """Comparisons that should agree.
 
     Args:
         propagated: of `calorefine propagate`.
         truth: true values of its observables.
     """
-    if propagated is None:
-        return absent(TITLE, *OPTION)
     systematics = propagated.systematics
     with collected() as warned:
         comparisons = propagated.comparisons(truth)
@@ -46,7 +43,7 @@ def bias_section(propagated: Propagated | None, truth: Truth | None) -> Section:
     missing = [] if OF_NOMINAL in names else ["no truth of the observables is given (truth: events)"]
     missing += [] if OF_MEAN in names else ["no bootstrap replicas, whose mean could be off"]
     return Section(
-        TITLE,
+        "Bias",
         _text(comparisons, truth),
         [*(f"{_sentence(one, systematics)} {one.doubt}" for one in off if one.doubt), *warned],
         [_table(comparisons, systematics), *(_off_table(one, systematics) for one in comparisons)],
@@ -57,7 +54,7 @@ def bias_section(propagated: Propagated | None, truth: Truth | None) -> Section:
     )
 
 
-def _pull_panel(one: Comparison, sizes: Mapping[str, int]) -> Panel:
+def _pull_panel(one: Agreement, sizes: Mapping[str, int]) -> Panel:
     """Pulls of all bins, those that are off in red."""
     pulls, flagged = np.nan_to_num(one.pulls), one.bias.flagged
     zero, curves = np.zeros(len(pulls)), []
@@ -74,7 +71,7 @@ def _pull_panel(one: Comparison, sizes: Mapping[str, int]) -> Panel:
     return Panel(edges, curves, "", "difference / error", options=options, blocks=sizes)
 
 
-def _text(comparisons: Sequence[Comparison], truth: Truth | None) -> list[str]:
+def _text(comparisons: Sequence[Agreement], truth: Truth | None) -> list[str]:
     if not comparisons:
         return ["There is nothing to compare: neither replicas nor a truth."]
     text = [] if any(one.bias.significant for one in comparisons) else ["Nothing is off by more than its error."]
@@ -89,7 +86,7 @@ def _text(comparisons: Sequence[Comparison], truth: Truth | None) -> list[str]:
     return [*text, f"{compared}: {', '.join(scaled)}."] if scaled else text
 
 
-def _sentence(one: Comparison, systematics: Systematics) -> str:
+def _sentence(one: Agreement, systematics: Systematics) -> str:
     """What is off, and where most."""
     bias, parts = one.bias, []
     if bias.flagged.any():
@@ -109,15 +106,15 @@ def _where(systematics: Systematics, index: int) -> str:
     return f"{name} in {bin_text(systematics, name, place)}"
 
 
-def _verdict(one: Comparison) -> str:
+def _verdict(one: Agreement) -> str:
     p = number(one.bias.chi2.p_value, 2)
     if not one.bias.significant:
         return f"agrees, p {p}"
     return f"OFF: {int(one.bias.flagged.sum())} of {len(one.bias.flagged)} bins, p of all {p}"
 
 
-def _table(comparisons: Sequence[Comparison], systematics: Systematics) -> Table:
-    def worst(one: Comparison) -> int:
+def _table(comparisons: Sequence[Agreement], systematics: Systematics) -> Table:
+    def worst(one: Agreement) -> int:
         return int(np.argmax(np.nan_to_num(np.abs(one.pulls))))
 
     return Table.of(
@@ -136,7 +133,7 @@ def _table(comparisons: Sequence[Comparison], systematics: Systematics) -> Table
     )
 
 
-def _off_table(one: Comparison, systematics: Systematics) -> Table:
+def _off_table(one: Agreement, systematics: Systematics) -> Table:
     """Bins that are off."""
     bias = one.bias
     return Table.of(

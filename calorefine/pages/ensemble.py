@@ -10,13 +10,11 @@ import numpy as np
 
 from calorefine.ensemble.members import Ensemble
 from calorefine.pages.figures.panels import Curve, Panel, panel_figure
-from calorefine.pages.page import Picture, Section, Table, absent
+from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import COLORS
 from calorefine.stats import error_of_error
 from calorefine.text import number, with_error
 
-TITLE = "Training"
-OPTION = ("ensemble", "the folder of 'calorefine ensemble'")
 FEW, ENOUGH = 10, 100
 STARTING = 0.2  # of the validations, which don't set the vertical range
 LOOKS = {  # what the legend says, color, width
@@ -27,15 +25,13 @@ LOOKS = {  # what the legend says, color, width
 }
 
 
-def ensemble_section(ensemble: Ensemble | None, spec: Mapping[str, Any]) -> Section:
+def ensemble_section(ensemble: Ensemble, spec: Mapping[str, Any]) -> Section:
     """Members, their losses and distances.
 
     Args:
-        ensemble: members; None if it isn't given.
+        ensemble: members.
         spec: what the nominal checkpoint says of the model and its training.
     """
-    if ensemble is None:
-        return absent(TITLE, *OPTION)
     replicas, seeds = (len(ensemble.names(kind)) for kind in ("replica", "seed"))
     training, model = spec["provenance"], spec["model"]
     size = number(float(training["n_eff_signed"]))  # of the signed weights, where positive ones were made of them
@@ -55,7 +51,7 @@ def ensemble_section(ensemble: Ensemble | None, spec: Mapping[str, Any]) -> Sect
     missing = [] if replicas else [f"no bootstrap replicas in {ensemble.folder}"]
     missing += [] if seeds else [f"no trainings with other seeds in {ensemble.folder}"]
     warnings = _warnings(ensemble, replicas, seeds)
-    return Section(TITLE, text, warnings, [_table(ensemble)], _figures(ensemble), numbers=numbers, missing=missing)
+    return Section("Training", text, warnings, [_table(ensemble)], _figures(ensemble), numbers=numbers, missing=missing)
 
 
 def _warnings(ensemble: Ensemble, replicas: int, seeds: int) -> list[str]:

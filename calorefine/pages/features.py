@@ -6,14 +6,14 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from calorefine.pages.figures.panels import SIGNIFICANT, Curve, Panel, panel_figure
+from calorefine.pages.figures.panels import Curve, Panel, panel_figure
 from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import SAMPLES
 from calorefine.systematics.features import REFERENCE, REWEIGHTED, Features
 from calorefine.systematics.variations import Variables
 from calorefine.text import first_three, labelled, number, percent
+from calorefine.twosample.overlay import SIGNIFICANT
 
-TITLE = "Features"
 LEAST_N_EFF = 0.5
 OPTIONS = {
     "generated": "events as 'calorefine sample' writes them",
@@ -33,7 +33,7 @@ def features_section(features: Features | None, given: Collection[str], warned: 
     missing = [f"not given ({name}: {what})" for name, what in OPTIONS.items() if name not in given]
     if features is None:
         needed = f"generated, {OPTIONS['generated']}, or weighted, {OPTIONS['weighted']}"
-        return Section(TITLE, [f"Not given. It needs {needed}."], missing=missing)
+        return Section("Features", [f"Not given. It needs {needed}."], missing=missing)
     samples = features.samples
     text = [
         "Each sample is normalized to its own sum of weights. Error bars are the root of sum_w2 in each bin; ratios "
@@ -46,7 +46,7 @@ def features_section(features: Features | None, given: Collection[str], warned: 
         text.append(f"The band is the spread of {len(rows)} replicas: calibration statistics and training.")
     entries = {name: next(iter(one.nominal.entries.values())) for name, one in samples.items()}
     return Section(
-        TITLE,
+        "Features",
         text,
         [*warned, *_warnings(features)],
         [_samples_table(features), _tests_table(features)],

@@ -9,29 +9,25 @@ import numpy as np
 
 from calorefine.pages.figures.matrices import Matrix, matrices_figure
 from calorefine.pages.figures.panels import Curve, Panel, filled, panel_figure
-from calorefine.pages.page import Picture, Section, Table, absent
+from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import COLORS
 from calorefine.stats import FloatArray
 from calorefine.systematics import Systematics
 from calorefine.systematics.propagated import Propagated, Truth
 from calorefine.text import labelled, number, percent, with_error
 
-TITLE = "Observables"
-OPTION = ("systematics", "the .npz file of 'calorefine propagate'")
 LEVEL_95 = 0.9545
 HATCHES = ("", "//", "..", "\\\\", "xx", "oo")
-NEEDED = {"calibration": "the calibration sample's statistics", "training": "the part of the training alone"}
+EXPECTED = {"calibration": "the calibration sample's statistics", "training": "the part of the training alone"}
 
 
-def observables_section(propagated: Propagated | None, truth: Truth | None) -> Section:
+def observables_section(propagated: Propagated, truth: Truth | None) -> Section:
     """Values, budget by source and covariance.
 
     Args:
         propagated: of `calorefine propagate`.
         truth: true values, if they are known.
     """
-    if propagated is None:
-        return absent(TITLE, *OPTION)
     systematics, names = propagated.systematics, list(propagated.systematics.bins)
     text = [
         f"{propagated.path}: bands are the 68.3 % and 95.5 % intervals by the total covariance, with Student's t for "
@@ -47,13 +43,13 @@ def observables_section(propagated: Propagated | None, truth: Truth | None) -> S
         figures.append(Picture(picture, "Correlation matrix of all observables", caption, wide=True))
     told = [*systematics.notes, *propagated.provenance.get("messages", [])]
     return Section(
-        TITLE,
+        "Observables",
         text,
         list(dict.fromkeys(text.removeprefix("WARNING: ") for text in told)),
         [_budget_table(propagated), *(_bin_table(propagated, name) for name in names), _source_table(systematics)],
         figures,
         numbers=[(f"relative error of {name}", percent(systematics.relative_error(name))) for name in names],
-        missing=[f"no source '{name}' ({what})" for name, what in NEEDED.items() if name not in systematics.sources],
+        missing=[f"no source '{name}' ({what})" for name, what in EXPECTED.items() if name not in systematics.sources],
     )
 
 

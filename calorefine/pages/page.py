@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.io.writer import replacing
 
+Record = Mapping[str, Any]  # of what a JSON file holds
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -68,12 +69,6 @@ class Table:
         records = list(records)
         rows = [[text(record) for text in columns.values()] for record in records]
         return cls(caption, list(columns), rows, [k for k, record in enumerate(records) if marked(record)])
-
-    @classmethod
-    def across(cls, caption: str, records: Mapping[str, Any], rows: Mapping[str, Callable[[Any], str]]) -> Table:
-        """Table with a column for each record, and a row for each property."""
-        cells = [[name, *(text(record) for record in records.values())] for name, text in rows.items()]
-        return cls(caption, ("", *records), cells)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 from calorefine.io.provenance import made_by
 from calorefine.pages.page import Section, Table
 
-TITLE = "Provenance"
 SHORT = 16  # letters of a digest that are shown
 MADE_BY = {  # role of a file to the verb that writes it, in the order of the pipeline
     "splot": "splot",
@@ -60,7 +59,7 @@ def provenance_section(
     paths = {verb: path for verb, (path, _) in configs.items()}
     given = {k: v for k, v in own.get("options", {}).items() if v is not None}
     code = ["\n".join(_commands(provenances, paths)), *shown, f"# this report\n{json.dumps(given, indent=1)}"]
-    return Section(TITLE, [text], _mixed(files, digests, provenances), tables, code=code)
+    return Section("Provenance", [text], _mixed(files, digests, provenances), tables, code=code)
 
 
 def _commands(provenances: Mapping[str, Provenance], configs: Mapping[str, str]) -> list[str]:
@@ -72,7 +71,7 @@ def _commands(provenances: Mapping[str, Provenance], configs: Mapping[str, str])
         known = [*provenances[role].get("earlier", []), provenances[role]]
         for record in known:
             if "verb" in record:
-                line = _command(record, configs)
+                line = command_line(record, configs)
                 lines.setdefault(line, line + COMMENTS.get(role, ""))
             else:
                 unknown = f"# {role}: written by an earlier version of 'calorefine {verb}': its command is not known"
@@ -82,7 +81,7 @@ def _commands(provenances: Mapping[str, Provenance], configs: Mapping[str, str])
     return [*lines.values(), *likewise] or ["# no file tells how it was made"]
 
 
-def _command(record: Provenance, configs: Mapping[str, str]) -> str:
+def command_line(record: Provenance, configs: Mapping[str, str]) -> str:
     """One command with the options that are not the default; those that are no single values are in a configuration."""
     verb = str(record["verb"])
     words = ["calorefine", verb, *(["-c", configs[verb]] if verb in configs else [])]

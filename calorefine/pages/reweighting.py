@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from calorefine.events import units_of
 from calorefine.pages.figures.panels import Curve, Panel, panel_figure, shares_panel
-from calorefine.pages.page import Picture, Section, Table, merged, write_page
+from calorefine.pages.page import Picture, Record, Section, Table, merged, write_page
 from calorefine.pages.style import SAMPLES, color
 from calorefine.reweighting.coverage import MOST_COVERED
 from calorefine.reweighting.diagnostics import LEAST_P_VALUE, MOST_SIGMA, N_WORST, Diagnostics, separation_text
@@ -20,7 +19,6 @@ from calorefine.shares import Shares
 from calorefine.text import interval, labelled, number, percent, share_text, short, with_error
 from calorefine.twosample.classifier import Separation
 
-Record = Mapping[str, Any]  # of `Diagnostics.to_dict`, as in the JSON file
 CHI2 = "\u03c7\u00b2/ndf"
 
 
@@ -40,15 +38,15 @@ def write_diagnostics(path: Path, diagnostics: Diagnostics, reweighter: Reweight
     kind = "features given context" if reweighter.conditional else "features and context"
     rounds = f"{len(reweighter.rounds)} round{'s' if len(reweighter.rounds) > 1 else ''}"
     lead = f"{reweighter.estimator}, {rounds}, corrects {kind}"
-    page = sections(diagnostics.to_dict(), units_of(reweighter.columns))
+    page = diagnostics_sections(diagnostics.to_dict(), units_of(reweighter.columns))
     write_page(path, "Diagnostics of a reweighting", sections=page, lead=lead, overwrite=overwrite)
 
 
-def sections(record: Record, units: Mapping[str, str]) -> list[Section]:
+def diagnostics_sections(record: Record, units: Mapping[str, str]) -> list[Section]:
     """Sections of the page.
 
     Args:
-        record: the diagnostics.
+        record: the diagnostics, as in the JSON file.
         units: column to its unit, an empty text for none.
     """
     parts = [_columns(record, units), _coverage(record), _residuals(record), _means(record, units)]

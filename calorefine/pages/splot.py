@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from calorefine.pages.page import Picture, Section, Table, absent
+from calorefine.pages.page import Picture, Record, Section, Table
 from calorefine.text import number, percent, with_error
 
-TITLE = "Calibration sample"
 SUSPICIOUS = 0.01  # p-value
-OPTION = ("splot", "the JSON file that 'calorefine splot' writes beside its output")
-Record = Mapping[str, Any]
 
 
 def fits_of(record: Record) -> list[Record]:
@@ -20,16 +16,14 @@ def fits_of(record: Record) -> list[Record]:
     return record.get("bins") or [record]
 
 
-def splot_section(path: Path | None, record: Record, pictures: Mapping[Path, bytes | None]) -> Section:
+def splot_section(path: Path, record: Record, pictures: Mapping[Path, bytes | None]) -> Section:
     """Yields, effective numbers of events, tests and pictures.
 
     Args:
-        path: JSON file of `calorefine splot`; None if it isn't given.
+        path: JSON file of `calorefine splot`.
         record: what it holds.
         pictures: file to picture of each fit; None if there is no such file.
     """
-    if path is None:
-        return absent(TITLE, *OPTION)
     fits = fits_of(record)
     target, (low, high), n_eff = fits[0]["target"], fits[0]["range"], record["n_effective"]
     text = (
@@ -44,7 +38,7 @@ def splot_section(path: Path | None, record: Record, pictures: Mapping[Path, byt
         caption = f"Fit of the spectator{where}: data, species, and pulls."
         figures += [Picture(data, f"Spectator fit{where}", caption)] if data else []
     return Section(
-        TITLE,
+        "Calibration sample",
         [text],
         _warnings(record, fits),
         [_species(record, fits), _parameters(fits), _alternatives(record), _factorization(record)],

@@ -104,7 +104,7 @@ def widths_figure(moments: Mapping[str, Mapping[str, list[Moments]]], bins: Mapp
         Panel(edges, group, "bin of the context column", "half-width ratio", level=1.0, title=feature, options=options)
         for feature, group in curves.items()
     ]
-    return grid_figure(panels, sharex=True, sharey=True)
+    return grid_figure(panels, sharey=True)
 
 
 def _values(comparisons: Sequence[Comparison], name: str) -> tuple[FloatArray, FloatArray]:

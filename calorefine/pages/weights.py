@@ -12,9 +12,16 @@ from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import COLORS, LINES
 from calorefine.text import interval, labelled, number, percent, short, with_error
 from calorefine.weights import summary
-from calorefine.weights.summary import BinNumbers, Dependence, Moments, SpeciesNumbers, WeightNumbers, WeightsReport
+from calorefine.weights.summary import (
+    BinNumbers,
+    Dependence,
+    MeanAndWidth,
+    SpeciesNumbers,
+    WeightNumbers,
+    WeightsReport,
+)
 
-ROWS: dict[str, Callable[[WeightNumbers], str]] = {
+NUMBERS: dict[str, Callable[[WeightNumbers], str]] = {
     "events": lambda w: number(w.n_events),
     "events of weight 0": lambda w: number(w.n_zero),
     "sum_w, with root of sum_w2": lambda w: with_error(w.sum_w, w.sum_w_error),
@@ -38,7 +45,7 @@ def lead(report: WeightsReport) -> str:
     return f"Tree '{report.tree}', {selected}" + (f", cut: {report.cut}" if report.cut else "")
 
 
-def sections(report: WeightsReport, columns: Columns) -> list[Section]:
+def weights_sections(report: WeightsReport, columns: Columns) -> list[Section]:
     """Sections of the page.
 
     Args:
@@ -58,14 +65,14 @@ def sections(report: WeightsReport, columns: Columns) -> list[Section]:
 
 def _summary(report: WeightsReport) -> Section:
     weights = {name: one.weights for name, one in report.species.items()}
-    main = Table.across("Weights of each species", weights, ROWS)
-    expressions = ("branch or expression", *(one.expression for one in report.species.values()))
-    main = Table(main.caption, main.header, [expressions, *main.rows])
-    levels = [(f"{100 * q:g} %", *(number(w.quantiles[f"{q:g}"]) for w in weights.values())) for q in summary.LEVELS]
+    rows = [("branch or expression", *(one.expression for one in report.species.values()))]
+    rows += [(name, *(text(w) for w in weights.values())) for name, text in NUMBERS.items()]
+    levels = [(f"{100 * q:g} %", *(number(w.quantiles[f"{q:g}"]) for w in weights.values())) for q in summary.QUANTILES]
     caption = "Distribution of the weights, from the smallest to the largest, on a logarithmic scale."
     picture = Picture(_weights_figure(report), f"Histogram of the weights of {', '.join(weights)}", caption)
     text = [] if report.warnings else ["Nothing conspicuous was found."]
-    tables = [main, Table("Quantiles of the weight", main.header, levels)]
+    header = ("", *weights)
+    tables = [Table("Weights of each species", header, rows), Table("Quantiles of the weight", header, levels)]
     return Section("Summary", text, report.warnings, tables, [picture])
 
 
@@ -101,7 +108,7 @@ def _columns(report: WeightsReport, units: Mapping[str, str]) -> Section:
     return Section("Columns", text, (), [Table("Weighted mean and width of each column", header, rows)], figures)
 
 
-def _moments(m: Moments) -> tuple[str, str]:
+def _moments(m: MeanAndWidth) -> tuple[str, str]:
     return with_error(m.mean, m.mean_error), with_error(m.width, m.width_error)
 
 

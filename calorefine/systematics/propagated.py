@@ -54,7 +54,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Agreement:
     """A difference that should be 0, and why it may be off without a bias; None if there is no such reason."""
 
     name: str
@@ -136,24 +136,24 @@ class Propagated:
                 scale[measured.part(name)] = scales[name]
         return Truth(measured.values[0] * scale, measured.statistics * np.outer(scale, scale), scales)
 
-    def comparisons(self, truth: Truth | None) -> list[Comparison]:
+    def comparisons(self, truth: Truth | None) -> list[Agreement]:
         """What should agree; with the truth that `calorefine propagate` was given, if there is no other one."""
         systematics, out = self.systematics, []
         rows = systematics.replicas.get("calibration")
         if rows is not None:
             why = "Or the nominal training is an unlucky one: trainings with other seeds would tell."
             doubt = None if "training" in systematics.sources else why
-            out.append(Comparison(OF_MEAN, ensemble_bias(systematics), doubt))
+            out.append(Agreement(OF_MEAN, ensemble_bias(systematics), doubt))
         if truth is None:
             known = self.provenance.get("biases", {}).get(OF_NOMINAL)
-            return [*out, Comparison(OF_NOMINAL, _stored_bias(known))] if known else out
+            return [*out, Agreement(OF_NOMINAL, _stored_bias(known))] if known else out
         given = {"truth": truth.values, "truth_covariance": truth.covariance}
-        out.append(Comparison(OF_NOMINAL, closure_bias(systematics, **given)))
+        out.append(Agreement(OF_NOMINAL, closure_bias(systematics, **given)))
         if rows is not None:
             spread = systematics.sources["calibration"]
             wider = {"calibration": replace(spread, covariance=spread.covariance * (1 + 1 / len(rows)))}
             mean = replace(systematics, nominal=rows.mean(axis=0), sources=systematics.sources | wider)
-            out.append(Comparison(MEAN_OF_TRUTH, closure_bias(mean, **given)))
+            out.append(Agreement(MEAN_OF_TRUTH, closure_bias(mean, **given)))
         return out
 
 

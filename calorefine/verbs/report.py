@@ -25,6 +25,13 @@ from calorefine.systematics.features import REFERENCE, REWEIGHTED, measure_featu
 from calorefine.systematics.propagated import Propagated
 from calorefine.systematics.variations import Sample, Variations
 
+NEEDED = {
+    "systematics": "the .npz file of 'calorefine propagate'",
+    "splot": "the JSON file that 'calorefine splot' writes beside its output",
+    "ensemble": "the folder of 'calorefine ensemble'",
+    "reweighter": "the JSON file that 'calorefine reweight' writes beside its output",
+}
+
 
 @dataclass(frozen=True)
 class ReportSummary:
@@ -122,15 +129,16 @@ def report_files(
     with collected() as warned:
         if set(samples) - {REFERENCE}:
             measured = measure_features(samples, calibration, tree=tree, names=features, bins=bins)
-    reweighting = _read(reweighter, ("diagnostics", "provenance"), "calorefine reweight")
-    provenances = _provenances(files, ensemble, reweighting, propagated)
+    needed = ("diagnostics", "provenance")
+    diagnosed = _read(reweighter, needed, "calorefine reweight") if reweighter else {}
+    provenances = _provenances(files, ensemble, diagnosed, propagated)
     parts = [
-        bias_section(propagated, true),
-        _splot_section(splot),
-        ensemble_section(members, Simulator.load(members.checkpoint("nominal")).spec if members else {}),
+        bias_section(propagated, true) if propagated else _absent("Bias", "systematics"),
+        _splot_section(splot) if splot else _absent("Calibration sample", "splot"),
+        _ensemble_section(members) if members else _absent("Training", "ensemble"),
         features_section(measured, roles, warned),
-        _classifier_section(reweighter, reweighting),
-        observables_section(propagated, true),
+        _classifier_section(reweighter, diagnosed) if reweighter else _absent("Classifier test", "reweighter"),
+        observables_section(propagated, true) if propagated else _absent("Observables", "systematics"),
         provenance_section(files, _digests(files), provenances, _configurations(configs or {})),
     ]
     first = summary(parts)
@@ -151,19 +159,22 @@ def _digests(files: Mapping[str, Sequence[Path]]) -> dict[Path, str]:
     return {path: digest(path) for path in [*paths, *(path for path in beside if path.is_file())]}
 
 
-def _splot_section(name: str | None) -> Section:
-    record = _read(name, ("n_effective", "yields"), "calorefine splot")
-    path = Path(name) if name else None
-    numbers = range(len(fits_of(record))) if path else ()
-    pictures = {path.with_name(f"{path.stem}{f'_{k}' if k else ''}.png"): None for k in numbers} if path else {}
-    return splot_section(path, record, {one: one.read_bytes() if one.is_file() else None for one in pictures})
+def _absent(title: str, option: str) -> Section:
+    return absent(title, option, NEEDED[option])
 
 
-def _classifier_section(name: str | None, record: Mapping[str, Any]) -> Section:
-    title = "Classifier test"
-    if name is None:
-        return absent(title, "reweighter", "the JSON file that 'calorefine reweight' writes beside its output")
-    return classifier_section(title, name, record["diagnostics"])
+def _splot_section(name: str) -> Section:
+    path, record = Path(name), _read(name, ("n_effective", "yields"), "calorefine splot")
+    names = [path.with_name(f"{path.stem}{f'_{k}' if k else ''}.png") for k in range(len(fits_of(record)))]
+    return splot_section(path, record, {one: one.read_bytes() if one.is_file() else None for one in names})
+
+
+def _classifier_section(name: str, record: Mapping[str, Any]) -> Section:
+    return classifier_section("Classifier test", name, record["diagnostics"])
+
+
+def _ensemble_section(members: Ensemble) -> Section:
+    return ensemble_section(members, Simulator.load(members.checkpoint("nominal")).spec)
 
 
 def _provenances(
@@ -200,14 +211,12 @@ def _configurations(configs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return texts
 
 
-def _read(name: str | None, keys: Sequence[str], made_by: str) -> dict[str, Any]:
-    """Read a JSON file of an earlier stage; empty without a name.
+def _read(name: str, keys: Sequence[str], made_by: str) -> dict[str, Any]:
+    """Read a JSON file of an earlier stage.
 
     Raises:
         FileError: there is no such file, or it isn't one of that stage.
     """
-    if name is None:
-        return {}
     path = Path(name)
     _require_file(path)
     try:

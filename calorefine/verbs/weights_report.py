@@ -18,7 +18,7 @@ from calorefine.io.root import NonFinite, Request, RootFiles, read_table
 from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
 from calorefine.pages.page import write_page
-from calorefine.pages.weights import lead, sections
+from calorefine.pages.weights import lead, weights_sections
 from calorefine.stats import FloatArray
 from calorefine.text import first_three
 from calorefine.weights import summary
@@ -85,7 +85,7 @@ def weights_report(
         report = _report(target, source, columns=columns, expressions=weights, splot=splot, sample=sample)
         numbers.write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
         title = f"Weights of {first_three(report.files)}"
-        write_page(page, title, sections=sections(report, columns), lead=lead(report))
+        write_page(page, title, sections=weights_sections(report, columns), lead=lead(report))
     return report
 
 

@@ -26,7 +26,7 @@ from calorefine.shares import Shares, display_edges
 from calorefine.stats import FloatArray, IntArray
 from calorefine.text import aligned, first_three, number, percent, with_error
 
-LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 N_BINS, N_LARGEST, N_WEIGHT_BINS = 5, 10, 80
 UNWEIGHTED = "all, unweighted"
 LEAST_N_EFF, LARGEST_SHARE, SUM_TOLERANCE, LEAST_P_VALUE = 0.01, 0.05, 5e-3, 0.01
@@ -75,7 +75,7 @@ class WeightNumbers:
 
 
 @dataclass(frozen=True)
-class Moments:
+class MeanAndWidth:
     """Weighted mean and width of a column with their standard errors, in its unit; None where not defined.
 
     The mean needs a positive sum of weights, and the width a positive variance, which negative weights don't promise.
@@ -117,7 +117,7 @@ class SpeciesNumbers:
     expression: str
     weights: WeightNumbers
     largest: list[dict[str, float | int]]
-    moments: dict[str, Moments]
+    moments: dict[str, MeanAndWidth]
     bins: dict[str, list[BinNumbers]]
 
 
@@ -238,11 +238,11 @@ def weight_numbers(weight: FloatArray) -> WeightNumbers:
         extreme_share_abs=over(stats.sum_w(extreme), stats.sum_w(size)),
         extreme_share_w2=over(stats.sum_w2(extreme), squares),
         largest_share_w2=over(float(np.max(size)) ** 2, squares),
-        quantiles={f"{q:g}": float(v) for q, v in zip(LEVELS, stats.quantile(weight, ones, LEVELS), strict=True)},
+        quantiles={f"{q:g}": float(v) for q, v in zip(QUANTILES, stats.quantile(weight, ones, QUANTILES), strict=True)},
     )
 
 
-def weighted_moments(values: FloatArray, weight: FloatArray) -> Moments:
+def weighted_moments(values: FloatArray, weight: FloatArray) -> MeanAndWidth:
     """Weighted mean and width of a column, with their errors by sum w^2.
 
     Args:
@@ -251,16 +251,16 @@ def weighted_moments(values: FloatArray, weight: FloatArray) -> Moments:
     """
     total = stats.sum_w(weight)
     if total <= 0:
-        return Moments(None, None, None, None)
+        return MeanAndWidth(None, None, None, None)
     mean = float(stats.mean(values, weight))
     squared = (values - mean) ** 2
     mean_error = math.sqrt(stats.sum_w2(weight * (values - mean))) / total
     variance = float(stats.mean(squared, weight))
     if variance <= 0:
-        return Moments(mean, mean_error, 0.0 if variance == 0 else None, None)
+        return MeanAndWidth(mean, mean_error, 0.0 if variance == 0 else None, None)
     width = math.sqrt(variance)
     width_error = math.sqrt(stats.sum_w2(weight * (squared - variance))) / (2 * width * total)
-    return Moments(mean, mean_error, width, width_error)
+    return MeanAndWidth(mean, mean_error, width, width_error)
 
 
 def largest(weight: FloatArray, count: int = N_LARGEST) -> IntArray:

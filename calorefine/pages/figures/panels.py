@@ -18,7 +18,6 @@ from calorefine.shares import Shares
 from calorefine.stats import FloatArray
 
 PANELS_PER_ROW = 4
-SIGNIFICANT = 3.0  # errors that a denominator has to be above 0 by
 LEAST_REACH, MOST_REACH = 0.02, 0.5  # of a ratio's distance from 1 that is shown
 FILLED = 0.02  # of the largest value: bins below don't set a range
 
@@ -209,7 +208,7 @@ def grid_figure(panels: Sequence[Panel], *, per_row: int = PANELS_PER_ROW, title
         panels: at least one; all of them have ratios, or none.
         per_row: most of them in a row.
         title: above all.
-        shared: `sharex` and `sharey`, of matplotlib's `subplots`.
+        shared: `sharey`, of matplotlib's `subplots`.
     """
     per_row = min(len(panels), per_row)
     lines, high = -(-len(panels) // per_row), 2 if panels[0].ratios else 1
@@ -218,7 +217,11 @@ def grid_figure(panels: Sequence[Panel], *, per_row: int = PANELS_PER_ROW, title
     figure, axes = style.canvas(lines * high, per_row, size=size, height_ratios=ratios, **shared)
     for number, panel in enumerate(panels):
         line, column = divmod(number, per_row)
-        panel.draw(*axes[line * high : (line + 1) * high, column])
+        own = axes[line * high : (line + 1) * high, column]
+        panel.draw(*own)
+        if column and shared.get("sharey"):
+            for one in own:
+                one.set_ylabel("")
     for unused in axes.flat[len(panels) :] if high == 1 else axes[-high:, len(panels) - per_row * (lines - 1) :].flat:
         unused.set_visible(False)
     style.legend_above(figure, escaped(title) if title else "")
