@@ -18,7 +18,7 @@ from typing import Any
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
-from calorefine.io.provenance import made_by, plain, read_provenance
+from calorefine.io.provenance import made_by, read_provenance
 from calorefine.io.root import RootFiles
 from calorefine.io.writer import not_an_input, replacing
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
@@ -224,12 +224,13 @@ def _provenance(
     own = "branches" if keyed else "rows"
     described["generated"]["keys"] = "reference" if samples.twins == "rows" else own
     described["generated"]["provenance"] = read_provenance(sources[0].paths[0])
+    options = {name: value for name, value in vars(estimator).items() if name != "given"}
     return {
         **made_by(),
         **described,
         "columns": samples.columns.to_dict(),
         "twins": samples.twins,
-        "estimator": {"class": type(estimator).__name__, **plain(estimator.given)},
+        "estimator": {"class": type(estimator).__name__, **options},
     }
 
 
