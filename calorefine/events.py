@@ -334,6 +334,12 @@ class Columns:
         return cls(**{**values, **groups})
 
 
+def units_of(columns: Columns) -> dict[str, str]:
+    """Unit of every feature and context column; an empty text for none."""
+    described = columns.feature_columns | columns.context_columns
+    return {name: unit_of(name, column) or "" for name, column in described.items()}
+
+
 @dataclass(frozen=True)
 class Events:
     """Weighted events.

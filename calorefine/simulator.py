@@ -14,7 +14,7 @@ from calorefine import keys
 from calorefine.data.module import Prepared
 from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
-from calorefine.io.provenance import digest, versions
+from calorefine.io.provenance import digest, made_by
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood, recipe_named
@@ -215,7 +215,7 @@ def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, in
 def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:
     """Versions, model, checkpoint and training data, as JSON types."""
     return {
-        **versions(),
+        **made_by(),
         "model": simulator.spec["model"],
         **{f"checkpoint{end}": value for end, value in identity(checkpoint).items()},
         "training": simulator.spec["provenance"],

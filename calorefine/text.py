@@ -53,3 +53,49 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _fixed(value: float, decimals: int) -> str:
     """Round to a decimal place, also to one before the point, without an exponent and without a negative zero."""
     return f"{round(value, decimals) + 0.0:.{max(decimals, 0)}f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share in percent; a dash for None.
+
+    >>> percent(0.01234), percent(None)
+    ('1.23 %', '-')
+    """
+    return "-" if value is None else f"{number(100 * value, 3)} %"
+
+
+def share_text(value: float, error: float, sign: str = "\N{PLUS-MINUS SIGN}") -> str:
+    """Write a share in percent, with its error."""
+    return f"{100 * value:.2f} {sign} {100 * error:.2f} %"
+
+
+def short(value: float | None) -> str:
+    """Write a number, without a point if it is an integer.
+
+    >>> short(3.0), short(0.25)
+    ('3', '0.2500')
+    """
+    return number(int(value) if value is not None and float(value).is_integer() else value)
+
+
+def interval(low: float, high: float, *, closed: bool = True) -> str:
+    """Write an interval, or its only value.
+
+    >>> interval(0.0, 0.5), interval(0.0, 0.5, closed=False), interval(2.0, 2.0)
+    ('[0, 0.5000]', '[0, 0.5000)', '2')
+    """
+    return short(low) if low == high else f"[{short(low)}, {short(high)}{']' if closed else ')'}"
+
+
+def labelled(name: str, unit: str | None) -> str:
+    """Name with its unit, unless the name tells it already.
+
+    >>> labelled("momentum", "GeV"), labelled("momentum [GeV]", "GeV"), labelled("E/p", "")
+    ('momentum [GeV]', 'momentum [GeV]', 'E/p')
+    """
+    return f"{name} [{unit}]" if unit and not name.endswith(f"[{unit}]") else name
+
+
+def first_three(names: Sequence[str]) -> str:
+    """Names of files, the first three of many."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

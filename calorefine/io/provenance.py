@@ -1,22 +1,119 @@
-"""What an output says of its making: versions, digests, and the provenance stored in the file."""
+"""What an output says of its making: versions, the verb with its options, digests, and where that is stored.
+
+A verb is `recorded`: while it runs, every provenance that is written carries its name and all of its options, also
+where the function is called from Python.  A file that is a copy with further branches keeps the earlier verbs.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import platform
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from calorefine.io.root import open_file
 
 PROVENANCE = "calorefine_provenance"
+PROVENANCE_FILE = "provenance.json"  # of an output that is a folder
+COMMAND = ("verb", "options", "changed")
+_F = TypeVar("_F", bound=Callable[..., Any])
+_RUNNING: ContextVar[Mapping[str, Any]] = ContextVar("running", default={})  # noqa: B039  # never changed in place
 
 
-def versions() -> dict[str, str]:
-    """Versions that a provenance names."""
-    return {"calorefine": version("calorefine"), "python": platform.python_version(), "torch": version("torch")}
+def recorded(verb: str) -> Callable[[_F], _F]:
+    """Let the provenance of all that a function writes say which verb it is, and its options, defaults included."""
+
+    def decorate(function: _F) -> _F:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            changed = [k for k, value in bound.arguments.items() if value != signature.parameters[k].default]
+            token = _RUNNING.set({"verb": verb, "options": plain(bound.arguments), "changed": changed})
+            try:
+                return function(*args, **kwargs)
+            finally:
+                _RUNNING.reset(token)
+
+        return cast(_F, run)
+
+    return decorate
+
+
+class Configured:
+    """Base of the kinds of object that a configuration names: an instance remembers what it was made with."""
+
+    given: Mapping[str, Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Remember the arguments of the outermost constructor."""
+        super().__init_subclass__(**options)
+        if "__init__" not in cls.__dict__:
+            return
+        make: Any = cls.__init__
+        signature = inspect.signature(make)
+
+        @wraps(make)
+        def remembering(self: Configured, *args: Any, **kwargs: Any) -> None:
+            if not hasattr(self, "given"):
+                bound = signature.bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                object.__setattr__(self, "given", dict(list(bound.arguments.items())[1:]))
+            make(self, *args, **kwargs)
+
+        setattr(cls, "__init__", remembering)  # noqa: B010  # mypy allows no assignment
+
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor was given; of a dataclass its fields."""
+        if hasattr(self, "given"):
+            return dict(self.given)
+        parameters: Any = self
+        return {item.name: getattr(parameters, item.name) for item in fields(parameters) if item.init}
+
+
+def made_by() -> dict[str, Any]:
+    """Versions, and `verb`, `options` and the names of those that are not the default (`changed`), if a verb runs."""
+    versions = {"calorefine": version("calorefine"), "python": platform.python_version(), "torch": version("torch")}
+    return versions | dict(_RUNNING.get())
+
+
+def stamped(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance of a file that is written now; the verb of the file that it was copied from goes to `earlier`."""
+    now = made_by()
+    before = {name: provenance[name] for name in COMMAND if name in provenance}
+    copied = before and "verb" in now and before != {name: now[name] for name in COMMAND}
+    earlier = {"earlier": [*provenance.get("earlier", []), before]} if copied else {}
+    return {**provenance, **now, **earlier}
+
+
+def plain(value: Any) -> Any:
+    """Options as JSON types, in the form in which a configuration gives them.
+
+    >>> plain({"path": Path("a.root"), "range": (0, 1)})
+    {'path': 'a.root', 'range': [0, 1]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Configured):
+        kind = type(value)
+        module = "" if kind.__module__.startswith("calorefine.") else f"{kind.__module__}."
+        return {"class_path": module + kind.__qualname__, "init_args": plain(value.arguments())}
+    if is_dataclass(value):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value) if item.init}
+    return str(value)
 
 
 def digest(path: Path) -> str:
@@ -32,3 +129,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """
     with open_file(path) as file:
         return json.loads(str(file[PROVENANCE])) if PROVENANCE in file else {}
+
+
+def write_provenance(path: Path) -> None:
+    """Write what runs as a JSON file, beside outputs that hold no provenance themselves."""
+    path.write_text(json.dumps(made_by(), indent=1) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 import uproot
 
 from calorefine.errors import ConfigError, FileError
-from calorefine.io.provenance import PROVENANCE
+from calorefine.io.provenance import PROVENANCE, stamped
 from calorefine.io.sources import TreeFormat, row_type
 
 
@@ -84,8 +84,8 @@ class TreeWriter:
         self._tree.extend(dict(arrays))
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write the provenance as a JSON string object."""
-        self._file[PROVENANCE] = json.dumps(provenance)
+        """Write the provenance as a JSON string object, with versions and the verb that runs."""
+        self._file[PROVENANCE] = json.dumps(stamped(provenance))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError, WeightError
 from calorefine.events import Column, unit_of
 from calorefine.io import reductions
+from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray, IntArray
 
 Mask = NDArray[np.bool_]
@@ -60,7 +61,7 @@ class _OfVariable:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Observable(_OfVariable, ABC):
+class Observable(_OfVariable, Configured, ABC):
     """Something that is measured in bins of a variable: `expression`, the first or second argument of each kind.
 
     Expressions hold branches, arithmetic, and reductions of lists (`calorefine.io.reductions`).  Bins are closed on the

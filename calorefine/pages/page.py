@@ -1,20 +1,26 @@
-"""Write one self-contained HTML page of texts, tables and pictures: no script, no reference to any other file.
+"""Sections of texts, tables and pictures, and the self-contained HTML page that they make.
 
-Knows nothing about what it shows.  All texts are escaped; pictures are embedded.
+Knows nothing about what it shows.  All texts are escaped; pictures are embedded; there is no script, and no reference
+to any other file.  Each stage of the pipeline has a module here that turns its record into sections; its own page, and
+the report on a whole run, are lists of them.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from calorefine.errors import ConfigError
+from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.io.writer import replacing
 
+Record = Mapping[str, Any]  # of what a JSON file holds
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -43,6 +49,26 @@ class Table:
             if len(row) != len(self.header):
                 msg = f"table '{self.caption}', row {number}: {len(row)} cells found, expected {len(self.header)}"
                 raise ConfigError(msg)
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        records: Iterable[Any],
+        columns: Mapping[str, Callable[[Any], str]],
+        marked: Callable[[Any], bool] = lambda _: False,
+    ) -> Table:
+        """Table with a row for each record.
+
+        Args:
+            caption: what the table shows.
+            records: of any kind.
+            columns: header to the text of a record's cell.
+            marked: which records to point out.
+        """
+        records = list(records)
+        rows = [[text(record) for text in columns.values()] for record in records]
+        return cls(caption, list(columns), rows, [k for k, record in enumerate(records) if marked(record)])
 
 
 @dataclass(frozen=True)
@@ -76,10 +102,12 @@ class Section:
         title: its heading.
         text: paragraphs.
         warnings: paragraphs to point out.
-        tables: after the text.
+        tables: after the text; those without rows are left out.
         figures: after the tables.
         alarms: paragraphs in red, before the warnings.
         code: commands or files, shown line by line after the figures.
+        numbers: name and value of what the summary of the page shows.
+        missing: what isn't there, for the summary.
     """
 
     title: str
@@ -89,6 +117,51 @@ class Section:
     figures: Sequence[Picture] = ()
     alarms: Sequence[str] = ()
     code: Sequence[str] = ()
+    numbers: Sequence[tuple[str, str]] = ()
+    missing: Sequence[str] = ()
+
+    def told(self, kind: str) -> list[str]:
+        """Alarms, warnings or what is missing, with the title before each."""
+        return [f"{self.title}: {text}" for text in getattr(self, kind)]
+
+
+def absent(title: str, option: str, what: str) -> Section:
+    """Section of a stage whose files aren't given: `option` would name them, and `what` says what they are."""
+    return Section(title, [f"Not given. It needs {option}: {what}."], missing=[f"not given ({option}: {what})"])
+
+
+def merged(title: str, sections: Sequence[Section]) -> Section:
+    """One section of all that several have."""
+    kinds: dict[str, Any] = {
+        kind.name: [item for one in sections for item in getattr(one, kind.name)] for kind in fields(Section)
+    }
+    return Section(**kinds | {"title": title})
+
+
+def summary(sections: Sequence[Section]) -> Section:
+    """First section of a page: alarms, warnings, main numbers and what is missing, of all the others."""
+    told: dict[str, Any] = {
+        kind: [text for one in sections for text in one.told(kind)] for kind in ("alarms", "warnings", "missing")
+    }
+    text = [] if told["alarms"] or told["warnings"] else ["Nothing conspicuous was found."]
+    text += [f"Missing: {'; '.join(told['missing'])}."] if told["missing"] else []
+    rows = [pair for one in sections for pair in one.numbers]
+    return Section("Summary", text, tables=[Table("Main numbers", ("", "value"), rows)], **told)
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """Collect the warnings of calorefine that are raised inside, to show them on the page; others pass."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CalorefineWarning)
+        yield texts
+    for one in caught:
+        if isinstance(one.message, CalorefineWarning):
+            texts.append(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    texts[:] = list(dict.fromkeys(texts))
 
 
 def write_page(path: Path, title: str, *, sections: Sequence[Section], lead: str = "", overwrite: bool = False) -> None:

@@ -19,16 +19,16 @@ from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.residuals import Residual, residuals
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.summary import (
-    Histogram,
+    FactorNumbers,
     MeanWeightBin,
-    WeightNumbers,
     column_histograms,
+    factor_numbers,
     log_ratio_histogram,
     mean_weights,
-    weight_numbers,
 )
+from calorefine.shares import Shares
 from calorefine.stats import FloatArray
-from calorefine.text import number, with_error
+from calorefine.text import number, share_text, with_error
 from calorefine.twosample.classifier import Separation, separation
 from calorefine.twosample.distances import ColumnDistances, Points, compare_columns
 
@@ -67,12 +67,12 @@ class Diagnostics:
     conditional: bool
     classifier: BeforeAfter
     coverage: Coverage
-    weights: WeightNumbers
+    weights: FactorNumbers
     residuals: list[Residual]
     distances: dict[str, tuple[ColumnDistances, ColumnDistances]]
     mean_weights: dict[str, list[MeanWeightBin]]
-    log_ratio: Histogram
-    columns: dict[str, Histogram]
+    log_ratio: Shares
+    columns: dict[str, Shares]
     warnings: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Diagnostics:
         """Warnings and the main numbers, for the terminal."""
         lines = [f"WARNING: {text}" for text in self.warnings] or ["no warnings"]
         for name, one in (("before", self.classifier.before), ("after", self.classifier.after)):
-            lines.append(f"classifier {name}: {separation_text(one)}")
+            lines.append(f"classifier {name}: {separation_text(one, '+-')}")
         lines += [f"classifier refused: {self.classifier.refused}"] if self.classifier.refused else []
         w, c = self.weights, self.coverage
         lines.append(f"n_eff {w.n_eff:.0f} of {w.n_eff_before:.0f} ({w.n_eff_fraction:.1%}), n {w.n}")
@@ -142,7 +142,7 @@ def diagnose(
         conditional=reweighter.conditional,
         coverage=coverage(tested, reference, pair, seed=seed),
         classifier=_classifier(tested, reference, factor, repetitions, seed),
-        weights=weight_numbers(generated, log_ratio, names, known=known, bound=bound),
+        weights=factor_numbers(generated, log_ratio, names, known=known, bound=bound),
         residuals=residuals(tested, reference, factor, names, conditional=reweighter.conditional),
         distances=_distances(tested, reference, factor, columns.feature_names, seed),
         mean_weights=mean_weights(generated.take(known), factor, columns.context_names),
@@ -181,12 +181,7 @@ def _distances(
     return dict(zip(names, zip(before, after, strict=True), strict=True))
 
 
-def share_text(value: float, error: float, sign: str = "\N{PLUS-MINUS SIGN}") -> str:
-    """Write a share in percent, with its error."""
-    return f"{100 * value:.2f} {sign} {100 * error:.2f} %"
-
-
-def separation_text(one: Separation | None, sign: str = "+-") -> str:
+def separation_text(one: Separation | None, sign: str = "\N{PLUS-MINUS SIGN}") -> str:
     """AUC and JSD."""
     if one is None:
         return "-"

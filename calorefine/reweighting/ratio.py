@@ -36,6 +36,7 @@ from scipy.optimize import minimize_scalar
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError, WeightError
 from calorefine.events import Events
+from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray
 from calorefine.weights.positive import PositiveWeights
 
@@ -123,7 +124,7 @@ class Classifiers(ABC):
 
 
 @dataclass(kw_only=True)
-class RatioEstimator(ABC):
+class RatioEstimator(Configured, ABC):
     """What an estimator has to bring: the training of its members.
 
     Args:

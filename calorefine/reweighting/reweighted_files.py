@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, KeyWarning, nearest
 from calorefine.events import Events
 from calorefine.io.chunks import CHUNK_ROWS, Chunk
-from calorefine.io.provenance import digest, versions
+from calorefine.io.provenance import digest, made_by
 from calorefine.io.reductions import branches
 from calorefine.io.rewrite import Rewriter
 from calorefine.io.sample import WeightedFiles
@@ -150,7 +150,7 @@ class GeneratedFiles:
     def described(self, reweighter: Path) -> dict[str, Any]:
         """Versions, reweighter and files, as JSON types."""
         return {
-            **versions(),
+            **made_by(),
             "reweighter": reweighter.name,
             "reweighter_sha256": digest(reweighter),
             "conditional": self.reweighter.conditional,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from calorefine import keys, stats
 from calorefine.events import Events
-from calorefine.pages.figures.weights import column_axis
+from calorefine.shares import Shares, display_edges
 from calorefine.stats import FloatArray
 
 N_LARGEST, N_BINS, LOG_RATIO_BINS = 10, 10, 50
@@ -28,7 +27,7 @@ class LargestFactor:
 
 
 @dataclass(frozen=True)
-class WeightNumbers:
+class FactorNumbers:
     """Weights of the generated events.
 
     Attributes:
@@ -70,34 +69,9 @@ class MeanWeightBin:
     pull: float | None
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """Shares of samples in bins, each of its own sum of weights.
-
-    Attributes:
-        edges: (b + 1) of the bins.
-        values: sample to its shares (b).
-        errors: sample to the roots of their sums of squares (b).
-    """
-
-    edges: list[float]
-    values: dict[str, list[float]]
-    errors: dict[str, list[float]]
-
-    @classmethod
-    def of(cls, edges: FloatArray, samples: Mapping[str, tuple[FloatArray, FloatArray]]) -> Histogram:
-        """Fill values and weights of each sample; those outside count in the sum alone."""
-        values, errors = {}, {}
-        for name, (column, weight) in samples.items():
-            part = weight / stats.require_positive_sum(weight, f"histogram, {name}")
-            values[name] = np.histogram(column, edges, weights=part)[0].tolist()
-            errors[name] = np.sqrt(np.histogram(column, edges, weights=part**2)[0]).tolist()
-        return cls(np.asarray(edges).tolist(), values, errors)
-
-
-def weight_numbers(
+def factor_numbers(
     generated: Events, log_ratio: FloatArray, names: list[str], *, known: NDArray[np.bool_], bound: float
-) -> WeightNumbers:
+) -> FactorNumbers:
     """Numbers of the weights after.
 
     Args:
@@ -121,7 +95,7 @@ def weight_numbers(
         )
         for i in order.tolist()
     ]
-    return WeightNumbers(
+    return FactorNumbers(
         n=len(generated),
         n_eff_before=before,
         n_eff=stats.n_eff(weight),
@@ -168,17 +142,15 @@ def _bins(column: FloatArray, generated: Events, factor: FloatArray) -> list[Mea
     return found
 
 
-def log_ratio_histogram(log_ratios: tuple[FloatArray, FloatArray], weights: tuple[FloatArray, FloatArray]) -> Histogram:
+def log_ratio_histogram(log_ratios: tuple[FloatArray, FloatArray], weights: tuple[FloatArray, FloatArray]) -> Shares:
     """Log ratios under the reference, and under the generated events before the reweighting."""
     low, high = (float(f(np.concatenate(log_ratios))) for f in (np.min, np.max))
     margin = 0.01 * (high - low) or 0.5
     edges = np.linspace(low - margin, high + margin, LOG_RATIO_BINS + 1)
-    return Histogram.of(edges, {"reference": (log_ratios[1], weights[1]), "generated": (log_ratios[0], weights[0])})
+    return Shares.of(edges, {"reference": (log_ratios[1], weights[1]), "generated": (log_ratios[0], weights[0])})
 
 
-def column_histograms(
-    generated: Events, reference: Events, factor: FloatArray, names: list[str]
-) -> dict[str, Histogram]:
+def column_histograms(generated: Events, reference: Events, factor: FloatArray, names: list[str]) -> dict[str, Shares]:
     """Each column of the reference, of the generated events, and of those after the reweighting."""
     tables = [e.table.astype(np.float64) for e in (generated, reference)]
     found = {}
@@ -188,5 +160,5 @@ def column_histograms(
             "generated": (own, generated.weight),
             "reweighted": (own, generated.weight * factor),
         }
-        found[name] = Histogram.of(column_axis(np.concatenate([own, other])).edges, samples)
+        found[name] = Shares.of(display_edges(np.concatenate([own, other])), samples)
     return found

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from calorefine.errors import ConfigError, FileError
-from calorefine.io.provenance import PROVENANCE, read_provenance, versions
+from calorefine.io.provenance import PROVENANCE, made_by, read_provenance
 from calorefine.io.writer import replacing
 from calorefine.systematics.histfactory import Fit, cabinetry_entries, fragment, workspace
 from calorefine.systematics.principal_components import FRACTION, Decomposition
@@ -117,7 +117,7 @@ def _provenance(
         "components": {part.name: part.share for part in parts.components},
         "notes": notes,
     }
-    return dict(given) | {"versions": versions()} | systematics.summary() | added
+    return dict(given) | made_by() | systematics.summary() | added
 
 
 def content_digest(systematics: Systematics) -> str:

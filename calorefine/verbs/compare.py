@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
 from calorefine.io.chunks import Request
 from calorefine.io.formats import open_source
+from calorefine.io.provenance import recorded
 from calorefine.io.sources import Source
 from calorefine.io.writer import replacing
 from calorefine.pages.page import Picture, Section, Table, write_page
@@ -76,10 +78,19 @@ class Row:
     nearest: float | None
 
 
-HEADER = (
-    *("generator", "model", "AUC", "sliced W1", "width pull", "KS p (of all)", "nearest"),
-    *("trained in", "per event", "parameters", "n_eff"),
-)
+CELLS: dict[str, Callable[[Row], str]] = {
+    "generator": lambda row: row.name,
+    "model": lambda row: row.model,
+    "AUC": lambda row: with_error(row.auc, row.auc_error),
+    "sliced W1": lambda row: number(row.sliced, 3),
+    "width pull": lambda row: number(row.worst_width, 2),
+    "KS p (of all)": lambda row: number(row.smallest_p, 2),
+    "nearest": lambda row: number(row.nearest, 3),
+    "trained in": lambda row: "loaded" if row.train_seconds is None else f"{row.train_seconds:.0f} s",
+    "per event": lambda row: f"{row.microseconds:.2g} us",
+    "parameters": lambda row: f"{row.n_parameters:,}",
+    "n_eff": lambda row: f"{row.n_eff:.0f}",
+}
 
 
 @dataclass(frozen=True)
@@ -91,38 +102,23 @@ class ModelComparison:
     rows: list[Row]
 
     @property
-    def cells(self) -> list[list[str]]:
-        """Texts of the table's rows."""
-        return [
-            [
-                row.name,
-                row.model,
-                with_error(row.auc, row.auc_error),
-                number(row.sliced, 3),
-                number(row.worst_width, 2),
-                number(row.smallest_p, 2),
-                number(row.nearest, 3),
-                "loaded" if row.train_seconds is None else f"{row.train_seconds:.0f} s",
-                f"{row.microseconds:.2g} us",
-                f"{row.n_parameters:,}",
-                f"{row.n_eff:.0f}",
-            ]
-            for row in self.rows
-        ]
+    def table(self) -> Table:
+        """The table of the page."""
+        return Table.of("Generators", self.rows, CELLS)
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        lines = [HEADER, ["---"] * len(HEADER), *self.cells]
+        lines = [list(CELLS), ["---"] * len(CELLS), *self.table.rows]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
     def __str__(self) -> str:
         """Table for the terminal."""
-        beside = (
-            f"{self.output}: the page; the table in {self.output.stem}.md and .json, all files in {self.output.stem}/"
-        )
+        stem = self.output.stem
+        beside = f"{self.output}: the page; the table in {stem}.md and .json, all files in {stem}/"
         return f"{self.markdown()}\n{self.floor}\n{beside}"
 
 
+@recorded("compare")
 def compare_models(
     *,
     models: dict[str, Candidate],
@@ -165,29 +161,22 @@ def compare_models(
         _check(name, candidate)
     folder = target.with_suffix("")
     folder.mkdir(exist_ok=True)
-    rows, found = [], {}
+    rows, validations = [], {}
     with replacing(target, overwrite=overwrite) as page:
         for name, candidate in models.items():
             checkpoint, seconds = _trained(name, candidate, folder, seed)
-            made = folder / f"{name}.root"
-            sample_file(
-                checkpoint=checkpoint, conditions=reference, output=str(made), tree=tree, seed=seed, overwrite=True
+            made = str(folder / f"{name}.root")
+            given: dict[str, Any] = {"tree": tree, "overwrite": True}
+            sample_file(checkpoint=checkpoint, conditions=reference, output=made, seed=seed, **given)
+            given |= {"reference_weight": reference_weight, "training": training, "repetitions": repetitions}
+            output = str(folder / f"{name}.json")
+            validations[name] = validate_files(generated=made, reference=reference, output=output, **given)
+            rows.append(
+                _row(name, Simulator.load(checkpoint), validations[name], seconds, open_source(reference, tree))
             )
-            found[name] = validate_files(
-                generated=str(made),
-                reference=reference,
-                output=str(folder / f"{name}.json"),
-                tree=tree,
-                reference_weight=reference_weight,
-                training=training,
-                repetitions=repetitions,
-                overwrite=True,
-            )
-            rows.append(_row(name, Simulator.load(checkpoint), found[name], seconds, open_source(reference, tree)))
-        result = ModelComparison(target, _floor(found), rows)
-        write_page(
-            page, f"Generators against {Path(reference).name}", sections=_sections(result, found), lead=result.floor
-        )
+        result = ModelComparison(target, _floor(validations), rows)
+        title = f"Generators against {Path(reference).name}"
+        write_page(page, title, sections=_sections(result, validations), lead=result.floor)
     for ending, text in ((".md", result.markdown()), (".json", json.dumps([asdict(row) for row in rows], indent=1))):
         with replacing(target.with_suffix(ending), overwrite=overwrite) as beside:
             beside.write_text(text, encoding="utf-8")
@@ -215,21 +204,19 @@ def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[
     options = ["--runs", str(runs), "--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
     command = [sys.executable, "-m", "calorefine", "fit", "-c", str(candidate.config), *options, *candidate.options]
     start = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise TrainingError(
-            f"models: training of '{name}' failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
-        )
-    found = sorted(set(runs.glob("*/*/checkpoints/best.ckpt")) - known)
-    if not found:
+        message = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise TrainingError(f"models: training of '{name}' failed: {message}")
+    checkpoints = sorted(set(runs.glob("*/*/checkpoints/best.ckpt")) - known)
+    if not checkpoints:
         raise CheckpointError(f"models: training of '{name}' wrote no best.ckpt in {runs}")
-    return str(found[-1]), time.perf_counter() - start
+    return str(checkpoints[-1]), time.perf_counter() - start
 
 
-def _row(name: str, simulator: Simulator, found: Validation, seconds: float | None, reference: Source) -> Row:
-    test, worst = found.classifier.separation, found.worst("half_width")
+def _row(name: str, simulator: Simulator, validation: Validation, seconds: float | None, reference: Source) -> Row:
+    test, worst = validation.classifier.separation, validation.worst("half_width")
     provenance = simulator.spec["provenance"]
     return Row(
         name=name,
@@ -240,10 +227,10 @@ def _row(name: str, simulator: Simulator, found: Validation, seconds: float | No
         microseconds=_microseconds(simulator, reference),
         auc=test.auc if test else None,
         auc_error=test.auc_error if test else None,
-        sliced=found.sliced.value,
+        sliced=validation.sliced.value,
         worst_width=worst.comparison.pull if worst else None,
-        smallest_p=corrected_smallest([one.ks.p_value for one in found.distances.values()]),
-        nearest=found.memorization.median.ratio if found.memorization else None,
+        smallest_p=corrected_smallest([one.ks.p_value for one in validation.distances.values()]),
+        nearest=validation.memorization.median.ratio if validation.memorization else None,
     )
 
 
@@ -262,9 +249,9 @@ def _microseconds(simulator: Simulator, reference: Source) -> float:
     return 1e6 * (time.perf_counter() - start) / len(chunk)
 
 
-def _floor(found: Mapping[str, Validation]) -> str:
+def _floor(validations: Mapping[str, Validation]) -> str:
     """What the classifier finds between two halves of the reference."""
-    floor = next(iter(found.values())).classifier.floor
+    floor = next(iter(validations.values())).classifier.floor
     return "" if floor is None else f"Reference against itself: AUC {with_error(floor.auc, floor.auc_error)}."
 
 
@@ -286,12 +273,11 @@ def _explained(n_features: int) -> list[str]:
     ]
 
 
-def _sections(result: ModelComparison, found: Mapping[str, Validation]) -> list[Section]:
+def _sections(result: ModelComparison, validations: Mapping[str, Validation]) -> list[Section]:
     """The table, and the distributions of each generator."""
-    explained = _explained(len(next(iter(found.values())).distances))
-    table = Table("Generators", HEADER, result.cells)
-    sections = [Section("Comparison", explained, tables=[table])]
-    for name, one in found.items():
+    explained = _explained(len(next(iter(validations.values())).distances))
+    sections = [Section("Comparison", explained, tables=[result.table])]
+    for name, one in validations.items():
         caption = f"{name} against the reference"
         picture = Picture(one.pictures[0].read_bytes(), f"distributions of {name}", caption, wide=True)
         sections.append(Section(name, figures=[picture]))

@@ -24,6 +24,7 @@ from calorefine.data.batches import COUNTED
 from calorefine.ensemble.members import RECORD, Ensemble, Member, alike, planned
 from calorefine.ensemble.train import Recipe, train_members
 from calorefine.errors import ConfigError, TrainingError
+from calorefine.io.provenance import PROVENANCE_FILE, recorded, write_provenance
 from calorefine.stats import error_of_error
 
 MOST_TOGETHER = 16
@@ -63,6 +64,7 @@ class EnsembleSummary:
         return "\n".join(lines)
 
 
+@recorded("ensemble")
 def ensemble_models(
     *,
     fit: str,
@@ -112,6 +114,8 @@ def ensemble_models(
             train_members(recipe, group)
     else:
         _run(recipe, todo, processes)
+    if only is None:
+        write_provenance(folder / PROVENANCE_FILE)
     names = [member.name for group in todo for member in group]
     return EnsembleSummary(Ensemble.load(folder, complete=only is None), names, time.perf_counter() - start)
 

@@ -8,12 +8,14 @@ from calorefine.errors import ConfigError, nearest
 from calorefine.events import Columns
 from calorefine.io.chunks import NonFinite
 from calorefine.io.formats import open_source
+from calorefine.io.provenance import recorded
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.source import WeightSource
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
 
 
+@recorded("fractions")
 def fractions_file(
     *,
     files: str | list[str] | dict[str, str | list[str]],

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.events import Column, adapted_columns, unknown_columns
+from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
@@ -51,6 +52,7 @@ class LogProbSummary:
         )
 
 
+@recorded("log-prob")
 def log_prob_file(
     *,
     checkpoint: str,

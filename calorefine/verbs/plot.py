@@ -7,12 +7,15 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 
 from calorefine.errors import ConfigError, nearest
+from calorefine.io.provenance import recorded
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import replacing
-from calorefine.pages.figures.overlay import Sample, compare
+from calorefine.pages.validation import overlay_figure
 from calorefine.twosample.context_check import warn_of_file_contexts
+from calorefine.twosample.overlay import overlay
 
 
+@recorded("plot")
 def plot_files(
     *,
     generated: str,
@@ -61,7 +64,7 @@ def plot_files(
     wanted = {name: name for name in names}
     samples = [sample.rows(sample.request(None, wanted)) for sample in (made, target)]
     warn_of_file_contexts(made, target)
-    figure = compare(names, *(Sample(rows.table, rows.weight, rows.event_key) for rows in samples), bins=bins)
+    figure = overlay_figure({name: overlay(name, *samples, bins=bins) for name in names})
     with replacing(Path(output), overwrite=overwrite) as beside:
         figure.savefig(beside, format=picture, dpi=110)
     return f"{output}: {len(names)} features of {len(samples[0])} generated and {len(samples[1])} reference events"

@@ -11,6 +11,7 @@ import numpy as np
 
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io.formats import open_source
+from calorefine.io.provenance import recorded
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Measured, Observable
 from calorefine.systematics import checks
@@ -83,6 +84,7 @@ class PropagateSummary:
         return f"{'BIAS: ' if bias.significant else ''}{name}: {numbers}{where}"
 
 
+@recorded("propagate")
 def propagate_files(
     *,
     nominal: str | list[str],

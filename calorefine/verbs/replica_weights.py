@@ -27,7 +27,7 @@ from calorefine.ensemble.ratios import ClassifierRatios, LikelihoodRatios, Ratio
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Column
 from calorefine.io.chunks import Chunk, Request
-from calorefine.io.provenance import digest, versions
+from calorefine.io.provenance import digest, made_by, recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
@@ -65,6 +65,7 @@ class ReplicaWeightsSummary:
         return "\n".join([first, *self.sums.lines()])
 
 
+@recorded("replica-weights")
 def replica_weights(
     *,
     ensemble: str,
@@ -217,7 +218,7 @@ def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, sample: Weigh
     """Versions, members and what their weights are, as JSON types."""
     everyone = ["nominal", *summary.sums.names]
     return {
-        **versions(),
+        **made_by(),
         "ensemble": members.folder.resolve().name,
         "checkpoint_sha256": {name: digest(members.checkpoint(name)) for name in everyone},
         "branches": summary.names,

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calorefine.errors import ConfigError
+from calorefine.ensemble.members import Ensemble
+from calorefine.errors import ConfigError, FileError, nearest
+from calorefine.io.provenance import PROVENANCE_FILE, digest, read_provenance, recorded
 from calorefine.io.sample import WeightedFiles
-from calorefine.pages.page import Section, Table, write_page
-from calorefine.pages.run.bias import bias_part
-from calorefine.pages.run.correction import correction_part
-from calorefine.pages.run.features import features_part
-from calorefine.pages.run.observables import observables_part
-from calorefine.pages.run.propagated import Propagated
-from calorefine.pages.run.provenance import Inputs, origin_part
-from calorefine.pages.run.samples import Files
-from calorefine.pages.run.section import Part
-from calorefine.pages.run.spectator import spectator_part
-from calorefine.pages.run.training import training_part
-from calorefine.pages.run.truth import measured_truth
+from calorefine.io.sources import expanded
+from calorefine.pages.bias import bias_section
+from calorefine.pages.ensemble import ensemble_section
+from calorefine.pages.features import features_section
+from calorefine.pages.observables import observables_section
+from calorefine.pages.page import Section, absent, collected, summary, write_page
+from calorefine.pages.provenance import provenance_section
+from calorefine.pages.reweighting import classifier_section
+from calorefine.pages.splot import fits_of, splot_section
+from calorefine.simulator import Simulator
+from calorefine.systematics.features import REFERENCE, REWEIGHTED, measure_features
+from calorefine.systematics.propagated import Propagated
 from calorefine.systematics.variations import Variations
 
-TITLE = "Summary"
+NEEDED = {
+    "systematics": "the .npz file of 'calorefine propagate'",
+    "splot": "the JSON file that 'calorefine splot' writes beside its output",
+    "ensemble": "the folder of 'calorefine ensemble'",
+    "reweighter": "the JSON file that 'calorefine reweight' writes beside its output",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class ReportSummary:
         return "\n".join([*lines, f"{self.output}: {counts}"])
 
 
+@recorded("report")
 def report_files(
     *,
     output: str,
@@ -101,64 +109,130 @@ def report_files(
     Raises:
         CalorefineError: bad input; nothing is written.
     """
-    options = _options(dict(locals()))
-    inputs = Inputs(
-        tree, splot, ensemble, generated, weighted, reference, truth, reweighter, systematics, configs or {}
-    )
-    _check(inputs, Path(output))
-    files = Files(generated, weighted, reference, tree, weight, calibration)
-    found = Propagated.load(systematics) if systematics else None
-    true = measured_truth(found, truth, tree) if found and truth else None
+    target = Path(output)
+    if target.suffix != ".html":
+        raise ConfigError(f"output: {output} found, expected a name that ends in .html")
+    if truth and not systematics:
+        raise ConfigError("truth: given without systematics, expected the .npz file of 'calorefine propagate' as well")
+    samples = {
+        "generated": WeightedFiles(generated or [], tree),
+        REWEIGHTED: WeightedFiles(weighted or [], tree, weight),
+    }
+    samples = {name: one for name, one in samples.items() if one.files} | ({REFERENCE: reference} if reference else {})
+    singles = {"splot": splot, "reweighter": reweighter, "systematics": systematics}
+    files = {role: [Path(name)] for role, name in singles.items() if name}
+    members = Ensemble.load(ensemble) if ensemble else None
+    files |= {"nominal checkpoint": [members.checkpoint("nominal")]} if members else {}
+    roles = {"weighted" if name == REWEIGHTED else name: one for name, one in samples.items()}
+    files |= {role: expanded(sample.files) for role, sample in (roles | ({"truth": truth} if truth else {})).items()}
+    if not files:
+        raise ConfigError("no input is given, expected at least one of splot, ensemble, generated, weighted, ...")
+    propagated = Propagated.load(systematics) if systematics else None
+    true = propagated.truth(truth, tree) if propagated and truth else None
+    measured = None
+    with collected() as warned:
+        if set(samples) - {REFERENCE}:
+            measured = measure_features(samples, calibration, tree=tree, names=features, bins=bins)
+    needed = ("diagnostics", "provenance")
+    diagnosed = _read(reweighter, needed, "calorefine reweight") if reweighter else {}
+    provenances = _provenances(files, ensemble, diagnosed, propagated)
     parts = [
-        bias_part(found, true),
-        spectator_part(splot),
-        training_part(ensemble),
-        features_part(files, features=features, bins=bins),
-        correction_part(reweighter),
-        observables_part(found, true.of(found) if found and true else {}),
-        origin_part(inputs, found, options),
+        bias_section(propagated, true) if propagated else _absent("Bias", "systematics"),
+        _splot_section(splot) if splot else _absent("Calibration sample", "splot"),
+        _ensemble_section(members) if members else _absent("Training", "ensemble"),
+        features_section(measured, roles, warned),
+        _classifier_section(reweighter, diagnosed) if reweighter else _absent("Classifier test", "reweighter"),
+        observables_section(propagated, true) if propagated else _absent("Observables", "systematics"),
+        provenance_section(files, _digests(files), provenances, _configurations(configs or {})),
     ]
-    summary = _summary(Path(output), parts)
-    first = _section(summary, parts)
-    write_page(Path(output), title, sections=[first, *(one.section for one in parts)], overwrite=overwrite)
-    return summary
+    first = summary(parts)
+    write_page(target, title, sections=[first, *parts], overwrite=overwrite)
+    missing = [text for part in parts for text in part.told("missing")]
+    return ReportSummary(target, list(first.alarms), list(first.warnings), missing)
 
 
-def _check(inputs: Inputs, output: Path) -> None:
-    """Refuse what can't be shown before anything is read.
+def _digests(files: Mapping[str, Sequence[Path]]) -> dict[Path, str]:
+    """Digests of all files, and of the reweighters beside their diagnostics."""
+    paths = [path for role in files.values() for path in role]
+    beside = [path.with_suffix(".pt") for path in files.get("reweighter", [])]
+    return {path: digest(path) for path in [*paths, *(path for path in beside if path.is_file())]}
+
+
+def _absent(title: str, option: str) -> Section:
+    return absent(title, option, NEEDED[option])
+
+
+def _splot_section(name: str) -> Section:
+    path, record = Path(name), _read(name, ("n_effective", "yields"), "calorefine splot")
+    names = [path.with_name(f"{path.stem}{f'_{k}' if k else ''}.png") for k in range(len(fits_of(record)))]
+    return splot_section(path, record, {one: one.read_bytes() if one.is_file() else None for one in names})
+
+
+def _classifier_section(name: str, record: Mapping[str, Any]) -> Section:
+    return classifier_section("Classifier test", name, record["diagnostics"])
+
+
+def _ensemble_section(members: Ensemble) -> Section:
+    return ensemble_section(members, Simulator.load(members.checkpoint("nominal")).spec)
+
+
+def _provenances(
+    files: Mapping[str, Sequence[Path]],
+    ensemble: str | None,
+    reweighting: Mapping[str, Any],
+    propagated: Propagated | None,
+) -> dict[str, Mapping[str, Any]]:
+    """What the files say of themselves, by role; nothing where a file doesn't tell."""
+    provenances: dict[str, Mapping[str, Any]] = {
+        role: read_provenance(files[role][0]) for role in ("generated", "weighted") if files.get(role)
+    }
+    for path in files.get("splot", []):
+        root = path.with_suffix(".root")
+        provenances["splot"] = read_provenance(root) if root.is_file() else {}
+    if ensemble:
+        path = Path(ensemble) / PROVENANCE_FILE
+        provenances["ensemble"] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if reweighting:
+        provenances["reweighter"] = reweighting["provenance"]
+        if learned := reweighting["provenance"]["generated"].get("provenance"):
+            provenances["learned from"] = learned
+    if propagated:
+        provenances["systematics"] = propagated.provenance
+    return provenances
+
+
+def _configurations(configs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Path and text of the configurations that are named."""
+    texts = {}
+    for verb, name in configs.items():
+        _require_file(Path(name), f"configs.{verb}: ")
+        texts[verb] = (name, Path(name).read_text(encoding="utf-8"))
+    return texts
+
+
+def _read(name: str, keys: Sequence[str], made_by: str) -> dict[str, Any]:
+    """Read a JSON file of an earlier stage.
 
     Raises:
-        ConfigError: no input, a truth without observables, or a page that isn't one.
+        FileError: there is no such file, or it isn't one of that stage.
     """
-    if output.suffix != ".html":
-        raise ConfigError(f"output: {output} found, expected a name that ends in .html")
-    if not inputs.files():
-        raise ConfigError("no input is given, expected at least one of splot, ensemble, generated, weighted, ...")
-    if inputs.truth and not inputs.systematics:
-        raise ConfigError("truth: given without systematics, expected the .npz file of 'calorefine propagate' as well")
+    path = Path(name)
+    _require_file(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileError(f"{path}: not JSON ({error}), expected a file of '{made_by}'") from error
+    if lacking := [key for key in keys if not isinstance(content, dict) or key not in content]:
+        raise FileError(f"{path}: has no '{lacking[0]}', expected a file of '{made_by}'")
+    return dict(content)
 
 
-def _options(given: dict[str, Any]) -> str:
-    """Options as JSON, which is YAML, without those that are left out."""
-    plain = {
-        name: asdict(value) if isinstance(value, WeightedFiles | Variations) else value
-        for name, value in given.items()
-        if value is not None
-    }
-    return json.dumps(plain, indent=1)
+def _require_file(path: Path, option: str = "") -> None:
+    """Refuse the name of a file that isn't there.
 
-
-def _summary(output: Path, parts: Sequence[Part]) -> ReportSummary:
-    alarms = [f"{one.section.title}: {text}" for one in parts for text in one.section.alarms]
-    warnings = [f"{one.section.title}: {text}" for one in parts for text in one.section.warnings]
-    return ReportSummary(output, alarms, warnings, [text for one in parts for text in one.missing])
-
-
-def _section(summary: ReportSummary, parts: Sequence[Part]) -> Section:
-    """Alarms and warnings of all stages, main numbers, what is missing."""
-    text = [] if summary.alarms or summary.warnings else ["Nothing conspicuous was found."]
-    if summary.missing:
-        text.append(f"Missing: {'; '.join(summary.missing)}.")
-    rows = [pair for one in parts for pair in one.numbers]
-    tables = [Table("Main numbers", ("", "value"), rows)] if rows else []
-    return Section(TITLE, text, summary.warnings, tables, alarms=summary.alarms)
+    Raises:
+        FileError: there is no such file.
+    """
+    if not path.is_file():
+        siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise FileError(f"{option}{path}: no such file{nearest(str(path), siblings)}")

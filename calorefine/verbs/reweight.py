@@ -8,6 +8,7 @@ from typing import Any
 
 from calorefine.errors import ConfigError
 from calorefine.events import Columns
+from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.verbs.reweight_apply import ApplySummary, Normalization, apply_reweighter
@@ -22,6 +23,7 @@ FIT_ONLY = (
 WEIGHTS_ONLY = ("branch", "normalization", "in_place", "replace_branch")
 
 
+@recorded("reweight")
 def reweight_files(
     *,
     generated: str,

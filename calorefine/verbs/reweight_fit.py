@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 
 from calorefine.errors import ConfigError
 from calorefine.events import Columns
-from calorefine.io.provenance import versions
+from calorefine.io.provenance import made_by
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import not_an_input, replacing
-from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator
@@ -80,8 +80,11 @@ def fit_reweighter(
     bootstrap_seed: int = 0,
     seed: int = 0,
     overwrite: bool = False,
+    write_page: Callable[..., None],
 ) -> FitSummary:
     """Fit a reweighter to two samples and write it with its diagnostics; the arguments are those of `reweight_files`.
+
+    `write_page` shows diagnostics and reweighter on a page of a given path.
 
     Raises:
         CalorefineError: bad input; nothing is written.
@@ -114,7 +117,7 @@ def fit_reweighter(
         reweighter.save(beside[0], overwrite=True)
         content = {"provenance": reweighter.provenance, "diagnostics": found.to_dict()}
         beside[1].write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        write_diagnostics(beside[2], found, reweighter, overwrite=True)
+        write_page(beside[2], found, reweighter, overwrite=True)
     return FitSummary(path, reweighter, history, found)
 
 
@@ -153,7 +156,7 @@ def _provenance(
     described["generated"]["keys"] = "reference" if samples.twins == "rows" else known
     described["generated"]["provenance"] = files[0].provenance
     return {
-        **versions(),
+        **made_by(),
         **described,
         "columns": samples.columns.to_dict(),
         "twins": samples.twins,

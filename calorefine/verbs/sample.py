@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
 from calorefine.io.chunks import Chunk, Request
+from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
@@ -54,6 +55,7 @@ class SampleSummary:
         return "\n".join(lines)
 
 
+@recorded("sample")
 def sample_file(
     *,
     checkpoint: str,

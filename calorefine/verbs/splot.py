@@ -9,6 +9,7 @@ from calorefine.errors import FactorizationError
 from calorefine.events import Arrays, Columns
 from calorefine.io.chunks import NonFinite
 from calorefine.io.formats import open_source
+from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
 from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
@@ -16,6 +17,7 @@ from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
 
 
+@recorded("splot")
 def splot_file(
     *,
     files: str | list[str],

@@ -28,16 +28,18 @@ from matplotlib.figure import Figure
 
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
-from calorefine.io.sample import WeightedFiles
+from calorefine.io.provenance import recorded
+from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.writer import replacing
-from calorefine.pages.figures.binned import efficiency_figure, widths_figure
-from calorefine.pages.figures.overlay import Sample, compare
+from calorefine.pages.validation import efficiency_figure, overlay_figure, widths_figure
 from calorefine.twosample.context_check import warn_of_contexts
+from calorefine.twosample.overlay import overlay
 from calorefine.twosample.pair import Samples, read_samples, read_training
 from calorefine.twosample.results import SampleNumbers, Validation
 from calorefine.twosample.validation import validation
 
 
+@recorded("validate")
 def validate_files(
     *,
     generated: str,
@@ -127,11 +129,11 @@ def _n_eff(provenance: dict[str, Any]) -> float | None:
 def _figures(samples: Samples, result: Validation) -> Iterator[Figure]:
     """In the order of `_pictures`."""
     names = samples.columns.feature_names
-    pair = [
-        Sample(dict(zip(names, events.x.T.astype(np.float64), strict=True)), events.weight, events.event_key)
-        for events in (samples.generated, samples.reference)
+    rows = [
+        SampleRows(dict(zip(names, part.x.T.astype(np.float64), strict=True)), part.weight, part.key, part.event_key)
+        for part in (samples.generated, samples.reference)
     ]
-    yield compare(names, *pair)
+    yield overlay_figure({name: overlay(name, *rows) for name in names})
     yield widths_figure(result.moments, result.moment_bins)
     for name in names:
         yield efficiency_figure(name, result.efficiencies[name], result.efficiency_bins)

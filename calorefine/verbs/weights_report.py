@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,36 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calorefine import stats
 from calorefine.errors import ConfigError, KeyWarning
 from calorefine.events import Columns
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance
+from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.sources import Source
 from calorefine.io.table import read_table
 from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
 from calorefine.pages.page import write_page
-from calorefine.pages.weights import lead, page_sections
+from calorefine.pages.weights import lead, weights_sections
 from calorefine.stats import FloatArray
+from calorefine.text import first_three
+from calorefine.weights import summary
 from calorefine.weights.factorization import column_edges, factorization_test
 from calorefine.weights.splot import SPlot
-from calorefine.weights.summary import (
-    N_BINS,
-    Dependence,
-    SpeciesNumbers,
-    SumRules,
-    WeightsReport,
-    in_bins,
-    shown,
-    weight_numbers,
-    weighted_moments,
-)
-
-N_LARGEST = 10
+from calorefine.weights.stored import dependence, stored_part, stored_tests, stored_yields
+from calorefine.weights.summary import Dependence, SpeciesNumbers, WeightsReport
 
 
 @dataclass(frozen=True)
@@ -52,6 +40,7 @@ class _Sample:
     key: KeyArray
 
 
+@recorded("weights-report")
 def weights_report(
     *,
     files: str | list[str],
@@ -98,8 +87,8 @@ def weights_report(
         sample = _read(source, columns, weights=weights, splot=splot, nonfinite=nonfinite)
         report = _report(target, source, columns=columns, expressions=weights, splot=splot, sample=sample)
         numbers.write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
-        sections = page_sections(report, columns, table=sample.table, weights=sample.weights)
-        write_page(page, f"Weights of {shown(report.files)}", sections=sections, lead=lead(report))
+        title = f"Weights of {first_three(report.files)}"
+        write_page(page, title, sections=weights_sections(report, columns), lead=lead(report))
     return report
 
 
@@ -124,8 +113,9 @@ def _report(
     splot: SPlot | None,
     sample: _Sample,
 ) -> WeightsReport:
-    found = [_provenance(path) for path in source.paths]
-    origin, tests = _tests(splot, columns, table=sample.table, found=found)
+    parts = [_stored(path) for path in source.paths]
+    tests = _tests(splot, columns, sample.table) if splot else stored_tests(parts)
+    shown = {name: sample.table[name] for name in [*columns.features, *columns.context]}
     return WeightsReport(
         output=output,
         files=[path.name for path in source.paths],
@@ -133,19 +123,33 @@ def _report(
         cut=columns.cut,
         n_rows=source.n_entries(),
         n_events=len(sample.key),
-        species=_species(source, columns, expressions=expressions, sample=sample),
-        sum_rules=_sum_rules(expressions, sample.weights, found=found),
-        factorization_from=origin,
+        species=_species(source, columns, shown, expressions=expressions, sample=sample),
+        sum_rules=summary.sum_rules(sample.weights, stored_yields(expressions, parts)),
+        factorization_from="test" if splot else "file" if tests else "none",
         factorization=tests,
+        distribution=summary.weight_counts(sample.weights),
+        columns={name: summary.column_shares(values, sample.weights) for name, values in shown.items()},
     )
 
 
+def _stored(path: Path) -> dict[str, Any]:
+    """What a file says about its weights; nothing, if it isn't JSON."""
+    try:
+        return stored_part(read_provenance(path))
+    except ValueError:
+        return {}
+
+
 def _species(
-    source: Source, columns: Columns, *, expressions: Mapping[str, str], sample: _Sample
+    source: Source,
+    columns: Columns,
+    table: Mapping[str, FloatArray],
+    *,
+    expressions: Mapping[str, str],
+    sample: _Sample,
 ) -> dict[str, SpeciesNumbers]:
-    table = {name: sample.table[name] for name in [*columns.features, *columns.context]}
-    edges = {name: column_edges(table[name], N_BINS) for name in columns.context}
-    rows = {name: largest(weight) for name, weight in sample.weights.items()}
+    edges = {name: column_edges(table[name], summary.N_BINS) for name in columns.context}
+    rows = {name: summary.largest(weight) for name, weight in sample.weights.items()}
     known = _identified(source, columns, sample.key[np.concatenate(list(rows.values()))])
     species = {}
     for name, weight in sample.weights.items():
@@ -154,19 +158,10 @@ def _species(
             | {column: float(values[row]) for column, values in table.items()}
             for row in rows[name]
         ]
-        moments = {column: weighted_moments(values, weight) for column, values in table.items()}
-        bins = {column: in_bins(table[column], weight, edges=cuts) for column, cuts in edges.items()}
-        species[name] = SpeciesNumbers(expressions[name], weight_numbers(weight), events, moments, bins)
+        moments = {column: summary.weighted_moments(values, weight) for column, values in table.items()}
+        bins = {column: summary.in_bins(table[column], weight, edges=cuts) for column, cuts in edges.items()}
+        species[name] = SpeciesNumbers(expressions[name], summary.weight_numbers(weight), events, moments, bins)
     return species
-
-
-def largest(weight: FloatArray, count: int = N_LARGEST) -> NDArray[np.int64]:
-    """Rows of the events with the largest absolute weights (at most `count`,), largest first, the earlier of equals."""
-    size = np.abs(weight)
-    last = np.partition(size, len(size) - min(count, len(size)))[len(size) - min(count, len(size))]
-    rows = np.flatnonzero(size > last)
-    rows = np.concatenate([rows, np.flatnonzero(size == last)[: min(count, len(size)) - len(rows)]])
-    return rows[np.lexsort((rows, -size[rows]))]
 
 
 def _identified(source: Source, columns: Columns, wanted: KeyArray) -> dict[int, dict[str, int]]:
@@ -174,87 +169,16 @@ def _identified(source: Source, columns: Columns, wanted: KeyArray) -> dict[int,
     if not columns.key:
         return {}
     request = Request({}, columns.key, columns.candidate, columns.cut, branches=columns.key_branches)
-    found = {}
+    known = {}
     for chunk in source.chunks(request):
         for row in np.flatnonzero(np.isin(chunk.key, wanted)):
-            found[int(chunk.key[row])] = {name: int(chunk.branches[name][row]) for name in columns.key_branches}
-    return found
+            known[int(chunk.key[row])] = {name: int(chunk.branches[name][row]) for name in columns.key_branches}
+    return known
 
 
-def _sum_rules(
-    expressions: Mapping[str, str], weights: Mapping[str, FloatArray], *, found: list[dict[str, Any]]
-) -> SumRules:
-    yields = _yields(expressions, weights, found=found)
-    if len(weights) < 2:
-        return SumRules(0, None, yields)
-    used = np.logical_or.reduce([weight != 0 for weight in weights.values()])
-    total = np.sum([weight[used] for weight in weights.values()], axis=0)
-    return SumRules(int(np.sum(used)), float(np.max(np.abs(total - 1), initial=0.0)), yields)
-
-
-def _provenance(path: Path) -> dict[str, Any]:
-    """What the file says about the making of its weights; empty if nothing, or in a way not known here."""
-    try:
-        found = read_provenance(path)
-    except ValueError:
-        return {}
-    parts = [found.get(name) for name in ("splot", "fractions", "weights")] if isinstance(found, dict) else []
-    return next((part for part in parts if isinstance(part, dict)), {})
-
-
-def _yields(
-    expressions: Mapping[str, str], weights: Mapping[str, FloatArray], *, found: list[dict[str, Any]]
-) -> dict[str, dict[str, float]]:
-    """Sums of the weight branches against the fitted yields, summed over the files; empty if any has none."""
-    out = {}
-    for name, text in expressions.items():
-        prefix, _, fitted = text.strip().partition("_")
-        yields = [_yield_in(part, fitted) for part in found] if prefix in ("sw", "w") else [None]
-        numbers = [value for value in yields if value is not None]
-        expected = math.fsum(numbers)
-        if len(numbers) == len(yields) and expected != 0:
-            total = stats.sum_w(weights[name])
-            out[name] = {"sum_w": total, "yield": expected, "relative": total / expected - 1}
-    return out
-
-
-def _yield_in(part: Mapping[str, Any], species: str) -> float | None:
-    """Fitted yield of a species in the provenance; None if it isn't there."""
-    table = part.get("yields")
-    value = table.get(species) if isinstance(table, dict) else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _tests(
-    splot: SPlot | None, columns: Columns, *, table: Mapping[str, FloatArray], found: list[dict[str, Any]]
-) -> tuple[str, list[Dependence]]:
-    """Factorization tests: done now, or found in the files, or none; and which."""
-    if splot:
-        bins = [name for name in splot.branches if name != splot.spectator]
-        tested = {name: table[name] for name in [*columns.features, *columns.context, *bins]}
-        results = factorization_test(splot, table[splot.spectator], tested)
-        return "test", [test for result in results if (test := _dependence(vars(result)))]
-    tests = []
-    for count, part in enumerate(found, start=1):
-        entries = part.get("factorization")
-        for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, dict) and (test := _dependence(entry, f"file {count}" if len(found) > 1 else "")):
-                tests.append(test)
-    return ("file" if tests else "none"), tests
-
-
-def _dependence(entry: Mapping[str, Any], file: str = "") -> Dependence | None:
-    """Record of a test from its fields; None if the fields are not those of a test."""
-    try:
-        edges, named = entry.get("edges") or (), entry.get("deviations") or {}
-        pulls = [(abs(v), name, v, i) for name, vs in named.items() for i, v in enumerate(vs) if v is not None]
-        _, parameter, deviation, index = max(pulls, default=(0.0, "", 0.0, 0))
-        low, high = (float(edges[index]), float(edges[index + 1])) if parameter else (None, None)
-        sizes = [float(entry[name]) for name in ("chi2", "p_value", "p_corrected")]
-        where = ", ".join(filter(None, [str(entry.get("where") or ""), file]))
-        column, ndf = str(entry["column"]), int(entry["ndf"])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        return None
-    if not np.all(np.isfinite([*sizes, deviation])):
-        return None
-    return Dependence(column, sizes[0], ndf, sizes[1], sizes[2], parameter, float(deviation), low, high, where)
+def _tests(splot: SPlot, columns: Columns, table: Mapping[str, FloatArray]) -> list[Dependence]:
+    """Factorization of every column."""
+    bins = [name for name in splot.branches if name != splot.spectator]
+    tested = {name: table[name] for name in [*columns.features, *columns.context, *bins]}
+    results = factorization_test(splot, table[splot.spectator], tested)
+    return [test for result in results if (test := dependence(vars(result)))]

@@ -23,6 +23,7 @@ from typing import ClassVar
 import numpy as np
 
 from calorefine.errors import ConfigError, nearest
+from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray
 
 Limits = tuple[float, float]
@@ -78,7 +79,7 @@ class Guess:
         return cls(low, high, float(centers[peak]), float(min(width, (high - low) / 4)), float(slope))
 
 
-class SpectatorModel(ABC):
+class SpectatorModel(Configured, ABC):
     """What a species looks like in the spectator: one shape, or a sum of several, each with a yield of its own."""
 
     @abstractmethod

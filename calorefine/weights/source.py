@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Arrays
+from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray
 
 SUM_RULE_WARNING = 5e-3
@@ -68,7 +69,7 @@ class WeightFit(ABC):
         """Results and checks as JSON types."""
 
 
-class WeightSource(ABC):
+class WeightSource(Configured, ABC):
     """Where an event's weight comes from."""
 
     target: str

@@ -14,6 +14,7 @@ these errors lack; bootstrap replicas, in which the fit is repeated, have it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from calorefine import stats
-from calorefine.stats import FloatArray
-from calorefine.text import number, with_error
+from calorefine.shares import Shares, display_edges
+from calorefine.stats import FloatArray, IntArray
+from calorefine.text import aligned, first_three, number, percent, with_error
 
-LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
-N_BINS = 5
+QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+N_BINS, N_LARGEST, N_WEIGHT_BINS = 5, 10, 80
+UNWEIGHTED = "all, unweighted"
 LEAST_N_EFF, LARGEST_SHARE, SUM_TOLERANCE, LEAST_P_VALUE = 0.01, 0.05, 5e-3, 0.01
 NOT_TESTED = "not tested: give `splot`, the spectator and the shapes"
 
@@ -72,7 +75,7 @@ class WeightNumbers:
 
 
 @dataclass(frozen=True)
-class Moments:
+class MeanAndWidth:
     """Weighted mean and width of a column with their standard errors, in its unit; None where not defined.
 
     The mean needs a positive sum of weights, and the width a positive variance, which negative weights don't promise.
@@ -114,7 +117,7 @@ class SpeciesNumbers:
     expression: str
     weights: WeightNumbers
     largest: list[dict[str, float | int]]
-    moments: dict[str, Moments]
+    moments: dict[str, MeanAndWidth]
     bins: dict[str, list[BinNumbers]]
 
 
@@ -164,6 +167,8 @@ class WeightsReport:
         sum_rules: over species and events.
         factorization_from: "test" if done now, "file" if read from the provenance, "none".
         factorization: one test per column.
+        distribution: counts of the weights of each species.
+        columns: column to the shares of all events, unweighted, and of each species with a positive sum of weights.
     """
 
     output: Path
@@ -176,6 +181,8 @@ class WeightsReport:
     sum_rules: SumRules
     factorization_from: str
     factorization: list[Dependence]
+    distribution: Shares
+    columns: dict[str, Shares]
 
     @property
     def warnings(self) -> list[str]:
@@ -195,13 +202,10 @@ class WeightsReport:
 
     def __str__(self) -> str:
         """Summary for the terminal."""
-        titles = ("sum_w", "n_eff", "n_eff/n", "negative", "smallest", "largest")
-        rows = [("species", *titles)] + [(name, *_terminal_cells(one.weights)) for name, one in self.species.items()]
-        widths = [max(map(len, cells)) + 2 for cells in zip(*rows, strict=True)]
-        lines = [f"weights of {shown(self.files)}, tree '{self.tree}': {self.n_events} of {self.n_rows} rows"]
-        for name, *cells in rows:
-            texts = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
-            lines.append(f"{name:<{widths[0]}}{''.join(texts)}")
+        titles = ("species", "sum_w", "n_eff", "n_eff/n", "negative", "smallest", "largest")
+        rows = [(name, *_terminal_cells(one.weights)) for name, one in self.species.items()]
+        lines = [f"weights of {first_three(self.files)}, tree '{self.tree}': {self.n_events} of {self.n_rows} rows"]
+        lines += aligned([titles, *rows])
         lines += [f"sum rule: {sum_rule_text(self.sum_rules)}", f"factorization: {_factorization_text(self)}"]
         lines += [f"WARNING: {text}" for text in self.warnings]
         return "\n".join([*lines, f"{self.output}: the page; its numbers in {self.output.stem}.json"])
@@ -234,11 +238,11 @@ def weight_numbers(weight: FloatArray) -> WeightNumbers:
         extreme_share_abs=over(stats.sum_w(extreme), stats.sum_w(size)),
         extreme_share_w2=over(stats.sum_w2(extreme), squares),
         largest_share_w2=over(float(np.max(size)) ** 2, squares),
-        quantiles={f"{q:g}": float(v) for q, v in zip(LEVELS, stats.quantile(weight, ones, LEVELS), strict=True)},
+        quantiles={f"{q:g}": float(v) for q, v in zip(QUANTILES, stats.quantile(weight, ones, QUANTILES), strict=True)},
     )
 
 
-def weighted_moments(values: FloatArray, weight: FloatArray) -> Moments:
+def weighted_moments(values: FloatArray, weight: FloatArray) -> MeanAndWidth:
     """Weighted mean and width of a column, with their errors by sum w^2.
 
     Args:
@@ -247,16 +251,59 @@ def weighted_moments(values: FloatArray, weight: FloatArray) -> Moments:
     """
     total = stats.sum_w(weight)
     if total <= 0:
-        return Moments(None, None, None, None)
+        return MeanAndWidth(None, None, None, None)
     mean = float(stats.mean(values, weight))
     squared = (values - mean) ** 2
     mean_error = math.sqrt(stats.sum_w2(weight * (values - mean))) / total
     variance = float(stats.mean(squared, weight))
     if variance <= 0:
-        return Moments(mean, mean_error, 0.0 if variance == 0 else None, None)
+        return MeanAndWidth(mean, mean_error, 0.0 if variance == 0 else None, None)
     width = math.sqrt(variance)
     width_error = math.sqrt(stats.sum_w2(weight * (squared - variance))) / (2 * width * total)
-    return Moments(mean, mean_error, width, width_error)
+    return MeanAndWidth(mean, mean_error, width, width_error)
+
+
+def largest(weight: FloatArray, count: int = N_LARGEST) -> IntArray:
+    """Rows of the events with the largest absolute weights (at most `count`,), largest first, the earlier of equals."""
+    return np.argsort(-np.abs(weight), kind="stable")[:count]
+
+
+def sum_rules(weights: Mapping[str, FloatArray], yields: Mapping[str, float]) -> SumRules:
+    """Sums over the species of each event, and over the events against fitted yields.
+
+    Args:
+        weights: species to its weights (n,), any sign.
+        yields: species to its fitted yield, where it is known.
+    """
+    sums = {name: {"sum_w": stats.sum_w(weights[name]), "yield": size} for name, size in yields.items()}
+    compared = {name: one | {"relative": one["sum_w"] / one["yield"] - 1} for name, one in sums.items()}
+    if len(weights) < 2:
+        return SumRules(0, None, compared)
+    table = np.stack(list(weights.values()))
+    total = table[:, (table != 0).any(axis=0)].sum(axis=0)
+    return SumRules(len(total), float(np.max(np.abs(total - 1), initial=0.0)), compared)
+
+
+def column_shares(values: FloatArray, weights: Mapping[str, FloatArray]) -> Shares:
+    """Shares of all events, unweighted, and of each species whose weights have a positive sum.
+
+    Args:
+        values: (n,) of a column.
+        weights: species to its weights (n,), any sign.
+    """
+    samples = {UNWEIGHTED: np.ones(len(values))} | {k: w for k, w in weights.items() if stats.sum_w(w) > 0}
+    return Shares.of(display_edges(values), {name: (values, weight) for name, weight in samples.items()})
+
+
+def weight_counts(weights: Mapping[str, FloatArray]) -> Shares:
+    """Numbers of events in bins of the weight, from the smallest to the largest of all species."""
+    low = min(float(np.min(weight)) for weight in weights.values())
+    high = max(float(np.max(weight)) for weight in weights.values())
+    margin = 0.01 * (high - low) or 0.5
+    edges = np.linspace(low - margin, high + margin, N_WEIGHT_BINS + 1)
+    counts = {name: np.histogram(weight, edges)[0].astype(np.float64) for name, weight in weights.items()}
+    errors = {name: np.sqrt(values).tolist() for name, values in counts.items()}
+    return Shares(edges.tolist(), {name: values.tolist() for name, values in counts.items()}, errors)
 
 
 def in_bins(values: FloatArray, weight: FloatArray, *, edges: FloatArray) -> list[BinNumbers]:
@@ -319,16 +366,6 @@ def _factorization_text(report: WeightsReport) -> str:
     )
 
 
-def shown(files: list[str]) -> str:
-    """Names of files, the first three of many."""
-    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-
-
 def over(value: float, total: float) -> float | None:
     """Ratio; None if the total is 0."""
     return value / total if total != 0 else None
-
-
-def percent(value: float | None) -> str:
-    """Ratio as a percentage; a dash for None."""
-    return "-" if value is None else f"{number(100 * value, 3)} %"

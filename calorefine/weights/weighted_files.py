@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -168,7 +167,7 @@ class WeightedOutput:
         }
         replicas["n_eff"] = {name: (total**2 / squares).tolist() for name, (total, squares) in sums.items()}
         content = self.content | {"replicas": replicas}
-        copy.finish({"calorefine": version("calorefine"), self.kind: content, "files": source.names()})
+        copy.finish({self.kind: content, "files": source.names()})
         with replacing(self.path.with_suffix(".json"), overwrite=self.overwrite) as beside:
             beside.write_text(json.dumps(content, indent=1, default=_plain))
         for path, figure in self.pictures.items():

@@ -18,7 +18,7 @@ from calorefine.reweighting import BoostingRatio, Reweighter
 from calorefine.reweighting.coverage import coverage, excess
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.residuals import residuals
-from calorefine.reweighting.summary import mean_weights, weight_numbers
+from calorefine.reweighting.summary import factor_numbers, mean_weights
 from calorefine.twosample.cells import compare_cells
 
 N = 5000
@@ -175,7 +175,7 @@ def test_numbers_of_weights_are_warned_of(smooth):
 def test_largest_factors_are_those_of_events_with_weight():
     x = np.arange(12.0)[:, None]
     generated = events(x, np.zeros((12, 0)), np.r_[np.ones(11), 0.0], run=1)
-    numbers = weight_numbers(generated, np.log(1 + x[:, 0]), ["x"], known=np.ones(12, bool), bound=np.log(12))
+    numbers = factor_numbers(generated, np.log(1 + x[:, 0]), ["x"], known=np.ones(12, bool), bound=np.log(12))
     assert [one.factor for one in numbers.largest] == pytest.approx(np.arange(11.0, 1.0, -1.0))
     assert numbers.largest[0].values == {"x": 10.0}
     assert numbers.largest_share == pytest.approx(11 / 66)

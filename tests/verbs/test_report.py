@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from calorefine.errors import BranchError, ConfigError, FileError
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import write_tree
+from calorefine.pages.provenance import command_line
 from calorefine.systematics.variations import Variations
 from calorefine.verbs.report import report_files
 
@@ -115,7 +117,9 @@ def diagnostics():
     distance = {"ks": {"value": 0.02, "p_value": 0.4}, "energy": {"value": 0.001, "p_value": 0.3}}
     histogram = {"reference": [0.2, 0.8], "generated": [0.3, 0.7]}
     pair = {"columns": ["x", "y"], "chi2_before": 30.0, "ndf_before": 24, "chi2": 20.0, "ndf": 24, "p_corrected": 0.6}
+    pair |= {"p_value": 0.6, "difference_before": 0.03}
     weights = {"n_eff_before": 1200.0, "n_eff": 1100.0, "n_eff_fraction": 1100 / 1200, "mean_factor": 1.0}
+    weights |= {"n": 1200, "largest_share": 0.003, "at_bound": 0.0}
     sample = {"files": ["generated.root"], "weight": "none"}
     found = {
         "classifier": {"before": {"auc": 0.55} | separation, "after": {"auc": 0.51} | separation, "refused": None},
@@ -124,6 +128,8 @@ def diagnostics():
         "distances": {"x": [distance, distance]},
         "residuals": [pair | {"difference": 0.02}],
         "log_ratio": {"edges": [-1.0, 0.0, 1.0], "values": histogram, "errors": histogram},
+        "conditional": True,
+        "mean_weights": {},
         "warnings": ["the classifier <still> tells them apart"],
     }
     made = {"generated": sample, "reference": {"files": ["sw.root"], "weight": "sw_signal"}, "seed": 0}
@@ -331,6 +337,30 @@ def test_files_of_different_runs_are_told(tmp_path, run):
     told = [text for text in summary.warnings if text.startswith("Provenance")]
     assert any("by another checkpoint than the nominal one" in text for text in told)
     assert any("systematics were made from other events" in text for text in told)
+
+
+def test_commands_of_the_page_run_again(tmp_path, run):
+    """Without configurations, the command holds all that made the file."""
+    words = shlex.split(command_line(read_provenance(run / "sw.root"), {}))
+    words[words.index("--output") + 1] = str(tmp_path / "sw.root")
+    calorefine(words[1:])
+    with uproot.open(run / "sw.root") as first, uproot.open(tmp_path / "sw.root") as second:
+        names = ["sw_signal", "sw_background", "sw_signal_replica"]
+        arrays = [file["events"].arrays(names, library="np") for file in (first, second)]
+    for name in names:
+        np.testing.assert_array_equal(arrays[0][name], arrays[1][name])
+
+
+def test_files_of_an_earlier_version_have_no_command(tmp_path, run):
+    told = read_provenance(run / "generated.root")
+    with uproot.open(run / "generated.root") as file:
+        table = file["events"].arrays(library="np")
+    with write_tree(tmp_path / "generated.root", "events") as writer:
+        writer.extend(table)
+        writer.finish({name: value for name, value in told.items() if name not in ("verb", "options", "changed")})
+    report_files(output=str(tmp_path / "report.html"), generated=str(tmp_path / "generated.root"), bins=8)
+    provenance = part((tmp_path / "report.html").read_text(), "Provenance")
+    assert "# generated: written by an earlier version of &#39;calorefine sample&#39;: its command" in provenance
 
 
 def test_page_on_the_command_line(tmp_path, run):

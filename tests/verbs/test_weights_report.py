@@ -17,12 +17,21 @@ from calorefine import Column, Columns
 from calorefine.cli import calorefine
 from calorefine.errors import BranchError, CalorefineWarning, ConfigError, ValueRangeError
 from calorefine.pages import weights as report_page
-from calorefine.pages.figures.weights import column_axis, column_figure, weights_figure
+from calorefine.pages.figures.panels import panel_figure, shares_panel
+from calorefine.shares import display_edges
 from calorefine.text import number, with_error
-from calorefine.verbs.weights_report import largest, weights_report
+from calorefine.verbs.weights_report import weights_report
 from calorefine.weights import Exponential, Gaussian, SPlot
 from calorefine.weights.factorization import column_edges
-from calorefine.weights.summary import in_bins, weight_numbers, weighted_moments
+from calorefine.weights.summary import (
+    UNWEIGHTED,
+    column_shares,
+    in_bins,
+    largest,
+    weight_counts,
+    weight_numbers,
+    weighted_moments,
+)
 
 ROOT = Path(__file__).parents[2]
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"><rect width="1" height="1"/></svg>'
@@ -48,8 +57,7 @@ def report_on(root_file, tmp_path, toy, monkeypatch):
 
     def run(weights, *, n=200, arrays=None, provenance=None, columns=COLUMNS, draw=False, **options):
         if not draw:
-            monkeypatch.setattr(report_page, "column_figure", lambda *_, **__: (SVG, 0.0))
-            monkeypatch.setattr(report_page, "weights_figure", lambda _: SVG)
+            monkeypatch.setattr(report_page, "panel_figure", lambda _: SVG)
         path = root_file({**toy(n), **(arrays or {})})
         if provenance is not None:
             with uproot.update(path) as file:
@@ -350,19 +358,20 @@ def test_command_line_with_the_shipped_configuration(tmp_path, monkeypatch):
 
 
 def test_integers_have_bins_of_whole_numbers():
-    assert column_axis(np.array([-1.0, 1.0])).edges.tolist() == [-1.5, -0.5, 0.5, 1.5]
-    many = column_axis(np.arange(1000.0))
-    np.testing.assert_allclose(np.diff(many.edges), 25)
-    np.testing.assert_allclose(many.edges % 1, 0.5)
-    assert len(column_axis(np.full(5, 2.5)).edges) > 1
+    assert display_edges(np.array([-1.0, 1.0])).tolist() == [-1.5, -0.5, 0.5, 1.5]
+    many = display_edges(np.arange(1000.0))
+    np.testing.assert_allclose(np.diff(many), 25)
+    np.testing.assert_allclose(many % 1, 0.5)
+    assert len(display_edges(np.full(5, 2.5))) > 1
 
 
 def test_pictures_of_awkward_samples():
     zero, one = np.zeros(3), np.ones(3)
-    svg, outside = column_figure("x", np.full(3, 1.5), weights={"none": zero, "all": one}, unit="mm")
-    assert svg.lstrip().startswith(b"<?xml")
-    assert outside == pytest.approx(0)
-    assert b"<svg" in weights_figure({"none": zero, "huge": np.array([-1e30, 1.0, 1e30])})
+    shares = column_shares(np.full(3, 1.5), {"none": zero, "all": one})
+    assert panel_figure(shares_panel(shares, "x", unit="mm")).lstrip().startswith(b"<?xml")
+    assert shares.outside(UNWEIGHTED) == pytest.approx(0)
+    counts = weight_counts({"none": zero, "huge": np.array([-1e30, 1.0, 1e30])})
+    assert b"<svg" in panel_figure(shares_panel(counts, "weight", log=True))
 
 
 WEIGHTS = hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6, allow_subnormal=False))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
-import mplhep
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from calorefine.events import Column, unit_of
+from calorefine.pages.figures.panels import Curve, Panel
+from calorefine.pages.style import COLORS, LINES, canvas, legend_above, steps, styled
+from calorefine.text import labelled, number, with_error
 from calorefine.weights.splot_fit import SPlotFit
 
 
+@styled
 def fit_figure(fit: SPlotFit, *, unit: str = "", title: str = "") -> Figure:
     """Draw the fitted spectator with pulls.
 
@@ -26,60 +28,41 @@ def fit_figure(fit: SPlotFit, *, unit: str = "", title: str = "") -> Figure:
     Returns:
         A figure without pyplot's state; save it with ``figure.savefig(path)``.
     """
-    style = {key: value for key, value in mplhep.style.ATLAS.items() if not key.startswith(("font", "mathtext"))}
-    with mpl.rc_context({**style, "font.size": 13, "legend.frameon": False, "figure.constrained_layout.use": False}):
-        figure = Figure(figsize=(8, 7))
-        FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(2, 1, height_ratios=(3, 1), hspace=0.06, left=0.13, right=0.97, top=0.95, bottom=0.1)
-        above = figure.add_subplot(grid[0])
-        below = figure.add_subplot(grid[1], sharex=above)
-        _draw_fit(above, fit, unit or _unit(fit.spectator))
-        if title:
-            above.text(0.03, 0.94, title, transform=above.transAxes, va="top")
-        _draw_pulls(below, fit, unit or _unit(fit.spectator))
+    unit = unit or unit_of(fit.spectator.lower(), Column()) or ""
+    figure, ((upper,), (lower,)) = canvas(2, size=(5.4, 4.6), sharex=True, height_ratios=[3, 1])
+    panel = _panel(fit, unit)
+    panel.draw(upper)
+    upper.tick_params(labelbottom=False)
+    upper.set_xlabel("")
+    goodness = f"\u03c7\u00b2/ndf = {fit.chi2:.1f}/{fit.ndf}, p = {number(fit.p_value, 2)}"
+    _draw_pulls(lower, fit)
+    lower.set(xlabel=panel.xlabel, ylabel="pull")
+    legend_above(figure, f"{title + ': ' if title else ''}{fit.n_events} events, {fit.method}; {goodness}")
     return figure
 
 
-def _draw_fit(axes: Axes, fit: SPlotFit, unit: str) -> None:
-    low, high = fit.mixture.low, fit.mixture.high
-    widths, centers = np.diff(fit.edges), (fit.edges[1:] + fit.edges[:-1]) / 2
+def _panel(fit: SPlotFit, unit: str) -> Panel:
+    """Data as points, densities as lines."""
+    widths = np.diff(fit.edges)
     width = float(np.min(widths))
     scale = width / widths
-    m = np.linspace(low, high, 1000)
+    m = np.linspace(fit.mixture.low, fit.mixture.high, 1000)
     densities = {name: density * width for name, density in fit.densities(m).items()}
-    error = np.sqrt(fit.observed) * scale
-    axes.errorbar(centers, fit.observed * scale, error, widths / 2, fmt="k.", markersize=5, elinewidth=1, label="data")
-    axes.plot(m, np.sum(list(densities.values()), axis=0), color="tab:red", label="fit")
-    styles = ("--", "-.", ":", (0, (5, 1)))
+    total = np.sum(list(densities.values()), axis=0)
+    data = Curve("data", fit.observed * scale, np.sqrt(fit.observed) * scale, options={"xerr": widths / 2})
+    curves = [data, Curve("fit", total, line="-", color="black", x=m)]
     for index, (name, density) in enumerate(densities.items()):
-        label = rf"{name}: ${fit.yields[name]:.0f} \pm {fit.yield_error(name):.0f}$"
-        axes.plot(m, density, linestyle=styles[index % len(styles)], color=f"C{index}", label=label)
-    axes.set(ylabel=f"events / {width:.3g} {unit}".rstrip(), xlim=(low, high))
-    axes.set_ylim(0, 1.25 * float(np.max(fit.observed * scale)))
-    axes.tick_params(labelbottom=False)
-    title = rf"{fit.n_events} events, {fit.method}; $\chi^2$/ndf = {fit.chi2:.1f}/{fit.ndf}, $p$ = {fit.p_value:.2g}"
-    axes.set_title(title, loc="left", fontsize=12)
-    axes.legend(loc="upper right")
+        label = f"{name}: {with_error(fit.yields[name], fit.yield_error(name))}"
+        look = {"color": COLORS[index % len(COLORS)], "line": LINES[1 + index % (len(LINES) - 1)]}
+        curves.append(Curve(label, density, x=m, **look))
+    ylabel = f"events / {width:.3g} {unit}".rstrip()
+    top = {"ylim": (0, 1.1 * float(np.max((fit.observed + np.sqrt(fit.observed)) * scale)))}
+    return Panel(fit.edges, curves, labelled(fit.spectator, unit), ylabel, options=top)
 
 
-def _draw_pulls(axes: Axes, fit: SPlotFit, unit: str) -> None:
-    axes.stairs(fit.pulls, fit.edges, fill=True, color="0.6")
+def _draw_pulls(axes: Axes, fit: SPlotFit) -> None:
+    steps(axes, fit.edges, fit.pulls, color="0.6", fill=True, baseline=0)
     for level in (-3, 0, 3):
         axes.axhline(level, color="k", linewidth=0.8, linestyle="-" if level == 0 else ":")
     reach = max(4.0, float(np.max(np.abs(fit.pulls))) + 1)
-    axes.set(
-        ylim=(-reach, reach),
-        yticks=(-3, 0, 3),
-        ylabel="pull",
-        xlabel=f"{fit.spectator} [{unit}]" if unit else fit.spectator,
-    )
-
-
-def _unit(name: str) -> str:
-    """Unit by the suffix of a name; an empty string for none.
-
-    >>> _unit("m_ee_gev")
-    'GeV'
-    """
-    units = {"gev": "GeV", "mev": "MeV", "tev": "TeV", "mm": "mm", "ns": "ns"}
-    return units.get(name.rpartition("_")[2].lower(), "")
+    axes.set(ylim=(-reach, reach), yticks=(-3, 0, 3))
