@@ -34,7 +34,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from calorefine.cli import calorefine, lightning
+from calorefine.cli import calorefine
+from calorefine.fit.command import lightning
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "examples" / "data" / "electron_reference.root"
@@ -54,7 +55,17 @@ def toy() -> ModuleType:
 def fit(config: Path, seed: int, folder: Path, options: list[str]) -> tuple[Path, float]:
     """Train; return the folder of the checkpoints and the CPU time in seconds."""
     start = time.process_time()
-    arguments = ["fit", "-c", str(config), "--runs", str(folder / "runs"), "--seed_everything", str(seed)]
+    arguments = [
+        "fit",
+        "-c",
+        str(config),
+        "--runs",
+        str(folder / "runs"),
+        "--seed_everything",
+        str(seed),
+        "--threads",
+        "1",
+    ]
     run = lightning([*arguments, *QUIET, *options]).run_dir
     return run / "checkpoints", time.process_time() - start
 

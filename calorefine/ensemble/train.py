@@ -67,7 +67,7 @@ class Recipe:
     def make(self) -> Any:
         """Return the command, not run, with data module, model and trainer."""
         quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-        return lightning(["-c", self.fit, *self.options, *quiet], run=False)
+        return lightning(["-c", self.fit, *self.options, *quiet, *ONE_THREAD], run=False)
 
     @staticmethod
     def digest(command: Any) -> str:
@@ -176,7 +176,7 @@ def _train_alone(recipe: Recipe, member: Member, seed: int, runs: Path) -> list[
         options += ["--data.replica.index", str(member.index)] if member.kind == "replica" else []
         options += ["--ckpt_path", str(started[-1])] if started else []
         options += ["--trainer.enable_progress_bar", "false", f"--trainer.callbacks+={__name__}.Progress"]
-        finished: Any = lightning(["fit", "-c", recipe.fit, *recipe.options, *options])
+        finished: Any = lightning(["fit", "-c", recipe.fit, *recipe.options, *options, *ONE_THREAD])
         started.append(finished.run_dir / LAST)
     best = started[-1].with_name("best.ckpt")
     Simulator.load(best if best.is_file() else started[-1]).save(folder / CHECKPOINT)
