@@ -30,6 +30,7 @@ from calorefine.models.base import EPOCHS_KEY, GenerativeModel
 from calorefine.simulator import Simulator
 
 LAST = "checkpoints/last.ckpt"
+ONE_THREAD = ("--threads", "1")  # of each process, whatever the configuration says
 
 
 class Progress(pl.Callback):
