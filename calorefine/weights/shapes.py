@@ -107,7 +107,7 @@ class Shape(SpectatorModel):
     """Whether the start values come from the data's one highest peak."""
 
     limits: dict[str, Limits] | None = field(default=None, kw_only=True)
-    fixed: tuple[str, ...] = field(default=(), kw_only=True)
+    fixed: list[str] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the names and the limits."""
