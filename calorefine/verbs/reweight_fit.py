@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from calorefine.events import Columns
 from calorefine.io.provenance import made_by
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import not_an_input, replacing
+from calorefine.pages.reweighting import write_diagnostics
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator
@@ -80,11 +80,8 @@ def fit_reweighter(
     bootstrap_seed: int = 0,
     seed: int = 0,
     overwrite: bool = False,
-    write_page: Callable[..., None],
 ) -> FitSummary:
     """Fit a reweighter to two samples and write it with its diagnostics; the arguments are those of `reweight_files`.
-
-    `write_page` shows diagnostics and reweighter on a page of a given path.
 
     Raises:
         CalorefineError: bad input; nothing is written.
@@ -117,7 +114,7 @@ def fit_reweighter(
         reweighter.save(beside[0], overwrite=True)
         content = {"provenance": reweighter.provenance, "diagnostics": found.to_dict()}
         beside[1].write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        write_page(beside[2], found, reweighter, overwrite=True)
+        write_diagnostics(beside[2], found, reweighter, overwrite=True)
     return FitSummary(path, reweighter, history, found)
 
 

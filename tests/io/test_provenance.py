@@ -6,9 +6,9 @@ import numpy as np
 
 from calorefine import Columns
 from calorefine.io.provenance import made_by, plain, read_provenance, recorded, stamped
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import write_tree
 from calorefine.observables import Histogram, Regular
-from calorefine.systematics.variations import Sample
 from calorefine.weights import Exponential, Gaussian, SPlot
 
 
@@ -42,7 +42,7 @@ def test_objects_are_described_as_in_a_configuration():
     assert splot["init_args"]["species"]["signal"]["init_args"]["fixed"] == ["mean"]
     observable = plain(Histogram("x", bins=Regular(3, 0.0, 1.0)))
     assert observable["init_args"]["bins"] == {"n": 3, "low": 0.0, "high": 1.0}
-    assert plain(Sample("a.root", weight="w")) == {"files": "a.root", "tree": None, "weight": "w"}
+    assert plain(WeightedFiles("a.root", weight="w")) == {"files": "a.root", "tree": None, "weight": "w"}
 
 
 def test_copied_files_keep_the_earlier_verbs(tmp_path):

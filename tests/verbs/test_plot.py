@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, FileError, ValueRangeError, WeightError
+from calorefine.io.sample import SampleRows
 from calorefine.pages.validation import overlay_figure
 from calorefine.twosample.overlay import overlay
-from calorefine.twosample.pair import Rows
 from calorefine.verbs.plot import plot_files
 from calorefine.verbs.sample import sample_file
 
@@ -24,7 +24,7 @@ def pair(root_file):
 
 def sample(values, weight, first=0):
     keys = np.arange(first, first + len(values), dtype=np.uint64)
-    return Rows({"x": values}, weight, keys, keys)
+    return SampleRows({"x": values}, weight, keys, keys)
 
 
 def compare(names, generated, reference, *, bins):
@@ -75,7 +75,7 @@ def test_errors_know_copies_and_twins():
     a, b, ones = rng.normal(size=4000), rng.normal(size=4000), np.ones(4000)
     independent = sample(a, ones, first=4000)
     event_keys = np.repeat(independent.event_key, 5)
-    copies = Rows({"x": np.repeat(a, 5)}, np.ones(20_000), np.arange(20_000, dtype=np.uint64), event_keys)
+    copies = SampleRows({"x": np.repeat(a, 5)}, np.ones(20_000), np.arange(20_000, dtype=np.uint64), event_keys)
     usual, copied = (compare(["x"], one, sample(b, ones), bins=10) for one in (independent, copies))
     np.testing.assert_allclose(errors(copied), errors(usual))
     edges = np.linspace(*usual.axes[1].get_xlim(), 11)
