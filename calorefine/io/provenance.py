@@ -52,8 +52,6 @@ def recorded(verb: str) -> Callable[[_F], _F]:
 class Configured:
     """Base of the kinds of object that a configuration names: an instance remembers what it was made with."""
 
-    given: Mapping[str, Any]
-
     def __init_subclass__(cls, **options: Any) -> None:
         """Remember the arguments of the outermost constructor."""
         super().__init_subclass__(**options)
@@ -74,10 +72,10 @@ class Configured:
 
     def arguments(self) -> dict[str, Any]:
         """What the constructor was given; of a dataclass its fields."""
-        if hasattr(self, "given"):
-            return dict(self.given)
         parameters: Any = self
-        return {item.name: getattr(parameters, item.name) for item in fields(parameters) if item.init}
+        if hasattr(self, "given"):
+            return dict(parameters.given)
+        return {item.name: getattr(self, item.name) for item in fields(parameters) if item.init}
 
 
 def made_by() -> dict[str, Any]:

@@ -40,8 +40,8 @@ def test_objects_are_described_as_in_a_configuration():
     assert splot["class_path"] == "SPlot"
     assert splot["init_args"]["species"]["signal"]["class_path"] == "Gaussian"
     assert splot["init_args"]["species"]["signal"]["init_args"]["fixed"] == ["mean"]
-    observable = plain(Histogram("x", bins=Regular(3, 0.0, 1.0)))
-    assert observable["init_args"]["bins"] == {"n": 3, "low": 0.0, "high": 1.0}
+    observable = plain(Histogram("x", bins=Regular(4, 0.0, 1.0)))
+    assert observable["init_args"]["edges"] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert plain(WeightedFiles("a.root", weight="w")) == {"files": "a.root", "tree": None, "weight": "w"}
 
 
