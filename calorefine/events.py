@@ -259,6 +259,11 @@ class Columns:
             parts.append(values.reshape(len(values), column.size or 1))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    def totals(self, table: Arrays) -> dict[str, NDArray[Any]]:
+        """Columns (n,) for statistics of one number for each event: of an array the sum, `sum of <name>`."""
+        sums = {f"sum of {name}": np.asarray(table[name]).reshape(len(table[name]), -1).sum(1) for name in self.shapes}
+        return {name: table[name] for name in [*self.features, *self.context] if name not in self.shapes} | sums
+
     def decode_features(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Inverse of `encode_features`: arrays (n,) or (n, *shape) by name."""
         shapes = self.shapes

@@ -141,7 +141,7 @@ class ColumnTransforms(Preprocessing):
             x = torch.from_numpy(values[rows])
             scalars.append(self._edges(x).numpy())
             if self.has_arrays:
-                low, high = self.intervals(x).numpy()
+                low, high = self.intervals(x).clamp(-Z_CLIP, Z_CLIP).numpy()
                 sums += np.stack([weight[rows] @ (low + high) / 2, weight[rows] @ (low**2 + low * high + high**2) / 3])
         state = {"mixing": torch.from_numpy(_mixing(np.concatenate(scalars), weight))}
         if self.has_arrays:

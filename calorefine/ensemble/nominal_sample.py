@@ -58,7 +58,7 @@ def sample_conditions(source: Source, request: Request, columns: Columns, n_trai
     """
     if n_train < 1:
         raise ConfigError(f"n_train: {n_train} found, expected at least 1")
-    n, wanted = source.n_entries(), {name: request.expressions[name] for name in columns.context}
+    n, wanted = source.n_rows(request), {name: request.expressions[name] for name in columns.context}
     parts = []
     for chunk in source.chunks(replace(request, expressions=wanted, branches=())):
         taken = keys.uniform(keys.stream(chunk.key, "replica_weights")) * n < n_train

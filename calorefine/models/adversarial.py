@@ -92,7 +92,8 @@ class AdversarialModel(TrainedModel, recipe=False):
             come to rest where generated events are right (Mescheder et al., arXiv:1801.04406).  A CramerGAN's may be
             smaller, too.
         penalty_stride: the penalty is taken at every so manieth event of a batch: it has no weights, and needs fewer
-            events than the data term.  A critic that sees batches as a whole has it at every event.
+            events than the data term.  A critic that sees batches as a whole has it at every event.  Processes that
+            share a batch take every so manieth of their own parts.
         average_decay: decay of the generator's moving average.
     """
 
@@ -195,9 +196,8 @@ class AdversarialModel(TrainedModel, recipe=False):
             some = slice(None, None, self.penalty_stride if critic.eventwise else 1)
             ends = (critic.view(x)[..., some, :] for x in (batch.x, generated))
             points = losses.interpolate(*ends, noise=noise)
-            (values,) = critic(
-                (points, batch.context[..., some, :]), share=self._share(critic, batch, self.mean_weight)
-            )
+            equal = None if critic.eventwise else torch.full_like(batch.weight, 1 / batch.weight.shape[-1])
+            (values,) = critic((points, batch.context[..., some, :]), share=equal)
             terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
         terms += [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
         return torch.stack(terms).sum(0)
@@ -216,7 +216,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         Its values of reference events don't depend on the generator, and need no gradient where that is trained.
         """
         samples = [(critic.view(x), batch.context) for x in (batch.x, generated)]
-        share = self._share(critic, batch, mean_weight)
+        share = None if critic.eventwise else losses.shares(batch.weight, mean_weight)
         if generated.requires_grad:
             with torch.no_grad():
                 (reference,) = critic(samples[0], share=share)
@@ -224,10 +224,6 @@ class AdversarialModel(TrainedModel, recipe=False):
         else:
             reference, judged = critic(*samples, share=share)
         return self.data_term(reference, judged, batch.weight, mean_weight, full=full)
-
-    def _share(self, critic: Critic, batch: Batch, mean_weight: float | Tensor) -> Tensor | None:
-        """Shares (..., B) of the events in the sum of weights, for a critic that takes statistics of the batch."""
-        return None if critic.eventwise else losses.shares(batch.weight, mean_weight)
 
     def _generated(self, batch: Batch, noise: Noise) -> Tensor:
         """Events (..., B, d) of the current generator at the batch's contexts."""

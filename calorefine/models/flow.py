@@ -42,6 +42,7 @@ from calorefine.models.updates import Average, Update, averaged, check_decay
 from calorefine.nets import Activation, Conditioner, Noise, cosine
 
 LATTICE = 256
+MOST_DISCRETE = 10  # features of an event over which a lattice of so many points can integrate
 SMALLEST_BIN = 0.01
 SMALLEST_SLOPE = 0.01
 
@@ -163,10 +164,16 @@ class Flow(TrainedModel, Likelihood):
         Returns:
             (n,) float64: nats per event; -inf where x is impossible (outside of a bound, or no integer where it should
             be).
+
+        Raises:
+            ConfigError: an event has more than `MOST_DISCRETE` atoms and integers, as the empty cells of an array.
         """
         c = self.context(context)
         low, high = ends = self.features.intervals(x)
         discrete = (high > low).any(dim=1)
+        if (most := int((high > low).sum(dim=1).max())) > MOST_DISCRETE:
+            msg = f"log_prob: an event with {most} features that are atoms or integers found"
+            raise ConfigError(f"{msg}, expected at most {MOST_DISCRETE}: beyond, their probability can't be integrated")
         log_density: torch.Tensor = low.new_full((len(x),), -torch.inf)
         possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
         for rows, points in ((~discrete, low.new_full((1, x.shape[1]), 0.5)), (discrete, self._lattice().to(low))):

@@ -52,7 +52,8 @@ def weights_sections(report: WeightsReport, columns: Columns) -> list[Section]:
         report: the numbers.
         columns: description of the columns, for their units.
     """
-    units = units_of(columns)
+    known = units_of(columns)
+    units = {name: known[name.removeprefix("sum of ")] for name in report.columns}
     return [
         _summary(report),
         _columns(report, units),

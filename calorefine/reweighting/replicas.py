@@ -176,6 +176,6 @@ def _block_key(samples: Samples, source: Source, columns: Columns) -> KeyArray:
     key = samples.reference.event_key
     if not columns.block:
         return key
-    chunks = list(source.chunks(Request(columns.block_expressions, cut=samples.columns.cut)))
+    chunks = list(source.chunks(Request.of(samples.columns, columns.block_expressions)))
     table = {name: np.concatenate([chunk.values[name] for chunk in chunks]) for name in columns.block_expressions}
     return columns.bootstrap_key(table, key)

@@ -3,7 +3,7 @@ r"""Sums over weighed events, gathered chunk by chunk: what `--apply` and unweig
 Events outside of the reweighter's cut are none that it is about: they are counted, and belong to no sum.  Events at
 contexts without a correction have factor 1 and belong to the sums of weights, not to the mean factor.
 
-The *mean factor* of the conditional case is 1 at each context as far as it is known (`contexts`).  In a file it is
+The *mean factor* of the conditional case is 1 at each context as far as it is known (`mean_weight`).  In a file it is
 
 .. math:: m = \frac{\sum_i v_i f_i}{\sum_i v_i} , \qquad
           \sigma^2 = \frac{\sum_i v_i^2 (f_i - m)^2}{\left(\sum_i v_i\right)^2}

@@ -69,7 +69,7 @@ def splot_file(
     fit = bootstrap.nominal
     if not isinstance(fit, SPlotResult):
         raise TypeError(type(fit))
-    tested = {name: table[name] for name in [*columns.features, *columns.context]}
+    tested = columns.totals(table)
     tests = _tested(splot, fit, table, tested, dependence, "")
     others = {name: splot.alternative(name).fit(table) for name in splot.alternatives}
     content = fit.to_dict() | {"factorization": [vars(r) for r in tests]}

@@ -97,7 +97,7 @@ def _read(
 ) -> _Sample:
     hidden = {f"\0weight of {name}": text for name, text in weights.items()}
     wanted = columns.expressions("features", "context") | (splot.branches if splot else {}) | hidden
-    request = Request(wanted, columns.key, columns.candidate, columns.cut, nonfinite=nonfinite)
+    request = Request.of(columns, wanted, nonfinite=nonfinite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KeyWarning)  # nothing here goes by the key
         table, key, _ = read_table(source, request)
@@ -115,7 +115,7 @@ def _report(
 ) -> WeightsReport:
     parts = [_stored(path) for path in source.paths]
     tests = _tests(splot, columns, sample.table) if splot else stored_tests(parts)
-    shown = {name: sample.table[name] for name in [*columns.features, *columns.context]}
+    shown = columns.totals(sample.table)
     return WeightsReport(
         output=output,
         files=[path.name for path in source.paths],
@@ -179,6 +179,6 @@ def _identified(source: Source, columns: Columns, wanted: KeyArray) -> dict[int,
 def _tests(splot: SPlot, columns: Columns, table: Mapping[str, FloatArray]) -> list[Dependence]:
     """Factorization of every column."""
     bins = [name for name in splot.branches if name != splot.spectator]
-    tested = {name: table[name] for name in [*columns.features, *columns.context, *bins]}
+    tested = columns.totals(table) | {name: table[name] for name in bins}
     results = factorization_test(splot, table[splot.spectator], tested)
     return [test for result in results if (test := dependence(vars(result)))]

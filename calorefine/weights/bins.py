@@ -1,4 +1,4 @@
-"""ContextBins of context in which weights are found independently of each other."""
+"""Bins of the context in which weights are found independently of each other."""
 
 from __future__ import annotations
 

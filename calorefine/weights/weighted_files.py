@@ -128,7 +128,7 @@ class WeightedOutput:
             self.path,
             adds=[*names, *(["sample"] if source.numbered else [])],
             hint="expected an input without weights",
-            kinds=["number"],
+            kinds=["number", "array"] if source.columns.shapes else ["number"],
             tree_format=self.tree_format,
             overwrite=self.overwrite,
         ) as copy:

@@ -175,6 +175,51 @@ def test_save_load_sample_gives_the_same_bits(name, tmp_path):
         np.testing.assert_array_equal(values, second[part])
 
 
+def test_a_flow_tells_what_it_can_not_integrate():
+    """Many empty cells at once have a probability, but a lattice of 256 points can't find it."""
+    rng, n = np.random.default_rng(3), 300
+    columns = Columns({"cells": Column(shape=[20])}, {})
+    x = np.where(rng.random((n, 20)) < 0.3, rng.gamma(2, 1, (n, 20)), 0).astype(np.float32)
+    features = ColumnTransforms().fit(x, np.ones(n), columns.feature_columns)
+    nothing = ColumnTransforms().fit(np.zeros((n, 0)), np.ones(n), {})
+    flow = MODELS["Flow"]()
+    flow.prepare(Prepared(columns, features, nothing, np.zeros((0, 2)), 1.0, {}))
+    few = np.where(np.arange(20) < 10, 0, 1.5).astype(np.float32)[None]
+    assert np.isfinite(Simulator(flow, flow.spec).log_prob({"cells": few})).all()
+    with pytest.raises(
+        ConfigError, match="an event with 20 features that are atoms or integers found, expected at most 10"
+    ):
+        Simulator(flow, flow.spec).log_prob({"cells": np.zeros((1, 20), np.float32)})
+
+
+def test_an_outlier_does_not_set_the_width_of_its_cell():
+    """Rare hits with a long tail: where no value is beyond |z| = 8, mean and width of z stay of order 1."""
+    rng, n = np.random.default_rng(4), 20_000
+    x = np.where(rng.random((n, 20)) < 0.003, rng.lognormal(0, 2.5, (n, 20)), 0).astype(np.float32)
+    fitted = ColumnTransforms().fit(x, np.ones(n), {"cells": Column(shape=[20], bounds=(0, None))})
+    assert fitted.scales[1].max() < 3
+
+
+def test_verbs_on_weights_take_the_sum_of_the_cells(tmp_path):
+    """`calorefine splot` tests the sum, and `calorefine weights-report` shows it."""
+    rng, n = np.random.default_rng(5), 4000
+    signal = rng.random(n) < 0.4
+    m = np.where(signal, rng.normal(5, 0.3, n), rng.exponential(4, n)).astype(np.float64)
+    table = {"m": m, "cells": rng.gamma(2, 1, (n, 6)).astype(np.float32), "run": np.ones(n, np.uint32)}
+    path = write(tmp_path / "toy.root", table | {"event": np.arange(n, dtype=np.uint64)})
+    columns = {"features": {"cells": {"shape": [6]}}, "context": {}, "key": ["run", "event"]}
+    species = {"signal": {"class_path": "Gaussian"}, "background": {"class_path": "Exponential"}}
+    splot = {"spectator": "m", "range": [3.0, 7.0], "species": species}
+    common = {"tree": "events", "columns": columns}
+    config = {**common, "files": str(path), "output": str(tmp_path / "sw.root"), "splot": splot}
+    (tmp_path / "splot.yaml").write_text(yaml.safe_dump(config))
+    assert "sum of cells" in str(calorefine(["splot", "-c", str(tmp_path / "splot.yaml")]))
+    output = str(tmp_path / "w.html")
+    report = {**common, "files": config["output"], "output": output, "weights": {"signal": "sw_signal"}}
+    (tmp_path / "report.yaml").write_text(yaml.safe_dump(report))
+    assert "sum of cells" in calorefine(["weights-report", "-c", str(tmp_path / "report.yaml")]).columns
+
+
 def test_positive_weights_see_the_sum_of_the_cells(data):
     """Sums of weights and of weights times the energy in the cells are kept; the cells make no product."""
     train = data.train
