@@ -114,19 +114,13 @@ def report_files(
         raise ConfigError(f"output: {output} found, expected a name that ends in .html")
     if truth and not systematics:
         raise ConfigError("truth: given without systematics, expected the .npz file of 'calorefine propagate' as well")
-    samples = {
-        "generated": WeightedFiles(generated or [], tree),
-        REWEIGHTED: WeightedFiles(weighted or [], tree, weight),
-    }
-    samples = {name: one for name, one in samples.items() if one.files} | ({REFERENCE: reference} if reference else {})
-    singles = {"splot": splot, "reweighter": reweighter, "systematics": systematics}
-    files = {role: [Path(name)] for role, name in singles.items() if name}
+    given = WeightedFiles(generated or [], tree), WeightedFiles(weighted or [], tree, weight), reference
+    named = zip(("generated", REWEIGHTED, REFERENCE), given, strict=True)
+    samples = {name: sample for name, sample in named if sample and sample.files}
+    roles = {"weighted" if name == REWEIGHTED else name: sample for name, sample in samples.items()}
     members = Ensemble.load(ensemble) if ensemble else None
-    files |= {"nominal checkpoint": [members.checkpoint("nominal")]} if members else {}
-    roles = {"weighted" if name == REWEIGHTED else name: one for name, one in samples.items()}
-    files |= {role: expanded(sample.files) for role, sample in (roles | ({"truth": truth} if truth else {})).items()}
-    if not files:
-        raise ConfigError("no input is given, expected at least one of splot, ensemble, generated, weighted, ...")
+    singles = {"splot": splot, "reweighter": reweighter, "systematics": systematics}
+    files = _files(singles, members, roles | ({"truth": truth} if truth else {}))
     propagated = Propagated.load(systematics) if systematics else None
     true = propagated.truth(truth, tree) if propagated and truth else None
     measured = None
@@ -149,6 +143,23 @@ def report_files(
     write_page(target, title, sections=[first, *parts], overwrite=overwrite)
     missing = [text for part in parts for text in part.told("missing")]
     return ReportSummary(target, list(first.alarms), list(first.warnings), missing)
+
+
+def _files(
+    singles: Mapping[str, str | None], members: Ensemble | None, samples: Mapping[str, WeightedFiles]
+) -> dict[str, list[Path]]:
+    """All files by their role.
+
+    Raises:
+        ConfigError: there are none.
+        FileError: a path or glob matches no file.
+    """
+    files = {role: [Path(name)] for role, name in singles.items() if name}
+    files |= {"nominal checkpoint": [members.checkpoint("nominal")]} if members else {}
+    files |= {role: expanded(sample.files) for role, sample in samples.items()}
+    if not files:
+        raise ConfigError("no input is given, expected at least one of splot, ensemble, generated, weighted, ...")
+    return files
 
 
 def _digests(files: Mapping[str, Sequence[Path]]) -> dict[Path, str]:
