@@ -49,7 +49,7 @@ from torch.nn.functional import softplus
 from calorefine import keys, stats
 from calorefine.datasets import RatioToy
 from calorefine.events import Events
-from calorefine.reweighting import BoostingRatio, NetworkRatio, RatioEstimator, Table, fit_ratio, network
+from calorefine.reweighting import BoostingRatio, NetworkRatio, RatioEstimator, WeightedRows, fit_ratio, network
 from calorefine.twosample.classifier import separation
 
 SIZES = {"20k": 20_000, "200k": 200_000, "1m": 1_000_000}
@@ -93,16 +93,16 @@ class Problem:
     seed: int
 
     @cached_property
-    def generated(self) -> Table:
+    def generated(self) -> WeightedRows:
         """Unit weights."""
         x = TOY.generate(self.n, seed=[self.seed, 0])["x"]
-        return Table(x.astype(np.float32), np.ones(self.n), own_keys(self.n, 0))
+        return WeightedRows(x.astype(np.float32), np.ones(self.n), own_keys(self.n, 0))
 
     @cached_property
-    def reference(self) -> Table:
+    def reference(self) -> WeightedRows:
         """SWeights."""
         table = TOY.calibration(self.n, seed=[self.seed, 1])
-        return Table(table["x"].astype(np.float32), TOY.sweights(table["m"]), own_keys(self.n, 1))
+        return WeightedRows(table["x"].astype(np.float32), TOY.sweights(table["m"]), own_keys(self.n, 1))
 
     @cached_property
     def held_out(self) -> dict[str, Array]:

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 from calorefine import keys, stats
-from calorefine.reweighting import NetworkRatio, Table, fit_ratio
+from calorefine.reweighting import NetworkRatio, WeightedRows, fit_ratio
 
 RESOLUTION = 0.5
 BACKGROUND = 0.3  # of the data, known to be N(-1, 0.5) at detector level
 
 
-def column(values: np.ndarray, weight: np.ndarray, event_key: np.ndarray) -> Table:
+def column(values: np.ndarray, weight: np.ndarray, event_key: np.ndarray) -> WeightedRows:
     """One column as a table."""
-    return Table(values[:, None].astype(np.float32), weight, event_key)
+    return WeightedRows(values[:, None].astype(np.float32), weight, event_key)
 
 
 def measured(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ parameter names, which are the argument names.  Peaks are in `peaks`, polynomial
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -107,11 +107,11 @@ class Shape(SpectatorModel):
     """Whether the start values come from the data's one highest peak."""
 
     limits: dict[str, Limits] | None = field(default=None, kw_only=True)
-    fixed: list[str] = field(default_factory=list, kw_only=True)
+    fixed: Sequence[str] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the names and the limits."""
-        kind, limits = type(self).__name__, self.limits or {}
+        kind, limits, self.fixed = type(self).__name__, self.limits or {}, tuple(self.fixed)
         for name in [*limits, *self.fixed]:
             if name not in self.starts:
                 known = f"only {', '.join(self.starts)}{nearest(name, self.starts)}"
