@@ -146,9 +146,8 @@ def rewriting(
     sources = [sources] if isinstance(sources, Source) else sources
     added = [in_collection(name, request.collection) for name in adds]
     for source in () if replaces else sources:
-        if clash := [name for name in added if name in source.branch_names()]:
-            what, names = "a branch" if len(clash) == 1 else "branches", "', '".join(clash)
-            raise ConfigError(f"{source}: has {what} '{names}' already; {hint}")
+        if clash := sorted(set(added) & set(source.branch_names())):
+            raise ConfigError(f"{source}: has a branch '{clash[0]}' already; {hint}")
     if copies_all:
         kept = _kept(sources, CONTENTS if request.collection else kinds, complete=complete)
         request = replace(request, branches=[name for name in kept if name not in added])

@@ -263,6 +263,8 @@ def test_gaps_and_other_atoms_are_refused(ensembles, monkeypatch):
     first, second = (Simulator.load(whole.checkpoint(name)) for name in ("nominal", "replica_001"))
     knots = second.model.features.knots.clone()
     knots[1, 50:52] = 1.25
+    knots[1, :50].clamp_(max=1.25)
+    knots[1, 52:].clamp_(min=1.25)
     second.model.features.restore(second.model.features.state_dict() | {"knots": knots})
     with pytest.raises(
         ConfigError, match=r"feature 'y': 1\.25 has a probability of its own in replica_001, and not in"
