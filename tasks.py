@@ -36,6 +36,11 @@ def setup() -> None:
     subprocess.run([str(BIN / "python"), *install], cwd=ROOT, check=True)
 
 
+def environment(task: str) -> dict[str, str]:
+    """Tests run in two processes, each of one thread: more would wait for each other on two cores."""
+    return {**os.environ, **({"OMP_NUM_THREADS": "1"} if task == "test" else {})}
+
+
 def main() -> None:
     """Run the task named on the command line."""
     if len(sys.argv) != 2 or sys.argv[1] not in TASKS:
@@ -43,10 +48,11 @@ def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 (runs before pip has checked the version)
         sys.exit(f"calorefine needs Python 3.11 or later, this is {sys.version.split()[0]}")
     setup()
-    for command in TASKS[sys.argv[1]]:
+    task = sys.argv[1]
+    for command in TASKS[task]:
         sys.stdout.write(f"+ {' '.join(command)}\n")
         sys.stdout.flush()
-        finished = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False)
+        finished = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=ROOT, env=environment(task), check=False)
         if finished.returncode:
             sys.exit(finished.returncode)
 

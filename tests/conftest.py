@@ -16,6 +16,14 @@ FORMATS = ("ttree", "rntuple")
 collect_ignore_glob = ["data/written_by_0.1/*"]  # a script for version 0.1
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Several processes test at the same time: what a configuration says of threads ends with its test."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+
+
 def write_root(path, arrays, *, tree="events", tree_format="ttree", step=None):
     """Write a flat tree; `step` rows to an extension."""
     n = len(next(iter(arrays.values())))
