@@ -30,6 +30,11 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ROW = "\0row"
 
 
+def rows_of(cells: int) -> int:
+    """Rows to hold at a time where each has so many numbers: fewer of large arrays."""
+    return min(CHUNK_ROWS, max(1, CHUNK_CELLS // max(1, cells)))
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Consecutive selected rows of one file.
@@ -127,7 +132,7 @@ class Request:
 
     def most_rows(self, rows: int) -> int:
         """Rows to read at a time: at most these, fewer of large arrays."""
-        return min(rows, max(1, CHUNK_CELLS // max(1, sum(map(math.prod, self.shapes.values())))))
+        return min(rows, rows_of(sum(map(math.prod, self.shapes.values()))))
 
     @property
     def key_branches(self) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError
 from calorefine.events import Column, Columns, adapted_columns, unknown_columns
-from calorefine.io.chunks import Chunk, Request
+from calorefine.io.chunks import Chunk, Request, rows_of
 from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
@@ -120,7 +120,7 @@ def sample_file(
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
-        for chunk in copy.chunks():
+        for chunk in copy.chunks(rows=rows_of(columns.n_features * n_per_event)):
             seen.append(chunk.key)
             copy.extend(chunk, _generated(simulator, chunk, seed, n_per_event, summary), copies=n_per_event)
         check_unique(np.concatenate([*seen, np.zeros(0, np.uint64)]), str(sample.source), columns.key_branches)
