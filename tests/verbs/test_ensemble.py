@@ -144,10 +144,31 @@ def test_groups(replicas, seeds, processes, expected):
     assert sorted(names) == sorted(member.name for member in planned(replicas, seeds))
 
 
-def start(config, output, *options):
+KILLED = """
+import fnmatch, os, signal, sys
+
+pattern, left = sys.argv.pop(1), int(sys.argv.pop(1))
+
+def kill(event, arguments):
+    global left
+    if event == "os.rename" and fnmatch.fnmatch(os.fspath(arguments[1]), pattern):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+from calorefine.cli import calorefine
+calorefine()
+"""
+"""The command, killed just before it moves one more than so many files of a pattern into place."""
+
+
+def start(config, output, *options, killed=None):
+    """Start the command; `killed`, a pattern of files and a number of them, ends it there."""
     command = ["ensemble", "--fit", str(config), "--output", str(output), "--replicas", "2", "--processes", "1"]
+    program = ["-c", KILLED, *map(str, killed)] if killed else ["-m", "calorefine"]
     return subprocess.Popen(
-        [sys.executable, "-m", "calorefine", *command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        [sys.executable, *program, *command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
 
 
@@ -160,14 +181,11 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path, toy_file, together):
     model = {"class_path": "WGAN", "init_args": SMALL}
     config = write(tmp_path / "c.yaml", toy_file, model, max_epochs=25, check_val_every_n_epoch=4)
     assert start(config, tmp_path / "whole", "--together", together).wait() == 0
-    for pattern in ("**/last.ckpt", "*/member.json") if together == "1" else (".replica*/last.ckpt", "replica*/*.json"):
-        process = start(config, tmp_path / "killed", "--together", together)
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "killed").glob(pattern)) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    patterns = ("*/last.ckpt", "*/member.json") if together == "1" else ("*/.replica*/last.ckpt", "*/replica*/*.json")
+    for pattern, count in zip(patterns, (3, 1), strict=True):
+        process = start(config, tmp_path / "killed", "--together", together, killed=(pattern, count))
+        assert process.wait() == -signal.SIGKILL
+        assert list((tmp_path / "killed").rglob(Path(pattern).name))
         assert len(list((tmp_path / "killed").glob("replica*/member.json"))) < 2
     assert start(config, tmp_path / "killed", "--together", together).wait() == 0
     whole, killed = (Ensemble.load(tmp_path / name) for name in ("whole", "killed"))
