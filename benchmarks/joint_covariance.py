@@ -61,7 +61,7 @@ class Rows(Source):
         object.__setattr__(self, "paths", [Path("memory")])
 
     @contextmanager
-    def open(self, path: Path) -> Iterator[Rows]:
+    def open(self, path: Path) -> Iterator[Rows]:  # noqa: ARG002
         """Nothing to open."""
         yield self
 
@@ -149,7 +149,7 @@ def main() -> None:
     own = correlated(options.copies_toys, options.seed, copies=3, common=0.5)
     figures |= {f"candidates_3_{kind}": ratio for kind, ratio in own.items()}
     for name, figure in figures.items():
-        print(f"{name:<28}{figure:8.3f}")  # noqa: T201
+        print(f"{name:<28}{figure:8.3f}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

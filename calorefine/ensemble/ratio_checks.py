@@ -1,4 +1,8 @@
-"""Sums over the events of a nominal sample with the weights of each member: whether these can be relied on."""
+"""Sums over the events of a nominal sample with the weights of each member: whether these can be relied on.
+
+Rows of equal event key (copies of a condition, candidates) are one event: they are summed before they are squared, in
+each chunk that is counted.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calorefine import keys
+from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray, WeightSums
 
 FEW_LEFT = 0.1
@@ -39,10 +45,10 @@ class MemberSums:
         self.sums = WeightSums(1 + len(self.names))
         self.largest, self.n_cut_off = np.zeros((2, len(self.names)))
 
-    def add(self, weight: FloatArray, ratio: FloatArray, cut_off: NDArray[np.bool_]) -> None:
-        """Count events with nominal weights (n,), ratios (n, K), and whether those were larger (n, K)."""
+    def add(self, weight: FloatArray, ratio: FloatArray, cut_off: NDArray[np.bool_], event_key: KeyArray) -> None:
+        """Count events with nominal weights (n,), ratios (n, K), whether those were larger (n, K), and event keys."""
         weights = weight[:, None] * np.column_stack([np.ones(len(weight)), ratio])
-        self.sums.add(weights)
+        self.sums.add(weights, group=keys.group(event_key))
         self.largest = np.maximum(self.largest, np.abs(weights[:, 1:]).max(axis=0))
         self.n_cut_off = self.n_cut_off + cut_off.sum(axis=0)
         self.n += len(weight)

@@ -68,11 +68,11 @@ class Histogram(Observable):
             return sparse.eye_array(len(sums), format="csr")[1:-1]
         return sparse.csr_array(self._of_share(sums))
 
-    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+    def unseen(self, sums: FloatArray, squares: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
         """A few more events in each bin, and beyond the edges if some are there; see `Observable.unseen`."""
         if self.is_sum:
             return np.diag(bins.unseen[1:-1])
-        jacobian = self._of_share(bins.sum_w)
+        jacobian = self._of_share(sums)
         return np.asarray((jacobian * bins.unseen) @ jacobian.T)
 
     def interval(self, values: FloatArray, variance: FloatArray, errors: FloatArray, bins: BinStatistics) -> FloatArray:

@@ -215,15 +215,16 @@ class Observable(_OfVariable, Configured, ABC):
             (n_values, cell_count * n_amounts).
         """
 
-    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+    @abstractmethod
+    def unseen(self, sums: FloatArray, squares: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:
         """Covariance (n_values, n_values) by which the events that a bin happens not to hold may move the values.
 
         Args:
-            values: (n_values,) of one weight.
+            sums: as in `jacobian`.
+            squares: as in `jacobian`.
             variance: (n_values,) of the events that there are.
             bins: what is known of each bin.
         """
-        return np.zeros((len(values), len(values)))
 
     def interval(self, values: FloatArray, variance: FloatArray, errors: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
         """Central 68.27 % intervals (2, n_values); by the symmetric errors (n_values,), unless a kind knows better."""

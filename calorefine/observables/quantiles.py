@@ -21,18 +21,19 @@ References: Woodruff, J. Am. Stat. Assoc. 47 (1952) 635; Bahadur, Ann. Math. Sta
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.linalg import block_diag
 
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.observables.distribution import distribution, inverse, share_below, slope
 from calorefine.observables.grid import N_CELLS, Grid
-from calorefine.observables.observable import Mask, Observable
+from calorefine.observables.observable import BinStatistics, Mask, Observable
 from calorefine.stats import UNSEEN, FloatArray, IntArray
 
 CENTRAL = 0.6826894921370859  # of a Gaussian within one standard deviation
@@ -126,16 +127,27 @@ class Quantile(Observable):
 
     def jacobian(self, sums: FloatArray, squares: FloatArray) -> sparse.csr_array:
         """Derivatives (n_values, cell_count), of one block for each bin; see `Observable.jacobian`."""
-        levels, inside, squares = np.array(self.levels), self._inside(sums)[..., 0], self._inside(squares)[..., 0]
-        more, blocks = inside.sum(axis=0) * UNSEEN * (squares.sum() / inside.sum() ** 2), []
-        for own, square, edges in zip(inside, squares, self._edges(), strict=True):
-            # share of each sub-cell that lies below the quantile, minus p
-            moved = share_below(inverse(distribution(own), edges, levels), edges) - levels[:, None]
-            error = np.sqrt(moved**2 @ square) / own.sum()
-            moving = slope(distribution(own + more), edges, levels, error)
-            blocks.append(-self.combination @ (moving[:, None] * moved / own.sum()))
+        blocks = [-slopes @ moved for slopes, moved in self._slopes(sums, squares)]
         beyond = sparse.csr_array((0, self.n_sub))
         return sparse.block_diag([beyond, *blocks, beyond], format="csr")
+
+    def unseen(self, sums: FloatArray, squares: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+        """A few more events on either side of each quantile; see `Observable.unseen`."""
+        levels = np.array(self.levels)
+        spread = np.minimum.outer(levels, levels) - np.outer(levels, levels)
+        slopes = [slopes for slopes, _ in self._slopes(sums, squares)]
+        return block_diag(*(more * own @ spread @ own.T for more, own in zip(bins.unseen[1:-1], slopes, strict=True)))
+
+    def _slopes(self, sums: FloatArray, squares: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Of each bin: changes of its values (per_bin, k) by an event below each quantile, shares below minus p."""
+        levels, inside, squares = np.array(self.levels), self._inside(sums)[..., 0], self._inside(squares)[..., 0]
+        unit = squares.sum() / inside.sum()
+        more = inside.sum(axis=0) * (UNSEEN * unit / inside.sum())
+        for own, square, edges in zip(inside, squares, self._edges(), strict=True):
+            moved = share_below(inverse(distribution(own), edges, levels), edges) - levels[:, None]
+            error = np.sqrt(moved**2 @ square + UNSEEN * unit**2 * levels * (1 - levels)) / own.sum()
+            slopes = slope(distribution(own + more), edges, levels, error) / own.sum()
+            yield self.combination * slopes, moved
 
     def off_grid(self, per_cell: NDArray[Any]) -> NDArray[Any]:
         """Sum what is known of each cell over those below and above the sub-cells: (n_bins,)."""

@@ -88,8 +88,9 @@ class Efficiency(_RatioOfSums):
         """Of those that fail, and that pass."""
         return np.stack([-values, 1 - values], axis=1)
 
-    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+    def unseen(self, sums: FloatArray, squares: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
         """A few more events that pass, and that fail; see `Observable.unseen`."""
+        values = self.evaluate(sums)
         return np.diag(bins.unseen[1:-1] * (values**2 + (1 - values) ** 2) / bins.sum_w[1:-1] ** 2)
 
     def interval(self, values: FloatArray, variance: FloatArray, errors: FloatArray, bins: BinStatistics) -> FloatArray:
@@ -132,7 +133,7 @@ class Mean(_RatioOfSums):
         """Of the weights, and of the weights times the quantity."""
         return np.stack([-values, np.ones(len(values))], axis=1)
 
-    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+    def unseen(self, sums: FloatArray, squares: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
         """A few more events that spread as those of all bins do about their means; see `Observable.unseen`."""
         spread = np.sum(variance * bins.sum_w[1:-1] ** 2) / max(bins.sum_w2[1:-1].sum(), np.finfo(float).tiny)
         return np.diag(bins.unseen[1:-1] * spread / bins.sum_w[1:-1] ** 2)

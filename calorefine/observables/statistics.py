@@ -125,7 +125,7 @@ class Influences:
             at, of_totals = slice(first, first + part.observable.n_values), slice(last, last + part.n_totals)
             first, last = at.stop, of_totals.stop
             values, bins = part.nominal, part.bins(self._n[of_totals], self._squares[of_totals])
-            unseen.append(part.observable.unseen(values, variance[at], bins))
+            unseen.append(part.observable.unseen(part.sums[:, 0], part.squares, variance[at], bins))
             errors = np.sqrt(variance[at] + np.diag(unseen[-1]))
             ends.append(part.observable.interval(values, variance[at], errors, bins))
             entries[part.name] = part.entries(bins, self._squares[of_totals])

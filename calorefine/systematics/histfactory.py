@@ -12,6 +12,9 @@ sample:
   sample only, so that it isn't mixed with statistics.  It has a Poisson constraint, the same as a Gaussian one for
   small errors.
 
+A bin with fewer expected events than a tenth of its error, such as an empty one, gets that many: its expectation is
+positive, and the factor of its `staterror`, which pyhf lets go from 0 to 10, reaches what its error allows.
+
 To first order in the nuisance parameters the expected values then have the total covariance, apart from the
 correlations of the remainder.  The covariance is taken as known: that it comes from K replicas is not in the fit, and
 neither is Student's t.  Take at least as many replicas as there are bins with a systematic error that matters.
@@ -36,6 +39,7 @@ from calorefine.systematics.systematics import Systematics
 
 PURE_SCALE = 1e-3
 NEGLIGIBLE = 1e-9
+LEAST_EXPECTED = 0.1  # of the error
 VERSION = "1.0.0"
 
 
@@ -76,6 +80,10 @@ def fragment(systematics: Systematics, parts: Decomposition, fit: Fit) -> tuple[
             notes.append(f"'{name}' is not in the pyhf workspace: {int(np.sum(nominal < 0))} bins are negative")
         else:
             where = systematics.part(name)
+            least = LEAST_EXPECTED * systematics.errors()[where]
+            if raised := int(np.sum(nominal < least)):
+                notes.append(f"'{name}': {raised} bins with nearly no events get a tenth of their error in pyhf")
+            nominal = np.maximum(nominal, least)
             shapes = {part.name: part.shape[where] for part in parts.components if part.shape[where].any()}
             modifiers = [_shape(key, nominal, shape) for key, shape in shapes.items()]
             modifiers += _uncorrelated(systematics, parts, name, fit.sample)

@@ -184,7 +184,7 @@ def _weights(chunk: Chunk, weight: FloatArray, ratios: Ratios, max_ratio: float,
     cut_off = log_ratios > math.log(max_ratio)
     ratio = np.exp(np.minimum(log_ratios, math.log(max_ratio)))
     sums.n_impossible += int(np.sum(impossible))
-    sums.add(weight, ratio, cut_off)
+    sums.add(weight, ratio, cut_off, chunk.event_key)
     return weight[:, None] * ratio
 
 

@@ -249,3 +249,20 @@ def test_negative_bins_are_left_out_and_negative_variations_noted(tmp_path):
     assert "'b': in 1 bins a variation is negative" in notes
     with uproot.open(found.root) as file:
         assert file["c/nominal"].values().tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("observed", [0, 1, 4])
+def test_events_in_an_empty_bin_do_not_break_a_fit(tmp_path, observed):
+    """No generated event is there: error of 1.5 events (`stats.UNSEEN`); without it pyhf finds no minimum."""
+    nominal, bins = np.array([50.0, 20.0, 0.0]), {"x": ObservableBins(np.arange(4.0))}
+    found = assemble(nominal, bins, generated=np.diag(nominal + 1.5))
+    fit = Fit(signal={"x": [0, 5, 1]}, observed={"x": [52, 24, observed]})
+    saved = save(found, tmp_path / "s", fit=fit)
+    assert any("1 bins with nearly no events get a tenth of their error" in note for note in saved.notes)
+    space = pyhf.Workspace(json.loads(saved.json.read_text())["workspace"])
+    model = space.model()
+    best, deviance = pyhf.infer.mle.fit(space.data(model), model, return_fitted_val=True)
+    expected = model.expected_data(best, include_auxdata=False)
+    assert np.isfinite(deviance)
+    assert expected[2] > 0
+    assert expected[2] == pytest.approx(observed, abs=1.5)

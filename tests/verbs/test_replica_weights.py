@@ -200,11 +200,22 @@ def test_what_is_unreliable_is_told():
     ratio = np.ones((10_000, 3))
     ratio[:, 0] = np.where(np.arange(10_000) < 20, 500.0, 0.0)
     ratio[:, 1] = 1.1 + 0.1 * np.sin(np.arange(10_000))
-    sums.add(np.full(10_000, 3.0), ratio, np.zeros_like(ratio, bool))
+    sums.add(np.full(10_000, 3.0), ratio, np.zeros_like(ratio, bool), np.arange(10_000, dtype=np.uint64))
     assert sums.n_eff == pytest.approx([20, 10_000 / (1 + 0.005 / 1.21), 10_000], rel=1e-3)
     found = sums.warnings()
     assert [text[:12] for text in found] == ["a: n_eff fal", "b: mean rati"]
     assert "to 0.2% of the nominal" in found[0]
+
+
+def test_copies_of_a_condition_are_one_event():
+    """Five rows of equal key have the errors and the effective number of one row; as rows they would not."""
+    ratio, key = np.random.default_rng(1).lognormal(0, 0.3, (2000, 2)), np.arange(2000, dtype=np.uint64)
+    once, copied = MemberSums(["a", "b"]), MemberSums(["a", "b"])
+    once.add(np.ones(2000), ratio, np.zeros_like(ratio, bool), key)
+    for part in np.split(np.repeat(np.arange(2000), 5), 4):
+        copied.add(np.ones(len(part)), ratio[part], np.zeros_like(ratio[part], bool), key[part])
+    np.testing.assert_allclose(copied.error, once.error, rtol=1e-9)
+    np.testing.assert_allclose(copied.n_eff, once.n_eff, rtol=1e-9)
 
 
 @UNTRAINED
