@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from calorefine import stats
+from calorefine import keys, stats
 from calorefine.stats import FloatArray
 
 INSIDE = (0.002, 0.998)  # quantiles that the bins span
@@ -21,7 +23,7 @@ class Shares:
     Attributes:
         edges: (b + 1) of the bins.
         values: sample to its shares (b).
-        errors: sample to the roots of their sums of squares (b).
+        errors: sample to the roots of their sums of squares (b), where rows of one event are summed before.
     """
 
     edges: list[float]
@@ -29,13 +31,22 @@ class Shares:
     errors: dict[str, list[float]]
 
     @classmethod
-    def of(cls, edges: FloatArray, samples: Mapping[str, tuple[FloatArray, FloatArray]]) -> Shares:
-        """Fill values and weights of each sample; those outside count in the sum alone."""
+    def of(cls, edges: FloatArray, samples: Mapping[str, tuple[NDArray[Any], ...]]) -> Shares:
+        """Fill values and weights of each sample; those outside count in the sum alone.
+
+        Args:
+            edges: (b + 1,) of the bins.
+            samples: values (n,), weights (n,) of any sign and positive sum and, if rows may be of one event, event keys
+                (n,).
+        """
         values, errors = {}, {}
-        for name, (column, weight) in samples.items():
+        for name, (column, weight, *event_key) in samples.items():
             part = weight / stats.require_positive_sum(weight, f"histogram, {name}")
-            values[name] = np.histogram(column, edges, weights=part)[0].tolist()
-            errors[name] = np.sqrt(np.histogram(column, edges, weights=part**2)[0]).tolist()
+            cell = np.where(column == edges[-1], len(edges) - 1, np.searchsorted(edges, column, side="right"))
+            sums = stats.WeightSums(1, len(edges) + 1)
+            sums.add(part[:, None], cell=cell, group=keys.group(*event_key) if event_key else None)
+            values[name] = sums.sum_w[1:-1, 0].tolist()
+            errors[name] = np.sqrt(sums.sum_w2[1:-1, 0]).tolist()
         return cls(np.asarray(edges).tolist(), values, errors)
 
     def outside(self, sample: str) -> float:

@@ -22,12 +22,12 @@ from calorefine.io.chunks import CHUNK_ROWS
 from calorefine.io.sources import Source
 from calorefine.observables import reading
 from calorefine.observables.histogram import Histogram
-from calorefine.observables.observable import Observable
+from calorefine.observables.observable import Mask, Observable
 from calorefine.observables.quantiles import Quantile
 from calorefine.observables.reading import Identity, Weights
 from calorefine.observables.statistics import Influences, SpreadKeys
 from calorefine.observables.sums import Entries, ObservableSums
-from calorefine.stats import FloatArray, IntArray
+from calorefine.stats import UNSEEN, FloatArray, IntArray
 
 _CHUNK_NUMBERS = 5_000_000  # rows times weights, or times values, held at a time
 
@@ -48,6 +48,7 @@ class Measured:
         outside: (n,) what the first row would be without the events outside the training domain, minus the first row.
         outside_counts: (n,) number of selected events outside the domain in the bin of each value.
         rows: name of each weight.
+        unmoved: (n,) values of the first row that no event moves: of an empty bin, or an efficiency of 0 or 1.
         events: which rows count as one event.
     """
 
@@ -60,7 +61,17 @@ class Measured:
     outside: FloatArray
     outside_counts: IntArray
     rows: tuple[str, ...]
+    unmoved: Mask
     events: Identity
+
+    def notes(self) -> list[str]:
+        """What a reader of the errors has to know."""
+        lines = [f"errors by the sample's own statistics: {self.events}"]
+        for name in self.observables:
+            if n := int(self.unmoved[self.part(name)].sum()):
+                what = f"'{name}': {n} bins are empty, hold a single event, or all or none of their events pass; "
+                lines.append(f"{what}errors are of {UNSEEN:g} events of the mean weight that are not there")
+        return lines
 
     def part(self, name: str) -> slice:
         """Where the values of an observable are.
@@ -175,6 +186,7 @@ def measure(
         outside=np.concatenate(shifts),
         outside_counts=np.concatenate([total.outside_counts() for total in sums]),
         rows=names,
+        unmoved=statistics.unmoved,
         events=events,
     )
 

@@ -136,7 +136,8 @@ class Quantile(Observable):
         levels = np.array(self.levels)
         spread = np.minimum.outer(levels, levels) - np.outer(levels, levels)
         slopes = [slopes for slopes, _ in self._slopes(sums, squares)]
-        return block_diag(*(more * own @ spread @ own.T for more, own in zip(bins.unseen[1:-1], slopes, strict=True)))
+        blocks = (more * own @ spread @ own.T for more, own in zip(bins.unseen[1:-1], slopes, strict=True))
+        return np.asarray(block_diag(*blocks))
 
     def _slopes(self, sums: FloatArray, squares: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Of each bin: changes of its values (per_bin, k) by an event below each quantile, shares below minus p."""

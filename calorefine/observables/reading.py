@@ -117,10 +117,8 @@ class Identity:
     def __str__(self) -> str:
         """Tell what counts as independent."""
         if self.key:
-            return f"events of equal {', '.join(self.key)} are correlated"
-        return (
-            f"each {self.copies} rows are copies at the same conditions" if self.copies > 1 else "rows are independent"
-        )
+            return f"rows of equal {', '.join(self.key)} count as one event"
+        return f"each {self.copies} rows, copies, count as one event" if self.copies > 1 else "each row is an event"
 
     def keys(self, table: reductions.Branches, at: range, path: Path) -> KeyArray | None:
         """Keys (n,) of these rows of a file; None if each is an event of its own."""

@@ -34,9 +34,11 @@ from scipy import sparse
 from scipy.linalg import block_diag
 
 from calorefine.keys import KeyArray
+from calorefine.observables.observable import Mask
 from calorefine.observables.sums import Entries, ObservableSums
 from calorefine.stats import FloatArray
 
+ROUNDING = 1e-9
 DENSE = 0.1  # share of influences that are not 0 from which on a full matrix is faster
 
 
@@ -48,12 +50,14 @@ class Statistics:
         covariance: (n, n) of all values.
         dof: (n,) degrees of freedom of the variances.
         intervals: (2, n) ends of central 68.27 % intervals.
+        unmoved: (n,) values that no event moves.
         entries: numbers of events by observable.
     """
 
     covariance: FloatArray
     dof: FloatArray
     intervals: FloatArray
+    unmoved: Mask
     entries: dict[str, Entries]
 
 
@@ -132,7 +136,8 @@ class Influences:
         covariance = self._covariance + block_diag(*unseen)
         known = np.full(len(variance), np.inf)
         dof = np.divide(2 * np.diag(covariance) ** 2, self._fourth, out=known, where=self._fourth > 0)
-        return Statistics(covariance, dof, np.concatenate(ends, axis=1), entries)
+        unmoved = variance <= ROUNDING * np.diag(covariance)
+        return Statistics(covariance, dof, np.concatenate(ends, axis=1), unmoved, entries)
 
     def _merge(self) -> list[tuple[KeyArray, sparse.csr_array]]:
         """Sum what is held of equal key."""

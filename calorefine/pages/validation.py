@@ -66,9 +66,9 @@ def _efficiency_curves(
     comparisons: Sequence[Comparison], bins: Sequence[ContextBin], index: int, label: str
 ) -> list[Curve]:
     """Reference as points, generated as a line with a band."""
-    values, errors = _values(comparisons, "generated")
-    target = _values(comparisons, "reference")
-    around, color = {"low": values - errors, "high": values + errors}, COLORS[index]
+    values, target = _values(comparisons, "generated")[0], _values(comparisons, "reference")
+    ends = np.array([one.generated_interval or (np.nan, np.nan) for one in comparisons])
+    around, color = {"low": ends[:, 0], "high": ends[:, 1]}, COLORS[index]
     places = np.array([one.center for one in bins])
     line = Curve("", values, line="-", color=color, bands=[around], options={"linewidth": 1.2})
     return [line, Curve(label, *target, color=color, index=index, x=places)]

@@ -156,9 +156,9 @@ def column_histograms(generated: Events, reference: Events, factor: FloatArray, 
     found = {}
     for name, own, other in zip(names, tables[0].T, tables[1].T, strict=True):
         samples = {
-            "reference": (other, reference.weight),
-            "generated": (own, generated.weight),
-            "reweighted": (own, generated.weight * factor),
+            "reference": (other, reference.weight, reference.event_key),
+            "generated": (own, generated.weight, generated.event_key),
+            "reweighted": (own, generated.weight * factor, generated.event_key),
         }
         found[name] = Shares.of(display_edges(np.concatenate([own, other])), samples)
     return found

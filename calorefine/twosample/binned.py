@@ -27,8 +27,14 @@ from scipy.special import erfc
 from calorefine import keys, stats
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
-from calorefine.stats import FloatArray
-from calorefine.twosample.estimates import Linearized, half_width_estimate, mean_estimate, std_estimate
+from calorefine.stats import FloatArray, IntArray
+from calorefine.twosample.estimates import (
+    Linearized,
+    efficiency_estimate,
+    half_width_estimate,
+    mean_estimate,
+    std_estimate,
+)
 
 CUT_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 N_MOMENT_BINS, N_EFFICIENCY_BINS = 5, 6
@@ -47,6 +53,8 @@ class Comparison:
         ratio: generated over reference; None if the reference is not above 0.
         ratio_error: of both, and of the generator's training sample if known.
         pull: difference over its error, of all these.
+        generated_interval: central 68.27 % interval of an efficiency in the generated sample.
+        reference_interval: in the reference sample.
     """
 
     generated: float | None = None
@@ -56,6 +64,8 @@ class Comparison:
     ratio: float | None = None
     ratio_error: float | None = None
     pull: float | None = None
+    generated_interval: tuple[float, float] | None = None
+    reference_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -210,27 +220,29 @@ def compared(
         group: (n + m,) number of the event that each row of both belongs to.
         training: variance of the estimate from the generator's training sample over that of the reference.
     """
+    n = len(group) - len(reference.influence) if reference else len(generated.influence) if generated else 0
+    (simulated, inner), (target, outer) = _alone(generated, group[:n]), _alone(reference, group[n:])
     if generated is None or reference is None:
-        return Comparison(*_alone(generated), *_alone(reference))
-    n, size = len(generated.influence), int(group.max()) + 1
-    first = stats.group_sums(generated.influence, group[:n], size)
-    second = stats.group_sums(reference.influence, group[n:], size)
+        return Comparison(*simulated, *target, generated_interval=inner, reference_interval=outer)
+    size = int(group.max()) + 1
+    first, second = generated.grouped(group[:n], size), reference.grouped(group[n:], size)
     learned = training * stats.sum_w2(second)
-    error, simulated_error, target_error = (
-        float(np.sqrt(variance))
-        for variance in (stats.sum_w2(first - second) + learned, stats.sum_w2(first), stats.sum_w2(second))
-    )
+    error = float(np.sqrt(stats.sum_w2(first - second) + learned))
     pull = (generated.value - reference.value) / error if error > 0 else None
     ratio = ratio_error = None
     if reference.value > 0:
         ratio = generated.value / reference.value
         ratio_error = float(np.sqrt(stats.sum_w2(first - ratio * second) + learned)) / reference.value
-    return Comparison(generated.value, simulated_error, reference.value, target_error, ratio, ratio_error, pull)
+    return Comparison(*simulated, *target, ratio, ratio_error, pull, inner, outer)
 
 
-def _alone(estimate: Linearized | None) -> tuple[float | None, float | None]:
-    """Value and error of one sample's estimate."""
-    return (None, None) if estimate is None else (estimate.value, float(np.sqrt(stats.sum_w2(estimate.influence))))
+def _alone(
+    estimate: Linearized | None, group: IntArray
+) -> tuple[tuple[float | None, float | None], tuple[float, float] | None]:
+    """Value and error of one sample's estimate, and its interval."""
+    if estimate is None:
+        return (None, None), None
+    return (estimate.value, float(np.sqrt(stats.sum_w2(estimate.grouped(group, 0))))), estimate.interval(group)
 
 
 def binned_moments(
@@ -261,7 +273,7 @@ def binned_efficiencies(
     efficiencies = {}
     for level, cut in zip(CUT_LEVELS, stats.quantile(reference, weight, CUT_LEVELS).tolist(), strict=True):
         passed = [(values > cut).astype(np.float64) for values in (generated, reference)]
-        bins = {name: binning.compare(passed[0], passed[1], mean_estimate) for name, binning in binnings.items()}
+        bins = {name: binning.compare(passed[0], passed[1], efficiency_estimate) for name, binning in binnings.items()}
         efficiencies[f"{level:g}"] = Efficiencies(cut, bins)
     return efficiencies
 

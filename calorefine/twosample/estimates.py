@@ -10,33 +10,59 @@ event's multiplicity.  The squares of the influences sum to the variance, for we
   quantiles themselves within two standard errors of p (Woodruff); the 68 % half-width is
   :math:`(q_{0.84} - q_{0.16}) / 2`.
 
+No event that is there moves an efficiency of 0 or 1, but others might: an error holds `stats.UNSEEN` more events, whose
+influence is that of the mean event, or for an efficiency that of one that passes and one that fails.
+
 References: Hampel, J. Am. Stat. Assoc. 69 (1974) 383; Woodruff, J. Am. Stat. Assoc. 47 (1952) 635.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from calorefine import stats
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, IntArray
 
 HALF_WIDTH_LEVELS = (0.16, 0.84)
 
 
 @dataclass(frozen=True)
 class Linearized:
-    """A number and the influence (n,) of each event on it."""
+    """A number and the influence (n,) of each event on it; of an efficiency also their shares (n,) of the weight."""
 
     value: float
     influence: FloatArray
+    shares: FloatArray | None = None
+
+    def grouped(self, group: IntArray, size: int) -> FloatArray:
+        """Influences (2, size) of all events of equal group, and of those that are not there; squared, the variance."""
+        unseen = self.influence
+        if self.shares is not None:
+            unseen = self.shares * np.hypot(self.value, 1 - self.value)
+        scale = np.sqrt(stats.UNSEEN / len(np.unique(group)))
+        return np.stack([stats.group_sums(self.influence, group, size), scale * stats.group_sums(unseen, group, size)])
+
+    def interval(self, group: IntArray) -> tuple[float, float] | None:
+        """Central 68.27 % interval of an efficiency (Clopper and Pearson's, at the effective number of events)."""
+        if self.shares is None:
+            return None
+        variance, both = np.array([stats.sum_w2(stats.group_sums(self.influence, group))]), self.grouped(group, 0)
+        n_eff, error = stats.n_eff(stats.group_sums(self.shares, group)), np.sqrt([stats.sum_w2(both)])
+        low, high = stats.binomial_interval(np.array([self.value]), variance, error, n_eff)[:, 0].tolist()
+        return low, high
 
 
 def mean_estimate(values: FloatArray, weight: FloatArray) -> Linearized:
-    """Weighted mean of values (n,), or efficiency where they are 0 and 1; weights of any sign, positive sum."""
+    """Weighted mean of values (n,); weights of any sign, positive sum."""
     mean = float(stats.mean(values, weight))
     return Linearized(mean, weight * (values - mean) / stats.sum_w(weight))
+
+
+def efficiency_estimate(passed: FloatArray, weight: FloatArray) -> Linearized:
+    """Weighted share of those that pass, 1, and not 0 (n,); weights of any sign, positive sum."""
+    return replace(mean_estimate(passed, weight), shares=weight / stats.sum_w(weight))
 
 
 def std_estimate(values: FloatArray, weight: FloatArray) -> Linearized | None:

@@ -37,16 +37,22 @@ def overlay(name: str, generated: SampleRows, reference: SampleRows, *, bins: in
     """Distributions of one column.
 
     In the errors, the weights of equal event key in a bin are summed before squaring: copies of an event, and an event
-    and its pair in the ratio, count as correlated.
+    and its pair in the ratio, count as correlated.  They hold `stats.UNSEEN` more events of the mean weight, so that an
+    empty bin has an error too; those of ratios, in which pairs cancel, only where the generated bin is empty.
     """
     edges = display_edges(reference.table[name], reference.weight, bins=bins)
     shares = _event_shares(edges, name, (generated, reference))
-    values = [np.stack([share.sum(axis=1), np.sqrt(_squares(share))]) for share in shares]
+    unseen = [_unseen(share) for share in shares]
+    values = [
+        np.stack([share.sum(axis=1), np.sqrt(_squares(share) + more)])
+        for share, more in zip(shares, unseen, strict=True)
+    ]
     (made, _), (target, error) = values
     known = target > SIGNIFICANT * error
     ratio = np.divide(made, target, out=np.full(len(made), np.nan), where=known)
     difference = shares[0] - sparse.diags_array(np.nan_to_num(ratio)) @ shares[1]
-    errors = np.divide(np.sqrt(_squares(difference)), target, out=np.full(len(made), np.nan), where=known)
+    squares = _squares(difference) + np.where(made == 0, unseen[0], 0)
+    errors = np.divide(np.sqrt(squares), target, out=np.full(len(made), np.nan), where=known)
     return Overlay(edges, values[0], values[1], np.stack([ratio, errors]))
 
 
@@ -67,3 +73,10 @@ def _event_shares(edges: FloatArray, name: str, samples: Sequence[SampleRows]) -
 def _squares(share: sparse.csr_array) -> FloatArray:
     """Variance of each bin (bins,)."""
     return np.asarray(share.power(2).sum(axis=1))
+
+
+def _unseen(share: sparse.csr_array) -> FloatArray:
+    """Variance of each bin (bins,) by events that are not there."""
+    n, squares = np.diff(share.indptr), _squares(share)
+    w2: FloatArray = np.divide(squares, n, out=np.full(len(n), squares.sum() / max(n.sum(), 1)), where=n > 0)
+    return stats.UNSEEN * w2

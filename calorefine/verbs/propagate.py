@@ -155,7 +155,7 @@ def propagate_files(
     biases, untested = checks.biases(systematics, true)
     if true and inflated != "no":
         systematics = inflate(systematics, true[0], truth_covariance=true[1], rule=inflated)
-    lines += [*closes, *untested, *checks.replica_warnings(systematics)]
+    lines += [*measured.notes(), *closes, *untested, *checks.replica_warnings(systematics)]
     powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
     saved = save(
         systematics,
@@ -183,5 +183,6 @@ def _provenance(
         "weight": variables.weight,
         "outside_domain": measured.outside_counts.tolist(),
         "messages": lines,
+        "intervals": measured.intervals.tolist(),
         **{key: {name: record.to_dict() for name, record in named.items()} for key, named in records.items()},
     }

@@ -88,7 +88,8 @@ def sums_of(observable, arrays, w):
 def covariance_of(one, sums, sums2):
     """By linear propagation, of independent events."""
     jacobian = one.jacobian(sums, sums2[:, 0, 0])
-    return (jacobian @ sparse.block_diag(list(sums2), format="csr") @ jacobian.T).toarray()
+    squares = sparse.diags_array(sums2[:, 0, 0]) if one.n_amounts == 1 else sparse.block_diag(list(sums2), format="csr")
+    return (jacobian @ squares @ jacobian.T).toarray()
 
 
 @pytest.fixture(scope="module")

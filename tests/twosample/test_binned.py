@@ -8,6 +8,8 @@ import pytest
 from calorefine import Column, Columns, stats
 from calorefine.errors import ConfigError
 from calorefine.events import Events
+from calorefine.io.sample import SampleRows
+from calorefine.shares import Shares
 from calorefine.twosample.binned import (
     CUT_LEVELS,
     Comparison,
@@ -19,7 +21,14 @@ from calorefine.twosample.binned import (
     corrected_p_value,
     deviation,
 )
-from calorefine.twosample.estimates import half_width_estimate, mean_estimate, median_estimate, std_estimate
+from calorefine.twosample.estimates import (
+    efficiency_estimate,
+    half_width_estimate,
+    mean_estimate,
+    median_estimate,
+    std_estimate,
+)
+from calorefine.twosample.overlay import overlay
 
 ESTIMATORS = [mean_estimate, std_estimate, half_width_estimate, median_estimate]
 
@@ -164,3 +173,38 @@ def test_corrected_p_value():
 def test_no_bins_is_an_error():
     with pytest.raises(ConfigError, match="n_bins: 0"):
         binning(np.zeros(3), np.zeros(3), n_bins=0)
+
+
+@pytest.mark.parametrize("copies", [1, 5])
+def test_efficiencies_of_zero_and_one_have_errors(copies):
+    """As of 1.5 events more, and Clopper and Pearson's interval at the number of events, not of their copies."""
+    group = np.repeat(np.arange(40), copies)
+    passed = efficiency_estimate(np.ones(40 * copies), np.ones(40 * copies))
+    found = compared(passed, efficiency_estimate(np.zeros(20), np.ones(20)), np.append(group, 40 + np.arange(20)))
+    assert (found.generated_error, found.reference_error) == pytest.approx((np.sqrt(1.5) / 40, np.sqrt(1.5) / 20))
+    assert found.generated_interval == pytest.approx((0.158655 ** (1 / 40), 1), abs=1e-4)
+    assert found.reference_interval == pytest.approx((0, 1 - 0.158655 ** (1 / 20)), abs=1e-4)
+    assert found.pull == pytest.approx(1 / np.hypot(found.generated_error, found.reference_error))
+    alone = compared(passed, None, group)
+    assert (alone.generated_error, alone.generated_interval) == (found.generated_error, found.generated_interval)
+
+
+def test_empty_bins_of_an_overlay_have_errors():
+    values, keys = np.array([0.5] * 30 + [2.5] * 30), np.arange(60, dtype=np.uint64)
+    rows = SampleRows({"x": values}, np.full(60, 2.0), keys, keys)
+    found = overlay("x", rows, rows, bins=5)
+    assert np.sum(found.generated[0] == 0) == 3
+    assert found.generated[1].min() == pytest.approx(2 * np.sqrt(1.5))
+    assert found.generated[1].max() == pytest.approx(2 * np.sqrt(31.5))
+
+
+def test_shares_count_rows_of_one_event_once():
+    """Five rows of equal key are as one; bins are those of numpy."""
+    rng = np.random.default_rng(31)
+    values, weight, edges = rng.normal(size=500), rng.normal(1, 0.4, 500), np.linspace(-2, 2, 9)
+    copied = (np.repeat(values, 5), np.repeat(weight, 5), np.repeat(np.arange(500, dtype=np.uint64), 5))
+    found = Shares.of(edges, {"once": (values, weight), "copied": copied, "rows": copied[:2]})
+    expected = np.histogram(values, edges, weights=weight / weight.sum())[0]
+    np.testing.assert_allclose(found.values["once"], expected, atol=1e-14)
+    np.testing.assert_allclose(found.errors["copied"], found.errors["once"], rtol=1e-12)
+    np.testing.assert_allclose(found.errors["rows"], np.array(found.errors["once"]) / np.sqrt(5), rtol=1e-12)
