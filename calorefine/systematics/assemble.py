@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, UncertaintyWarning
+from calorefine.systematics.alternatives import beyond_seeds
 from calorefine.systematics.sources import (
     GENERATED,
     AlternativesRule,
@@ -27,6 +28,7 @@ def assemble(
     calibration: ArrayLike | None = None,
     training: ArrayLike | None = None,
     alternatives: Mapping[str, ArrayLike] | None = None,
+    retrained: Collection[str] | None = None,
     rule: AlternativesRule = "envelope",
     residual: ArrayLike | None = None,
     residual_correlated: bool = True,
@@ -41,6 +43,8 @@ def assemble(
         calibration: (K, n) bootstrap replicas, without the nominal one.
         training: (K', n) the same data and other seeds.
         alternatives: choice, as `spectator`, to the values (m, n) under its alternatives.
+        retrained: names of the alternatives that are trainings of their own, whose noise is taken off by `training`
+            (see `alternatives`); all of them, if left out.
         rule: how several alternatives of one choice combine, see `sources`.
         residual: (n,) deviation that the closure of the reweighting leaves.
         residual_correlated: whether it moves all bins together.
@@ -59,6 +63,9 @@ def assemble(
     sources = [from_replicas(name, rows, part_of=None if name == whole else whole) for name, rows in replicas.items()]
     notes = _notes(*sources)
     for name, rows in (alternatives or {}).items():
+        if retrained is None or name in retrained:
+            deviations, told = beyond_seeds(name, values, rows, replicas.get("training"), bins)
+            rows, notes = values + deviations, notes + told  # noqa: PLW2901
         sources += from_alternatives(name, values, rows, rule=rule)
     if residual is not None:
         sources.append(from_deviation("residual", residual, correlated=residual_correlated))
