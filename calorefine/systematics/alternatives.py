@@ -22,10 +22,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from calorefine.stats import FloatArray, sidak
-from calorefine.systematics.sources import beyond_noise, finite_rows, from_replicas
+from calorefine.systematics.sources import beyond_noise, from_replicas
 from calorefine.systematics.systematics import ObservableBins, Systematics
 
 SIGNIFICANT = 0.005
@@ -47,22 +46,21 @@ def beyond_seeds(
     Returns:
         Deviations (m, n), and what to say of each alternative.
     """
-    values = finite_rows(name, rows)
     if seeds is None or len(seeds) < LEAST_SEEDS:
         n_seeds = 0 if seeds is None else len(seeds)
         why = f"{n_seeds} trainings with other seeds can't tell them from the training's noise, which is in them "
-        return values - nominal, [f"alternatives of '{name}' count in full: {why}(expected {LEAST_SEEDS} or more)"]
+        return rows - nominal, [f"alternatives of '{name}' count in full: {why}(expected {LEAST_SEEDS} or more)"]
     trainings = np.vstack([nominal, seeds])
     center, spread = trainings.mean(axis=0), from_replicas(name, trainings)
     noise, everything = spread.covariance * (1 + 1 / len(trainings)), Systematics(center, dict(bins), {})
-    deviations, notes = values - center, []
+    deviations, notes = rows - center, []
     for number, deviation in enumerate(deviations, 1):
         p_values = {}
         for observable in bins:
             part = everything.part(observable)
             estimate = (noise[part, part], spread.dof)
             chi2 = everything.only(observable).chi2(deviation[part], estimates=[estimate])
-            p_values[observable] = sidak(chi2.p_value, len(values) * len(bins))
+            p_values[observable] = sidak(chi2.p_value, len(rows) * len(bins))
             fixed = np.diag(noise)[part] == 0  # where nothing varies, any deviation is one
             deviation[part] *= fixed | (p_values[observable] < SIGNIFICANT)
         notes.append(f"alternative {number} of '{name}': {_verdict(p_values)}")

@@ -14,6 +14,7 @@ from calorefine.systematics.sources import (
     GENERATED,
     AlternativesRule,
     ErrorSource,
+    finite_rows,
     from_alternatives,
     from_deviation,
     from_replicas,
@@ -63,10 +64,11 @@ def assemble(
     sources = [from_replicas(name, rows, part_of=None if name == whole else whole) for name, rows in replicas.items()]
     notes = _notes(*sources)
     for name, rows in (alternatives or {}).items():
+        varied = finite_rows(name, rows)
         if retrained is None or name in retrained:
-            deviations, told = beyond_seeds(name, values, rows, replicas.get("training"), bins)
-            rows, notes = values + deviations, notes + told  # noqa: PLW2901
-        sources += from_alternatives(name, values, rows, rule=rule)
+            deviations, told = beyond_seeds(name, values, varied, replicas.get("training"), bins)
+            varied, notes = values + deviations, notes + told
+        sources += from_alternatives(name, values, varied, rule=rule)
     if residual is not None:
         sources.append(from_deviation("residual", residual, correlated=residual_correlated))
     if generated is not None:

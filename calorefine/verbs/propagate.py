@@ -16,7 +16,7 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Measured, Observable
 from calorefine.systematics import checks
 from calorefine.systematics.assemble import assemble
-from calorefine.systematics.bias import Bias, inflate
+from calorefine.systematics.bias import Bias, inflate, with_bias
 from calorefine.systematics.equivalent_events import Power, power
 from calorefine.systematics.histfactory import Fit
 from calorefine.systematics.output import Saved, save
@@ -78,10 +78,9 @@ class PropagateSummary:
         return [*lines, f"{last}goes to {plateaus}"]
 
     def _bias_line(self, name: str, bias: Bias) -> str:
-        worst = [self.systematics.locate(int(k)) for k in np.flatnonzero(bias.flagged)[:MOST_BINS_SHOWN]]
+        worst = [self.systematics.locate(int(k)) for k in np.flatnonzero(bias.exceeds)[:MOST_BINS_SHOWN]]
         where = "; worst bins " + ", ".join(f"{observable}[{index}]" for observable, index in worst) if worst else ""
-        numbers = f"chi2 / ndf {bias.chi2.reduced:.2f}, p {bias.chi2.p_value:.2g}"
-        return f"{'BIAS: ' if bias.significant else ''}{name}: {numbers}{where}"
+        return f"{'BIAS: ' if bias.off else ''}{name}: {bias.numbers()}{where}"
 
 
 @recorded("propagate")
@@ -99,6 +98,7 @@ def propagate_files(
     closure: Closure | None = None,
     outside: Outside = "uncertainty",
     truth: WeightedFiles | None = None,
+    replica_bias: bool = False,
     inflated: Inflate = "no",
     fit: Fit | None = None,
     overwrite: bool = False,
@@ -122,6 +122,7 @@ def propagate_files(
         outside: what to do about events outside the training domain (`in_domain` false): the shift without them is an
             uncertainty, they are refused, or they count as all others.
         truth: what should come out, for validation only: shows the bias; sums of weights at equal totals.
+        replica_bias: count the mean of the replicas minus the nominal, beyond its error, as a source `bias`.
         inflated: enlarge the uncertainty to cover the truth: by a factor on the calibration's errors, or by the
             deviation itself.
         fit: names and signal for the pyhf workspace.
@@ -152,10 +153,11 @@ def propagate_files(
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
     true = at_equal_totals(measured_in(truth, measured.observables, tree), measured) if truth else None
-    biases, untested = checks.biases(systematics, true)
+    biases = checks.biases(systematics, true)
+    systematics = with_bias(systematics) if replica_bias else systematics
     if true and inflated != "no":
         systematics = inflate(systematics, true[0], truth_covariance=true[1], rule=inflated)
-    lines += [*closes, *untested, *checks.replica_warnings(systematics)]
+    lines += [*closes, *checks.replica_warnings(systematics)]
     powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
     saved = save(
         systematics,
