@@ -182,14 +182,19 @@ def select(
     return chunk.take(keep), bad, int(np.sum(passed & ~keep))
 
 
+def require_integers(table: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
+    """Raise `KeyColumnError` for a key branch that holds anything else."""
+    for name in names:
+        if not np.issubdtype(table[name].dtype, np.integer):
+            msg = f"{path}: key branch '{name}' is of type {table[name].dtype}, expected integers"
+            raise KeyColumnError(msg)
+
+
 def _keys(
     table: Mapping[str, Any], path: Path, request: Request, counts: NDArray[np.int64] | None
 ) -> tuple[keys.KeyArray, keys.KeyArray]:
     """Event keys and candidate keys (n,) of one batch."""
-    for name in request.key_branches:
-        if not np.issubdtype(table[name].dtype, np.integer):
-            msg = f"{path}: key branch '{name}' is of type {table[name].dtype}, expected integers"
-            raise KeyColumnError(msg)
+    require_integers(table, request.key_branches, path)
     if request.key:
         event = keys.make_keys([table[name] for name in request.key])
     else:

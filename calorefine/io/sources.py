@@ -87,11 +87,15 @@ class Source(ABC):
 
     def n_entries(self) -> int:
         """Number of rows in all files, before any cut."""
-        total = 0
+        return sum(self.lengths())
+
+    def lengths(self) -> list[int]:
+        """Number of rows of each file."""
+        lengths = []
         for path in self.paths:
             with self.open(path) as tree:
-                total += tree.n_entries
-        return total
+                lengths.append(tree.n_entries)
+        return lengths
 
     def n_rows(self, request: Request) -> int:
         """Number of rows in all files, before any cut: those of the lists, with a collection."""

@@ -6,6 +6,10 @@ sum over all selected events, below and above the edges included.  Then
 .. math:: \frac{\partial y_b}{\partial S_c} = \frac{\delta_{bc} - y_b}{S},
 
 so that the values of a shape without events outside the edges sum to 1, and their covariance has rank n - 1.
+
+Intervals are Garwood's for a sum, with the number of events of equal weight that has the same relative error (Bohm and
+Zech, arXiv:1309.1287), and Clopper and Pearson's for a share (`binomial_interval`).  An empty bin has the limits of no
+event of the mean weight.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import sparse
 
-from calorefine.observables.observable import Mask, Observable
-from calorefine.stats import FloatArray, IntArray
+from calorefine.observables.observable import BinStatistics, Mask, Observable
+from calorefine.stats import FloatArray, IntArray, binomial_interval, count_interval
 
 Normalize = Literal["none", "unit"]
 
@@ -57,11 +62,25 @@ class Histogram(Observable):
         """Sums or shares (..., n_bins); see `Observable.values`."""
         return sums[..., 1:-1] if self.is_sum else sums[..., 1:-1] / sums.sum(axis=-1, keepdims=True)
 
-    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariance (n_bins, n_bins); see `Observable.covariance`."""
-        squares = sums2[:, 0, 0]
+    def jacobian(self, sums: FloatArray, squares: FloatArray) -> sparse.csr_array:  # noqa: ARG002
+        """Derivatives (n_bins, n_bins + 2); see `Observable.jacobian`."""
         if self.is_sum:
-            return np.diag(squares[1:-1])
+            return sparse.eye_array(len(sums), format="csr")[1:-1]
+        return sparse.csr_array(self._of_share(sums))
+
+    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+        """A few more events in each bin, and beyond the edges if some are there; see `Observable.unseen`."""
+        if self.is_sum:
+            return np.diag(bins.unseen[1:-1])
+        jacobian = self._of_share(bins.sum_w)
+        return np.asarray((jacobian * bins.unseen) @ jacobian.T)
+
+    def interval(self, values: FloatArray, variance: FloatArray, errors: FloatArray, bins: BinStatistics) -> FloatArray:
+        """Garwood's, or Clopper and Pearson's for a share; see `Observable.interval`."""
+        if self.is_sum:
+            return count_interval(values, variance, errors, np.sqrt(bins.w2[1:-1]))
+        return binomial_interval(values, variance, errors, bins.sum_w.sum() ** 2 / bins.sum_w2.sum())
+
+    def _of_share(self, sums: FloatArray) -> FloatArray:
         total = sums.sum()
-        jacobian = ((np.eye(len(sums)) - (sums / total)[:, None]) / total)[1:-1]
-        return np.asarray((jacobian * squares) @ jacobian.T)
+        return np.asarray(((np.eye(len(sums)) - (sums / total)[:, None]) / total)[1:-1])

@@ -1,79 +1,35 @@
-"""Measure observables in ROOT files: for the nominal weight and many others at once, in one pass, streamed.
+"""Measure observables in ROOT files: for the nominal weight and many others at once, streamed.
 
-For a chunk of n rows and V weights, the sums of an observable are a sparse matrix (cells, n), with an event's amounts
-in its column, times the matrix (n, V) of weights.  Only the nominal weight needs sums of squares.
-
-The statistics of a sample correlate observables of the same events; `Measured.statistics` leaves that out: it holds one
-block for each observable.  Replica weights carry all correlations.
+For a chunk of n rows and V weights, the sums of an observable are a sparse matrix (n, cells), with an event's amounts
+in its row, times the matrix (n, V) of weights.  A second pass, with the nominal weight alone, finds the statistics of
+the sample (`statistics`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import hist
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import block_diag
-from scipy.sparse import csr_matrix
+from scipy import sparse
 
-from calorefine.errors import EmptySelectionError, WeightError, nearest
+from calorefine.errors import nearest
 from calorefine.io.chunks import CHUNK_ROWS
 from calorefine.io.sources import Source
 from calorefine.observables import reading
 from calorefine.observables.histogram import Histogram
-from calorefine.observables.observable import Mask, Observable
+from calorefine.observables.observable import Observable
 from calorefine.observables.quantiles import Quantile
-from calorefine.observables.reading import Evaluated, Weights
+from calorefine.observables.reading import Identity, Weights
+from calorefine.observables.statistics import Influences, SpreadKeys
+from calorefine.observables.sums import Entries, ObservableSums
 from calorefine.stats import FloatArray, IntArray
 
-_CHUNK_WEIGHTS = 5_000_000  # rows times weights held at a time
-
-
-@dataclass(frozen=True)
-class Beyond:
-    """Events beyond the edges: their number, sum of weights and sum of squared weights."""
-
-    n: int
-    sum_w: float
-    sum_w2: float
-
-
-@dataclass(frozen=True)
-class Entries:
-    """How many events an observable has, with the nominal weight.
-
-    Attributes:
-        n_selected: events that pass the selection, also those beyond the edges.
-        sum_w: sum of their weights.
-        sum_w2: sum of their squared weights.
-        n_eff: effective number of them.
-        underflow: those below the edges.
-        overflow: those above.
-        n_off_grid: events within the edges, but beyond the sub-cells of a quantile; they count there as well.
-    """
-
-    n_selected: int
-    sum_w: float
-    sum_w2: float
-    n_eff: float
-    underflow: Beyond
-    overflow: Beyond
-    n_off_grid: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    def shares_beyond(self) -> tuple[FloatArray, FloatArray]:
-        """Shares (2,) of the sum of weights below and above the edges, and variances as of a normalized `Histogram`."""
-        shares = np.array([part.sum_w for part in (self.underflow, self.overflow)]) / self.sum_w
-        squares = np.array([part.sum_w2 for part in (self.underflow, self.overflow)])
-        return shares, (squares * (1 - 2 * shares) + shares**2 * self.sum_w2) / self.sum_w**2
+_CHUNK_NUMBERS = 5_000_000  # rows times weights, or times values, held at a time
 
 
 @dataclass(frozen=True)
@@ -84,20 +40,27 @@ class Measured:
         observables: by name, with their sub-cells chosen; give them to `measure` again to measure another sample in the
             same cells.
         values: (V, n), one row for each weight; the first is the nominal one.
-        statistics: (n, n) covariance of the first row from the sample's own statistics, one block for each observable.
+        statistics: (n, n) covariance of the first row from the sample's own statistics, of all observables jointly; no
+            variance is 0 because a bin is empty or an efficiency is 1.
+        dof: (n,) degrees of freedom of its variances, by the fourth moment of the weights.
+        intervals: (2, n) ends of the central 68.27 % intervals by these: Clopper and Pearson's, Garwood's.
         entries: by name.
         outside: (n,) what the first row would be without the events outside the training domain, minus the first row.
         outside_counts: (n,) number of selected events outside the domain in the bin of each value.
         rows: name of each weight.
+        events: which rows count as one event.
     """
 
     observables: dict[str, Observable]
     values: FloatArray
     statistics: FloatArray
+    dof: FloatArray
+    intervals: FloatArray
     entries: dict[str, Entries]
     outside: FloatArray
     outside_counts: IntArray
     rows: tuple[str, ...]
+    events: Identity
 
     def part(self, name: str) -> slice:
         """Where the values of an observable are.
@@ -127,9 +90,11 @@ class Measured:
         view["variance"] = np.diag(self.statistics)[self.part(name)].reshape(view.shape)
         if isinstance(observable, Histogram):
             view, entries = filled.view(flow=True), self.entries[name]
-            below, above = entries.underflow, entries.overflow
-            sums = np.array([[below.sum_w, above.sum_w], [below.sum_w2, above.sum_w2]])
-            view["value"][[0, -1]], view["variance"][[0, -1]] = sums if observable.is_sum else entries.shares_beyond()
+            beyond = entries.underflow, entries.overflow
+            scale = 1.0 if observable.is_sum else entries.sum_w
+            view["value"][[0, -1]] = [part.sum_w / scale for part in beyond]
+            squares = [part.sum_w2 if observable.is_sum else part.share_variance for part in beyond]
+            view["variance"][[0, -1]] = squares
         return filled
 
 
@@ -139,82 +104,16 @@ def slices(sizes: Mapping[str, int]) -> dict[str, slice]:
     return {name: slice(*pair) for name, pair in zip(sizes, pairwise(ends), strict=True)}
 
 
-class _Sums:
-    """Sums of one observable over chunks.
-
-    The weights have one column more than the rows of the result: the nominal weight of events inside the domain.
-    """
-
-    def __init__(self, name: str, observable: Observable, n_weights: int) -> None:
-        self.name, self.observable = name, observable
-        n, m = observable.cell_count, observable.n_amounts
-        self.sums = np.zeros((n * m, n_weights + 1))
-        self.sums2 = np.zeros((n, m, m))
-        self.counts, self.outside = np.zeros(n, np.int64), np.zeros(n, np.int64)
-
-    def add(self, chunk: Evaluated, weights: FloatArray, inside: Mask, bad: Counter[str]) -> None:
-        observable = self.observable
-        keep, columns = chunk.selected(self.name, observable, bad)
-        bad[f"{self.name}: weights"] += int(np.sum(~np.isfinite(weights[keep]).all(axis=1)))
-        if bad.total():
-            return
-        cell, amounts = observable.fill(columns, [chunk.condition(text)[keep] for text in observable.conditions()])
-        n, m = observable.cell_count, observable.n_amounts
-        at = (cell * m + np.arange(m)[:, None]).ravel()
-        shape = (len(self.sums), len(weights))
-        self.sums += csr_matrix((np.concatenate(amounts), (at, np.tile(keep, m))), shape=shape) @ weights
-        squares = weights[keep, 0] ** 2
-        for a, b in np.ndindex(m, m):
-            self.sums2[:, a, b] += np.bincount(cell, squares * amounts[a] * amounts[b], n)
-        self.counts += np.bincount(cell, minlength=n)
-        self.outside += np.bincount(cell[~inside[keep]], minlength=n)
-
-    def values(self, source: Source, rows: Sequence[str]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Values (V, n), covariance (n, n), and what the first row lacks without events outside the domain (n,).
-
-        Raises:
-            EmptySelectionError: no event is selected.
-            WeightError: the weights of a bin don't have a positive sum.
-        """
-        observable, where = self.observable, f"{source}: observable '{self.name}'"
-        if not self.counts.any():
-            reason = f"after the selection '{observable.selection}'" if observable.selection else "in the tree"
-            raise EmptySelectionError(f"{where}: no event is left {reason}, expected some")
-        sums, shift, hint = np.ascontiguousarray(self.sums.T), np.zeros(observable.n_values), ""
-        try:
-            values = observable.values(sums[:-1], rows=rows)
-            if n_outside := self.outside.sum():
-                where += f": without the {n_outside} events outside the training domain, "
-                hint = "; or leave out bins that lie outside"
-                shift = observable.values(sums[-1]) - values[0]
-        except WeightError as error:
-            raise WeightError(f"{where.removesuffix(', ')}{',' if hint else ':'} {error}{hint}") from error
-        return values, observable.covariance(sums[0], self.sums2), shift
-
-    def entries(self) -> Entries:
-        observable = self.observable
-        arrays = self.counts, self.sums[:: observable.n_amounts, 0], self.sums2[:, 0, 0]
-        numbers, sums, squares = (observable.by_bin(array) for array in arrays)
-        low, high = (Beyond(int(numbers[k]), float(sums[k]), float(squares[k])) for k in (0, -1))
-        sum_w, sum_w2 = float(sums.sum()), float(squares.sum())
-        off = int(observable.off_grid(self.counts).sum()) if isinstance(observable, Quantile) else 0
-        n_eff = sum_w**2 / sum_w2 if sum_w2 > 0 else 0.0
-        return Entries(int(numbers.sum()), sum_w, sum_w2, n_eff, low, high, off)
-
-    def outside_counts(self) -> NDArray[Any]:
-        """Events outside the domain (n,) in the bin of each value."""
-        return np.repeat(self.observable.by_bin(self.outside)[1:-1], self.observable.per_bin)
-
-
 def measure(
     source: Source,
     observables: Mapping[str, Observable],
     *,
     weights: Sequence[Weights],
     in_domain: str | None = reading.IN_DOMAIN,
+    key: Sequence[str] | None = None,
     rows: int | None = None,
 ) -> Measured:
-    """Measure observables with all weights, in one pass over the files.
+    """Measure observables with all weights, and their joint covariance by the sample's own statistics.
 
     Quantiles without a range need a look at the first events before.
 
@@ -225,6 +124,8 @@ def measure(
             may be negative.
         in_domain: branch that is false for events outside the training domain.  Where files lack the default one, all
             events are inside.  None: all are inside.
+        key: integer branches that are equal for rows of one event, which are not independent; none: each row is an
+            event.  If left out, the provenance of a generated file tells, and rows of other files are events.
         rows: rows read at a time; chosen by the number of weights if left out.
 
     Returns:
@@ -233,31 +134,51 @@ def measure(
     Raises:
         ConfigError: no observable, or no weight.
         BranchError: a branch is missing, or is of a type that can't be used.
+        KeyColumnError: a key branch is no integer.
         ValueRangeError: NaN or infinite values in selected events.
         EmptySelectionError: an observable has no event.
         WeightError: the weights in a bin of an efficiency, a mean, a quantile or a shape don't have a positive sum.
+
+    Warns:
+        KeyWarning: a generated file lacks what would tell copies and candidates.
     """
     reading.require_some(observables, weights)
     names = tuple(reading.names_of(source, weights))
     condition = reading.domain_condition(source, in_domain)
+    events, spread = reading.identity(source, key), SpreadKeys()
     chosen = reading.prepared(source, observables)
     texts = [text for observable in chosen.values() for text in observable.texts()]
-    texts += [*(weight.text for weight in weights), condition or "1"]
-    sums = [_Sums(name, observable, len(names)) for name, observable in chosen.items()]
+    sums = [ObservableSums(name, observable, len(names)) for name, observable in chosen.items()]
     bad: Counter[str] = Counter()
-    for chunk in reading.chunks(source, texts, rows or max(1000, min(CHUNK_ROWS, _CHUNK_WEIGHTS // len(names)))):
+    every = [*texts, *(weight.text for weight in weights), condition or "1"]
+    for chunk in reading.chunks(source, every, _rows(rows, len(names)), events):
         inside, columns = chunk.condition(condition), chunk.weights(weights)
         columns = np.column_stack([columns, np.where(inside, columns[:, 0], 0.0)])
+        spread.add(chunk.key)
         for total in sums:
             total.add(chunk, columns, inside, bad)
     reading.require_finite(source, bad)
-    values, covariances, shifts = zip(*(total.values(source, names) for total in sums), strict=True)
+    values, shifts = zip(*(total.values(source, names) for total in sums), strict=True)
+    influences = Influences(sums, spread.keys())
+    nominal = [*texts, weights[0].text]
+    for chunk in reading.chunks(source, nominal, _rows(rows, sum(map(len, shifts))), events):
+        amounts = sparse.hstack([total.amounts(chunk) for total in sums], format="csr")
+        influences.add(amounts, chunk.weights(weights[:1])[:, 0], chunk.key)
+    statistics = influences.result()
     return Measured(
         observables=chosen,
         values=np.concatenate(values, axis=1),
-        statistics=np.asarray(block_diag(*covariances)),
-        entries={total.name: total.entries() for total in sums},
+        statistics=statistics.covariance,
+        dof=statistics.dof,
+        intervals=statistics.intervals,
+        entries=statistics.entries,
         outside=np.concatenate(shifts),
         outside_counts=np.concatenate([total.outside_counts() for total in sums]),
         rows=names,
+        events=events,
     )
+
+
+def _rows(rows: int | None, n: int) -> int:
+    """Rows to read at a time where each has n numbers."""
+    return rows or max(1000, min(CHUNK_ROWS, _CHUNK_NUMBERS // n))

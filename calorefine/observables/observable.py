@@ -4,19 +4,10 @@ An event with weight w that passes the selection falls into one *bin* b of a var
 the edges) and one *sub-cell* of it, together its cell c, with amounts :math:`a_k` that are 1 or a value.  The sums over
 events are
 
-.. math:: S_{ck} = \sum_i w_i a_{ik}, \qquad T_{ckl} = \sum_i w_i^2 a_{ik} a_{il},
+.. math:: S_{ck} = \sum_i w_i a_{ik}
 
-for many weights at once.  So one pass over the events suffices, memory doesn't depend on how many there are, and
-weights may have any sign.  The values are functions :math:`y(S)`, and the sample's own statistics gives them, by linear
-propagation (the delta method), the covariance
-
-.. math:: V = \frac{\partial y}{\partial S} \, T \, \Big(\frac{\partial y}{\partial S}\Big)^T.
-
-T estimates the covariance of S for independent events whose number is Poisson distributed.  Rows that share an event
-key (several generated copies of one event) count as independent given their conditions: the drawing of the
-conditions is counted as if there were as many of them as rows.
-
-References: Barlow, Statistics (1989), 4.3; Bohm and Zech, arXiv:1309.1287 (sums of weights).
+for many weights at once, of any sign.  The values are functions :math:`y(S)`; with their derivatives
+:math:`\partial y / \partial S` follow the errors by the sample's own statistics (`statistics`).
 """
 
 from __future__ import annotations
@@ -29,14 +20,42 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from calorefine.errors import ConfigError, WeightError
 from calorefine.events import Column, unit_of
 from calorefine.io import reductions
 from calorefine.io.provenance import Configured
-from calorefine.stats import FloatArray, IntArray
+from calorefine.stats import UNSEEN, FloatArray, IntArray
 
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class BinStatistics:
+    """Sums over events, those of equal key first, in each of n_bins + 2 bins.
+
+    Attributes:
+        n: number of events, or of groups of equal key.
+        sum_w: sum of the weights.
+        sum_w2: sum of the squares.
+    """
+
+    n: IntArray
+    sum_w: FloatArray
+    sum_w2: FloatArray
+
+    @property
+    def w2(self) -> FloatArray:
+        """Mean square of an event's weight; that of all bins in an empty one."""
+        mean = self.sum_w2.sum() / max(int(self.n.sum()), 1)
+        w2: FloatArray = np.divide(self.sum_w2, self.n, out=np.full(len(self.n), mean), where=self.n > 0)
+        return w2
+
+    @property
+    def unseen(self) -> FloatArray:
+        """Variance of each sum by a few events that are not there; 0 beyond the edges if all events lie between."""
+        return UNSEEN * self.w2 * (np.pad(np.ones(len(self.n) - 2, bool), 1) | (self.n > 0))
 
 
 @dataclass(frozen=True)
@@ -185,16 +204,30 @@ class Observable(_OfVariable, Configured, ABC):
         """Values from sums, as `values`, whose check has been done."""
 
     @abstractmethod
-    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariance of the values from the sample's own statistics, by linear propagation.
+    def jacobian(self, sums: FloatArray, squares: FloatArray) -> sparse.csr_array:
+        """Derivatives of the values with respect to the sums: the influence of an event of weight 1 and amount 1.
 
         Args:
             sums: (cell_count * n_amounts,) sums of one weight.
-            sums2: (cell_count, n_amounts, n_amounts) sums of its squares times the products of two amounts.
+            squares: (cell_count,) sums of its squares.
 
         Returns:
-            (n_values, n_values).
+            (n_values, cell_count * n_amounts).
         """
+
+    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+        """Covariance (n_values, n_values) by which the events that a bin happens not to hold may move the values.
+
+        Args:
+            values: (n_values,) of one weight.
+            variance: (n_values,) of the events that there are.
+            bins: what is known of each bin.
+        """
+        return np.zeros((len(values), len(values)))
+
+    def interval(self, values: FloatArray, variance: FloatArray, errors: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+        """Central 68.27 % intervals (2, n_values); by the symmetric errors (n_values,), unless a kind knows better."""
+        return np.stack([values - errors, values + errors])
 
     def values(self, sums: FloatArray, *, rows: Sequence[str] | None = None) -> FloatArray:
         """Values from sums.

@@ -11,7 +11,9 @@ Their covariance is that of F, divided by the density (Woodruff),
     (1[v_i \le q_r] - r)}{(\sum_i w_i)^2},
 
 where 1 / f is the slope of the quantiles within two standard errors of p; the exact derivative of F inside one sub-cell
-would be that of a handful of events.
+would be that of a handful of events.  Events of equal key are summed before they are squared.  For the slope a bin has
+`stats.UNSEEN` more events of the mean weight, spread over the sub-cells as those of all bins are: where a bin holds a
+single event the quantile's error is about the width of that distribution, and with many it makes no difference.
 
 References: Woodruff, J. Am. Stat. Assoc. 47 (1952) 635; Bahadur, Ann. Math. Stat. 37 (1966) 577.
 """
@@ -25,13 +27,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
+from scipy import sparse
 
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.observables.distribution import distribution, inverse, share_below, slope
 from calorefine.observables.grid import N_CELLS, Grid
 from calorefine.observables.observable import Mask, Observable
-from calorefine.stats import FloatArray, IntArray
+from calorefine.stats import UNSEEN, FloatArray, IntArray
 
 CENTRAL = 0.6826894921370859  # of a Gaussian within one standard deviation
 
@@ -122,18 +124,18 @@ class Quantile(Observable):
             bins.append(quantiles @ self.combination.T)
         return np.concatenate(bins, axis=-1)
 
-    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariance (n_values, n_values), of one block for each bin; see `Observable.covariance`."""
-        blocks, levels = [], np.array(self.levels)
-        squares = self._inside(sums2[:, 0, 0])[..., 0]
-        for inside, square, edges in zip(self._inside(sums)[..., 0], squares, self._edges(), strict=True):
-            function = distribution(inside)
+    def jacobian(self, sums: FloatArray, squares: FloatArray) -> sparse.csr_array:
+        """Derivatives (n_values, cell_count), of one block for each bin; see `Observable.jacobian`."""
+        levels, inside, squares = np.array(self.levels), self._inside(sums)[..., 0], self._inside(squares)[..., 0]
+        more, blocks = inside.sum(axis=0) * UNSEEN * (squares.sum() / inside.sum() ** 2), []
+        for own, square, edges in zip(inside, squares, self._edges(), strict=True):
             # share of each sub-cell that lies below the quantile, minus p
-            moved = share_below(inverse(function, edges, levels), edges) - levels[:, None]
-            variance = (moved * square) @ moved.T / inside.sum() ** 2
-            moving = slope(function, edges, levels, np.sqrt(np.diag(variance)))
-            blocks.append(self.combination @ (moving[:, None] * variance * moving) @ self.combination.T)
-        return np.asarray(block_diag(*blocks))
+            moved = share_below(inverse(distribution(own), edges, levels), edges) - levels[:, None]
+            error = np.sqrt(moved**2 @ square) / own.sum()
+            moving = slope(distribution(own + more), edges, levels, error)
+            blocks.append(-self.combination @ (moving[:, None] * moved / own.sum()))
+        beyond = sparse.csr_array((0, self.n_sub))
+        return sparse.block_diag([beyond, *blocks, beyond], format="csr")
 
     def off_grid(self, per_cell: NDArray[Any]) -> NDArray[Any]:
         """Sum what is known of each cell over those below and above the sub-cells: (n_bins,)."""

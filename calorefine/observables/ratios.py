@@ -5,8 +5,12 @@ variance
 
 .. math:: \frac{(1 - \epsilon)^2 \sum_P w^2 + \epsilon^2 \sum_F w^2}{(P + F)^2},
 
-and a mean is :math:`\mu = \sum w v / \sum w`, of variance :math:`\sum w^2 (v - \mu)^2 / (\sum w)^2`.  Bins are
-independent.  With signed weights an efficiency may be below 0 or above 1 and is left so.
+and a mean is :math:`\mu = \sum w v / \sum w`, of variance :math:`\sum w^2 (v - \mu)^2 / (\sum w)^2`, where events of
+equal key are summed before they are squared.  By signed weights an efficiency may be below 0 or above 1.
+
+An efficiency of 0 or 1 has an error too: `stats.UNSEEN` more events of the mean weight on either side, and the interval
+of Clopper and Pearson (`binomial_interval`).  So has the mean of a single event: their spread is that of all bins about
+their means.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
-from calorefine.observables.observable import Mask, Observable
-from calorefine.stats import FloatArray, IntArray, spread_of_mean
+from calorefine.observables.observable import BinStatistics, Mask, Observable
+from calorefine.stats import FloatArray, IntArray, binomial_interval
 
 
 class _RatioOfSums(Observable):
@@ -29,8 +34,8 @@ class _RatioOfSums(Observable):
         """Numerators and denominators, (..., n_bins) each, from sums as in `values`."""
 
     @abstractmethod
-    def spread(self, values: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Variances (n_bins,) of these values times the squared denominators, from sums as in `covariance`."""
+    def changes(self, values: FloatArray) -> FloatArray:
+        """Derivatives (n_bins, 2) with respect to a bin's two sums, times the denominators."""
 
     def totals(self, sums: FloatArray) -> FloatArray:
         """The denominators: (..., n_bins)."""
@@ -41,9 +46,11 @@ class _RatioOfSums(Observable):
         numerator, denominator = self.parts(sums)
         return numerator / denominator
 
-    def covariance(self, sums: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Covariance (n_bins, n_bins), diagonal; see `Observable.covariance`."""
-        return np.diag(self.spread(self.evaluate(sums), sums2) / self.totals(sums) ** 2)
+    def jacobian(self, sums: FloatArray, squares: FloatArray) -> sparse.csr_array:  # noqa: ARG002
+        """Derivatives (n_bins, 2 (n_bins + 2)) with respect to both sums of a bin; see `Observable.jacobian`."""
+        changes = self.changes(self.evaluate(sums)) / self.totals(sums)[:, None]
+        rows, columns = np.repeat(np.arange(self.n_bins), 2), np.arange(2, 2 + 2 * self.n_bins)
+        return sparse.csr_array((changes.ravel(), (rows, columns)), shape=(self.n_bins, len(sums)))
 
 
 @dataclass(eq=False, repr=False)
@@ -77,18 +84,22 @@ class Efficiency(_RatioOfSums):
         inside = self._inside(sums)[..., 0]
         return inside[..., 1], inside.sum(axis=-1)
 
-    def spread(self, values: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Binomial spread of the weights."""
-        failed, passed = sums2[:, 0, 0].reshape(-1, 2)[1:-1].T
-        return np.asarray((1 - values) ** 2 * passed + values**2 * failed)
+    def changes(self, values: FloatArray) -> FloatArray:
+        """Of those that fail, and that pass."""
+        return np.stack([-values, 1 - values], axis=1)
+
+    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+        """A few more events that pass, and that fail; see `Observable.unseen`."""
+        return np.diag(bins.unseen[1:-1] * (values**2 + (1 - values) ** 2) / bins.sum_w[1:-1] ** 2)
+
+    def interval(self, values: FloatArray, variance: FloatArray, errors: FloatArray, bins: BinStatistics) -> FloatArray:
+        """Clopper and Pearson's; see `Observable.interval`."""
+        return binomial_interval(values, variance, errors, bins.sum_w[1:-1] ** 2 / bins.sum_w2[1:-1])
 
 
 @dataclass(eq=False, repr=False)
 class Mean(_RatioOfSums):
     """Weighted mean of a quantity in bins of a variable.
-
-    The variance is found from the sums of w^2, w^2 v and w^2 v^2; it loses digits where the mean is more than 10^5
-    times the standard deviation.
 
     Args:
         of: the quantity.
@@ -117,7 +128,11 @@ class Mean(_RatioOfSums):
         inside = self._inside(sums)[..., 0, :]
         return inside[..., 1], inside[..., 0]
 
-    def spread(self, values: FloatArray, sums2: FloatArray) -> FloatArray:
-        """Sum of w^2 (v - mean)^2."""
-        squares = sums2[1:-1]
-        return spread_of_mean(values, squares[:, 0, 0], squares[:, 0, 1], squares[:, 1, 1])
+    def changes(self, values: FloatArray) -> FloatArray:
+        """Of the weights, and of the weights times the quantity."""
+        return np.stack([-values, np.ones(len(values))], axis=1)
+
+    def unseen(self, values: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
+        """A few more events that spread as those of all bins do about their means; see `Observable.unseen`."""
+        spread = np.sum(variance * bins.sum_w[1:-1] ** 2) / max(bins.sum_w2[1:-1].sum(), np.finfo(float).tiny)
+        return np.diag(bins.unseen[1:-1] * spread / bins.sum_w[1:-1] ** 2)

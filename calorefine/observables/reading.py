@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import BranchError, ConfigError, ValueRangeError
+from calorefine.errors import BranchError, ConfigError, KeyWarning, ValueRangeError
 from calorefine.io import reductions
-from calorefine.io.chunks import Content
+from calorefine.io.chunks import Content, require_integers
+from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
+from calorefine.keys import KeyArray, combine, make_keys, stream
 from calorefine.observables.grid import GridFinder
 from calorefine.observables.observable import Mask, Observable
 from calorefine.observables.quantiles import Quantile
@@ -98,16 +102,69 @@ def domain_condition(source: Source, in_domain: str | None) -> str | None:
     return in_domain
 
 
-def chunks(source: Source, texts: Iterable[str], rows: int) -> Iterator[Evaluated]:
-    """Yield the branches that expressions need.
+@dataclass(frozen=True)
+class Identity:
+    """What tells which rows belong to one event, and are not independent.
+
+    Attributes:
+        key: integer branches of the event, equal for its candidates and for copies generated at its conditions.
+        copies: without key branches, how many rows that follow one another are copies at the same conditions.
+    """
+
+    key: tuple[str, ...] = ()
+    copies: int = 1
+
+    def __str__(self) -> str:
+        """Tell what counts as independent."""
+        if self.key:
+            return f"events of equal {', '.join(self.key)} are correlated"
+        return (
+            f"each {self.copies} rows are copies at the same conditions" if self.copies > 1 else "rows are independent"
+        )
+
+    def keys(self, table: reductions.Branches, at: range, path: Path) -> KeyArray | None:
+        """Keys (n,) of these rows of a file; None if each is an event of its own."""
+        if self.key:
+            require_integers(table, self.key, path)
+            return make_keys([table[name] for name in self.key])
+        if self.copies == 1:
+            return None
+        return combine(stream(np.zeros(1, np.uint64), str(path)), np.arange(at.start, at.stop) // self.copies)
+
+
+def identity(source: Source, key: Sequence[str] | None) -> Identity:
+    """By what the events of files are known: these key branches, or if None, what the first file's provenance tells.
+
+    Warns:
+        KeyWarning: rows of one event can't be told, and count as independent.
+    """
+    if key is not None:
+        return Identity(tuple(key))
+    told = read_provenance(source.paths[0])
+    columns, names, copies = told.get("columns", {}), source.branch_names("number"), int(told.get("n_per_event", 1))
+    for branches in (told.get("options", {}).get("key"), columns.get("key")):
+        if branches and set(branches) <= set(names):
+            return Identity(tuple(branches))
+    in_order = "unweight" not in told and all(n % copies == 0 for n in source.lengths())
+    if columns.get("candidate") or not in_order:
+        msg = f"{source}: lacks the key branches {columns.get('key')}, so that rows of one event count as independent, "
+        warnings.warn(f"{msg}and errors are too small; pass the key through when sampling", KeyWarning, stacklevel=3)
+    return Identity(copies=copies if in_order else 1)
+
+
+def chunks(source: Source, texts: Iterable[str], rows: int, events: Identity | None = None) -> Iterator[Evaluated]:
+    """Yield the branches that expressions need, and keys of the events if they are told how to know them.
 
     Raises:
         FileError: a file is missing, truncated or damaged.
         BranchError: a branch is missing, or holds neither numbers nor lists of them.
+        KeyColumnError: a key branch is no integer.
     """
     needed: dict[str, Content] = dict.fromkeys((name for text in texts for name in reductions.branches(text)), "list")
-    for _, table, at in source.tables(needed, rows):
-        yield Evaluated(table, len(at))
+    events = events or Identity()
+    needed |= dict.fromkeys(events.key, "number")
+    for path, table, at in source.tables(needed, rows):
+        yield Evaluated(table, len(at), events.keys(table, at, path))
 
 
 class Evaluated:
@@ -116,11 +173,12 @@ class Evaluated:
     Args:
         table: its branches.
         n: its rows.
+        key: (n,) equal for rows of one event; None if each is an event.
     """
 
-    def __init__(self, table: reductions.Branches, n: int) -> None:
+    def __init__(self, table: reductions.Branches, n: int, key: KeyArray | None = None) -> None:
         """Evaluate nothing yet."""
-        self._table, self.n = table, n
+        self._table, self.n, self.key = table, n, key
         self._known: dict[tuple[str, str], NDArray[Any]] = {}
 
     def condition(self, text: str | None) -> Mask:
