@@ -8,7 +8,8 @@ happens by chance: for K = 20 without a bias in 28 % of the bins.  A bin therefo
 \sqrt K / \hat\sigma` has a p-value below 0.01, corrected for the number of bins, for a bias of 0.25 :math:`\sigma`, by
 the noncentral t distribution: where no bias is larger, that happens in less than 1 % of ensembles.  The nominal is one
 training, with a stochasticity T of its own that the mean averages out: whether it is biased, or an unlucky training,
-trainings with other seeds tell; a bin is *flagged* if it exceeds by the error :math:`\sqrt{S / K + T}` as well.  On
+trainings with other seeds tell; a bin is *flagged* if it exceeds by the error :math:`\sqrt{S / K + T}` as well.  Where
+samples have noise of their own (`noise`), the nominal's is in either error.  On
 request (`with_bias`) the deviation is a source: what the bias-corrected estimate :math:`2 y_0 - \bar y` would move.
 
 **Closure.** Nominal minus truth, with the total covariance and that of the truth, if it has one.
@@ -37,7 +38,7 @@ from scipy.optimize import brentq
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray, sidak
 from calorefine.systematics.hotelling import Chi2, CovarianceEstimate, welch_dof
-from calorefine.systematics.sources import beyond_noise, from_deviation, from_replicas
+from calorefine.systematics.sources import NOISE, beyond_noise, from_deviation, from_replicas
 from calorefine.systematics.systematics import Systematics
 
 OF_MEAN = "mean of the replicas - nominal"
@@ -134,9 +135,10 @@ def ensemble_bias(systematics: Systematics, source: str = "calibration") -> Bias
     replicas = (spread[source].covariance * factor, spread[source].dof)
     unit, difference = np.sqrt(np.diag(spread[source].covariance)), rows.mean(axis=0) - systematics.nominal
     seeds = [name for name in spread if (source, name) == ("calibration", "training")]
-    estimates = [replicas, *((spread[name].covariance, spread[name].dof) for name in seeds)]
-    error, p_value = _p_values(difference, estimates, ALLOWED * unit)
-    exceeds = _flagged(_p_values(difference, [replicas], ALLOWED * unit)[1])
+    noise = [(part.covariance, part.dof) for name, part in systematics.sources.items() if name == NOISE]
+    training = noise if not seeds else [(spread[name].covariance, spread[name].dof) for name in seeds]  # seeds hold it
+    error, p_value = _p_values(difference, [replicas, *training], ALLOWED * unit)
+    exceeds = _flagged(_p_values(difference, [replicas, *noise], ALLOWED * unit)[1])
     return Bias(difference, error, p_value, _flagged(p_value), None, unit, exceeds, ALLOWED)
 
 

@@ -143,7 +143,13 @@ def _tests(measured: Mapping[str, Variables], lacking: list[str]) -> dict[str, d
         own = measured[sample]
         bins = {name: ObservableBins(np.asarray(o.edges), counts=False) for name, o in own.nominal.observables.items()}
         replicas = own.rows.get("calibration")
-        systematics = assemble(own.nominal.values[0], bins, calibration=replicas, generated=own.nominal.statistics)
+        systematics = assemble(
+            own.nominal.values[0],
+            bins,
+            calibration=replicas,
+            generated=own.nominal.statistics,
+            own_noise=own.own_noise()[0],
+        )
         for name in target.observables:
             part = target.part(name)
             truth = {"truth": target.values[0][part], "truth_covariance": target.statistics[part, part]}

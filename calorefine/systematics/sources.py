@@ -26,6 +26,7 @@ from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.stats import FloatArray
 
 AlternativesRule = Literal["envelope", "mean", "separate"]
+NOISE = "noise"  # name of the part of the members' spread that is their samples' statistics
 GENERATED = "generated"  # name of the source that the generated sample's own statistics are
 NEGATIVE = 1e-8  # eigenvalues of the correlation matrix: what is below -NEGATIVE is not rounding
 
@@ -144,6 +145,15 @@ def from_alternatives(
         factor = np.divide(np.abs(deviations).max(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
         covariance = covariance * factor * factor[:, None]
     return [ErrorSource(name, covariance, rule=f"{rule} of {len(deviations)} alternatives")]
+
+
+def less(covariance: FloatArray, part: FloatArray) -> FloatArray:
+    """Covariance without a part of it that is estimated elsewhere; what comes out below 0, or is rounding, is 0."""
+    sigma = np.sqrt(np.diag(covariance))
+    unit = np.divide(1, sigma, out=np.zeros_like(sigma), where=sigma > 0)
+    values, vectors = np.linalg.eigh((covariance - part) * unit * unit[:, None])
+    root = vectors * np.sqrt(np.where(values > NEGATIVE, values, 0)) * sigma[:, None]
+    return np.asarray(root @ root.T)
 
 
 def beyond_noise(deviation: FloatArray, variance: FloatArray) -> FloatArray:

@@ -6,21 +6,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from calorefine.errors import ConfigError
-from calorefine.io.provenance import digest
+from calorefine.io.provenance import digest, read_provenance
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, expanded
 from calorefine.observables import Histogram, Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
 from calorefine.stats import FloatArray, sidak
 from calorefine.systematics.hotelling import hotelling
+from calorefine.systematics.paired import own_noise
 from calorefine.systematics.systematics import ObservableBins
 
+Noise = Literal["measured", "shared", "own"]
 CLOSES = 0.05
+UNKNOWN = (
+    "nothing tells which events of the members go together (no key branches, no record of the same conditions), "
+    "so that generated statistics are added to their spread in full: twice, if each has noise of its own; say so by "
+    "noise: own, or noise: shared"
+)
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,35 @@ class Variables:
         if clash := [path for path in paths if path.resolve() in nominal]:
             raise ConfigError(f"{name}: {clash[0]} is the nominal sample itself, expected files of its variations")
         self.files[name] = [str(path) for path in paths]
-        for path in self.files[name]:
-            one_file = WeightedFiles(path, self.source.tree, self.weight)
-            yield measured_in(one_file, self.nominal.observables, self.source.tree).values[0]
+        for sample in self.samples(name):
+            yield measured_in(sample, self.nominal.observables, self.source.tree).values[0]
+
+    def samples(self, name: str) -> list[WeightedFiles]:
+        """The files of a source's variations; none if these are weights."""
+        return [WeightedFiles(path, self.source.tree, self.weight) for path in self.files.get(name, [])]
+
+    def retrained(self, name: str) -> bool:
+        """Whether a source's variations are of other trainings than the nominal sample, as far as the files tell."""
+        checkpoint = read_provenance(self.source.paths[0]).get("checkpoint_sha256")
+        others = {sample.provenance.get("checkpoint_sha256") for sample in self.samples(name)}
+        return bool(others - {checkpoint}) or (bool(others) and checkpoint is None)
+
+    def own_noise(self, noise: Noise = "measured") -> tuple[FloatArray | None, list[str]]:
+        """Generated statistics (n, n) that the spread of the members holds already, and what to say of it.
+
+        Args:
+            noise: whether members share the latent noise with each other, have their own, or their events tell.
+        """
+        members = self.samples("calibration" if "calibration" in self.rows else "training")
+        if len(members) < 2 or noise == "shared":
+            return None, []
+        statistics = self.nominal.statistics
+        own = statistics if noise == "own" else own_noise(members, self.nominal.observables)
+        if own is None:
+            return None, [f"WARNING: {UNKNOWN}"]
+        variances = np.diag(own), np.diag(statistics)
+        part = float(np.mean(np.divide(*variances, out=np.zeros(len(own)), where=variances[1] > 0)))
+        return own, [f"generated statistics: {part:.0%} is in the spread of the members already, and not added again"]
 
     def provenance(self) -> dict[str, Any]:
         """Files and their digests."""

@@ -24,6 +24,7 @@ from calorefine.systematics.sources import AlternativesRule
 from calorefine.systematics.systematics import Systematics
 from calorefine.systematics.variations import (
     Closure,
+    Noise,
     Variables,
     Variations,
     at_equal_totals,
@@ -96,6 +97,7 @@ def propagate_files(
     alternatives: dict[str, Variations] | None = None,
     rule: AlternativesRule = "envelope",
     closure: Closure | None = None,
+    noise: Noise = "measured",
     outside: Outside = "uncertainty",
     truth: WeightedFiles | None = None,
     replica_bias: bool = False,
@@ -119,6 +121,8 @@ def propagate_files(
         alternatives: name of a choice, such as spectator, to the samples under other choices.
         rule: how several alternatives of one choice combine.
         closure: generated and reference events at the same conditions: what the reweighting has left.
+        noise: whether files of members share their latent noise: their spread holds the generated statistics that they
+            don't share, which then isn't added again.  Measured by events of the same key, or say shared or own.
         outside: what to do about events outside the training domain (`in_domain` false): the shift without them is an
             uncertainty, they are refused, or they count as all others.
         truth: what should come out, for validation only: shows the bias; sums of weights at equal totals.
@@ -140,6 +144,7 @@ def propagate_files(
     if lines and outside == "refuse":
         msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
         raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
+    own, noise_lines = variables.own_noise(noise)
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])
     systematics = assemble(
         measured.values[0],
@@ -147,9 +152,11 @@ def propagate_files(
         calibration=rows.get("calibration"),
         training=rows.get("training"),
         alternatives={name: rows[name] for name in alternatives or {}},
+        retrained=[name for name in alternatives or {} if variables.retrained(name)],
         rule=rule,
         residual=deviation,
         generated=measured.statistics,
+        own_noise=own,
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
     true = at_equal_totals(measured_in(truth, measured.observables, tree), measured) if truth else None
@@ -157,7 +164,7 @@ def propagate_files(
     systematics = with_bias(systematics) if replica_bias else systematics
     if true and inflated != "no":
         systematics = inflate(systematics, true[0], truth_covariance=true[1], rule=inflated)
-    lines += [*closes, *checks.replica_warnings(systematics)]
+    lines += [*noise_lines, *closes, *checks.replica_warnings(systematics)]
     powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
     saved = save(
         systematics,
