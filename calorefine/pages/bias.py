@@ -18,13 +18,14 @@ from calorefine.pages.style import COLORS, RED
 from calorefine.stats import sidak
 from calorefine.systematics import Systematics
 from calorefine.systematics.bias import ALLOWED, FLAGGED_BELOW, OF_MEAN, OF_NOMINAL
-from calorefine.systematics.propagated import Agreement, Propagated, Truth
+from calorefine.systematics.closure import Compared
+from calorefine.systematics.propagated import Agreement, Propagated
 from calorefine.text import number
 
 N_SHOWN, LEAST_REACH = 3, 3.5
 
 
-def bias_section(propagated: Propagated, truth: Truth | None) -> Section:
+def bias_section(propagated: Propagated, truth: Compared | None) -> Section:
     """Comparisons that should agree.
 
     Args:
@@ -74,7 +75,7 @@ def _pull_panel(one: Agreement, sizes: Mapping[str, int]) -> Panel:
     return Panel(edges, curves, "", "difference / error", options=options, blocks=sizes)
 
 
-def _text(comparisons: Sequence[Agreement], truth: Truth | None) -> list[str]:
+def _text(comparisons: Sequence[Agreement], truth: Compared | None) -> list[str]:
     if not comparisons:
         return ["There is nothing to compare: neither replicas nor a truth."]
     text = [] if any(one.bias.off for one in comparisons) else ["Nothing is off by more than its error."]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from calorefine.observables import Measured
-from calorefine.stats import FloatArray, error_of_error
+from calorefine.stats import error_of_error
 from calorefine.systematics.bias import OF_MEAN, OF_NOMINAL, Bias, closure_bias, ensemble_bias
+from calorefine.systematics.closure import Compared
 from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR, Systematics
 
 
@@ -21,15 +22,17 @@ def outside_lines(measured: Measured) -> list[str]:
     return lines
 
 
-def biases(systematics: Systematics, truth: tuple[FloatArray, FloatArray] | None) -> dict[str, Bias]:
+def biases(systematics: Systematics, truth: Compared | None) -> dict[str, Bias]:
     """Test what should agree, by name of the comparison.
 
     Args:
         systematics: nominal values, covariance and replicas.
-        truth: true values (n,) and their covariance (n, n), if they are known.
+        truth: true values, if they are known.
     """
-    of_mean = {OF_MEAN: ensemble_bias(systematics)} if "calibration" in systematics.replicas else {}
-    return of_mean | ({OF_NOMINAL: closure_bias(systematics, truth[0], truth_covariance=truth[1])} if truth else {})
+    tested = {OF_MEAN: ensemble_bias(systematics)} if "calibration" in systematics.replicas else {}
+    if truth:
+        tested[OF_NOMINAL] = closure_bias(systematics, truth.values, truth_covariance=truth.covariance)
+    return tested
 
 
 def replica_warnings(systematics: Systematics) -> list[str]:

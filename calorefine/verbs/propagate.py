@@ -17,21 +17,13 @@ from calorefine.observables import Measured, Observable
 from calorefine.systematics import checks
 from calorefine.systematics.assemble import assemble
 from calorefine.systematics.bias import Bias, inflate, with_bias
+from calorefine.systematics.closure import Closure, at_totals, residual, totals_of
 from calorefine.systematics.equivalent_events import Power, power
 from calorefine.systematics.histfactory import Fit
 from calorefine.systematics.output import Saved, save
 from calorefine.systematics.sources import AlternativesRule
 from calorefine.systematics.systematics import Systematics
-from calorefine.systematics.variations import (
-    Closure,
-    Noise,
-    Variables,
-    Variations,
-    at_equal_totals,
-    bins_of,
-    measured_in,
-    residual,
-)
+from calorefine.systematics.variations import Noise, Variables, Variations, bins_of
 
 Outside = Literal["uncertainty", "refuse", "ignore"]
 Inflate = Literal["no", "scale", "bias"]
@@ -159,11 +151,11 @@ def propagate_files(
         own_noise=own,
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
-    true = at_equal_totals(measured_in(truth, measured.observables, tree), measured) if truth else None
+    true = at_totals(truth.within(tree), measured.observables, totals_of(measured)) if truth else None
     biases = checks.biases(systematics, true)
     systematics = with_bias(systematics) if replica_bias else systematics
     if true and inflated != "no":
-        systematics = inflate(systematics, true[0], truth_covariance=true[1], rule=inflated)
+        systematics = inflate(systematics, true.values, truth_covariance=true.covariance, rule=inflated)
     lines += [*noise_lines, *closes, *checks.replica_warnings(systematics)]
     powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
     saved = save(

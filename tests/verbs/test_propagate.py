@@ -18,8 +18,9 @@ from calorefine.io.provenance import read_provenance
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Histogram, Mean
 from calorefine.systematics import load
+from calorefine.systematics.closure import Closure
 from calorefine.systematics.equivalent_events import power
-from calorefine.systematics.variations import Closure, Variations
+from calorefine.systematics.variations import Variations
 from calorefine.verbs.propagate import propagate_files
 
 N, K = 4000, 12
