@@ -34,7 +34,8 @@ from calorefine.io.root import RootFiles
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Efficiency, Histogram, Observable, Weights, Width, measure
 from calorefine.systematics import Systematics, closure_bias
-from calorefine.systematics.variations import Closure, Variations
+from calorefine.systematics.closure import Closure
+from calorefine.systematics.variations import Variations
 from calorefine.verbs.propagate import propagate_files
 
 ROOT = Path(__file__).parent.parent

@@ -1,7 +1,8 @@
 """Section on bias: what should agree, and in red what doesn't.
 
-A comparison is red if a bin, corrected for their number, or the chi2 of all bins has a p-value below 0.01.  One that
-may be off without a bias is a warning.
+A comparison with the truth is red if a bin, corrected for their number, or the chi2 of all bins has a p-value below
+0.01; the mean of the replicas, where a bin is off by more than 0.25 of their spread, with such a p-value.  One that may
+be off without a bias is a warning.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from calorefine.pages.page import Picture, Section, Table, collected
 from calorefine.pages.style import COLORS, RED
 from calorefine.stats import sidak
 from calorefine.systematics import Systematics
-from calorefine.systematics.bias import FLAGGED_BELOW
-from calorefine.systematics.propagated import OF_MEAN, OF_NOMINAL, Agreement, Propagated, Truth
+from calorefine.systematics.bias import ALLOWED, FLAGGED_BELOW, OF_MEAN, OF_NOMINAL
+from calorefine.systematics.closure import Compared
+from calorefine.systematics.propagated import Agreement, Propagated
 from calorefine.text import number
 
 N_SHOWN, LEAST_REACH = 3, 3.5
 
 
-def bias_section(propagated: Propagated, truth: Truth | None) -> Section:
+def bias_section(propagated: Propagated, truth: Compared | None) -> Section:
     """Comparisons that should agree.
 
     Args:
@@ -33,15 +35,17 @@ def bias_section(propagated: Propagated, truth: Truth | None) -> Section:
     systematics = propagated.systematics
     with collected() as warned:
         comparisons = propagated.comparisons(truth)
-    off = [one for one in comparisons if one.bias.significant]
+    off = [one for one in comparisons if one.bias.off]
     sizes = {name: bins.n for name, bins in systematics.bins.items()}
     figures = [
         Picture(panel_figure(_pull_panel(one, sizes)), f"Pulls of {one.name}", f"{one.name}, in its errors.")
         for one in comparisons
     ]
     names = [one.name for one in comparisons]
+    untested = [f"{one.name}, all bins together: {one.bias.untested}" for one in comparisons if one.bias.untested]
     missing = [] if OF_NOMINAL in names else ["no truth of the observables is given (truth: events)"]
     missing += [] if OF_MEAN in names else ["no bootstrap replicas, whose mean could be off"]
+    missing += untested
     return Section(
         "Bias",
         _text(comparisons, truth),
@@ -56,7 +60,7 @@ def bias_section(propagated: Propagated, truth: Truth | None) -> Section:
 
 def _pull_panel(one: Agreement, sizes: Mapping[str, int]) -> Panel:
     """Pulls of all bins, those that are off in red."""
-    pulls, flagged = np.nan_to_num(one.pulls), one.bias.flagged
+    pulls, flagged = np.nan_to_num(one.bias.pulls), one.bias.exceeds
     zero, curves = np.zeros(len(pulls)), []
     for level, shade in ((2, "0.93"), (1, "0.85")):
         band = {"low": zero - level, "high": zero + level, "color": shade, "alpha": 1.0}
@@ -71,13 +75,16 @@ def _pull_panel(one: Agreement, sizes: Mapping[str, int]) -> Panel:
     return Panel(edges, curves, "", "difference / error", options=options, blocks=sizes)
 
 
-def _text(comparisons: Sequence[Agreement], truth: Truth | None) -> list[str]:
+def _text(comparisons: Sequence[Agreement], truth: Compared | None) -> list[str]:
     if not comparisons:
         return ["There is nothing to compare: neither replicas nor a truth."]
-    text = [] if any(one.bias.significant for one in comparisons) else ["Nothing is off by more than its error."]
+    text = [] if any(one.bias.off for one in comparisons) else ["Nothing is off by more than its error."]
     text.append(
         f"Each difference should be 0 within its errors. It is off if a bin has a p-value below {FLAGGED_BELOW:g}, "
-        "corrected for the number of bins, or the \u03c7\u00b2 of all bins has (grouped, where replicas are few)."
+        "corrected for the number of bins, or the \u03c7\u00b2 of all bins has (grouped, where replicas are few). "
+        f"The mean of the replicas is shown in units of their spread, of which it may be {ALLOWED:g} off: a bin is off "
+        f"if it is further from the nominal than that and the error of a mean of so few replicas explain, with such a "
+        "p-value: where nothing is biased by more, in less than 1 % of ensembles."
     )
     if truth is None and any(one.name == OF_NOMINAL for one in comparisons):
         text.append("The truth is that of 'calorefine propagate', before any inflation of the errors.")
@@ -89,15 +96,16 @@ def _text(comparisons: Sequence[Agreement], truth: Truth | None) -> list[str]:
 def _sentence(one: Agreement, systematics: Systematics) -> str:
     """What is off, and where most."""
     bias, parts = one.bias, []
-    if bias.flagged.any():
-        order = [int(k) for k in np.argsort(bias.p_value, kind="stable") if bias.flagged[k]]
-        shown = ", ".join(f"{_where(systematics, k)} {one.pulls[k]:+.1f} errors" for k in order[:N_SHOWN])
+    if bias.exceeds.any():
+        order = [int(k) for k in np.argsort(-np.abs(bias.pulls), kind="stable") if bias.exceeds[k]]
+        shown = ", ".join(f"{_where(systematics, k)} {bias.pulls[k]:+.1f} errors" for k in order[:N_SHOWN])
         more = ", ..." if len(order) > N_SHOWN else ""
-        parts.append(f"{len(order)} of {len(bias.flagged)} bins: {shown}{more}")
-    if bias.chi2.p_value < FLAGGED_BELOW:
+        parts.append(f"{len(order)} of {len(bias.exceeds)} bins: {shown}{more}")
+    if bias.chi2 and bias.chi2.p_value < FLAGGED_BELOW:
         chi2 = f"reduced \u03c7\u00b2 {number(bias.chi2.reduced, 3)}, p {number(bias.chi2.p_value, 2)}"
         parts.append(f"all bins together: {chi2}")
-    return f"{one.name} is off by more than its error: {'; '.join(parts)}."
+    than = f"{bias.allowed:g} errors" if bias.allowed else "its error"
+    return f"{one.name} is off by more than {than}: {'; '.join(parts)}."
 
 
 def _where(systematics: Systematics, index: int) -> str:
@@ -107,29 +115,31 @@ def _where(systematics: Systematics, index: int) -> str:
 
 
 def _verdict(one: Agreement) -> str:
-    p = number(one.bias.chi2.p_value, 2)
-    if not one.bias.significant:
-        return f"agrees, p {p}"
-    return f"OFF: {int(one.bias.flagged.sum())} of {len(one.bias.flagged)} bins, p of all {p}"
+    bias = one.bias
+    if bias.off:
+        return f"OFF: {bias.numbers()}"
+    if bias.allowed and bias.above.any():
+        return f"can't tell: {bias.numbers()}"
+    return f"{'agrees' if bias.chi2 else 'no bin is off'}: {bias.numbers()}"
 
 
 def _table(comparisons: Sequence[Agreement], systematics: Systematics) -> Table:
     def worst(one: Agreement) -> int:
-        return int(np.argmax(np.nan_to_num(np.abs(one.pulls))))
+        return int(np.argmax(np.nan_to_num(np.abs(one.bias.pulls))))
 
     return Table.of(
         "What should agree",
         comparisons,
         {
             "difference": lambda one: one.name,
-            "bins that are off": lambda one: f"{int(one.bias.flagged.sum())} of {len(one.bias.flagged)}",
-            "largest, in errors": lambda one: f"{np.nan_to_num(one.pulls)[worst(one)]:+.1f}",
+            "bins that are off": lambda one: f"{int(one.bias.exceeds.sum())} of {len(one.bias.exceeds)}",
+            "largest, in errors": lambda one: f"{np.nan_to_num(one.bias.pulls)[worst(one)]:+.1f}",
             "where": lambda one: _where(systematics, worst(one)),
-            "reduced \u03c7\u00b2": lambda one: number(one.bias.chi2.reduced, 3),
-            "p": lambda one: number(one.bias.chi2.p_value, 2),
-            "verdict": lambda one: "off" if one.bias.significant else "agrees",
+            "reduced \u03c7\u00b2": lambda one: number(one.bias.chi2 and one.bias.chi2.reduced, 3),
+            "p": lambda one: number(one.bias.chi2 and one.bias.chi2.p_value, 2),
+            "verdict": lambda one: _verdict(one).partition(":")[0].lower(),
         },
-        lambda one: one.bias.significant,
+        lambda one: one.bias.off,
     )
 
 
@@ -138,12 +148,12 @@ def _off_table(one: Agreement, systematics: Systematics) -> Table:
     bias = one.bias
     return Table.of(
         f"{one.name}: bins that are off",
-        np.flatnonzero(bias.flagged).tolist(),
+        np.flatnonzero(bias.exceeds).tolist(),
         {
             "bin": lambda k: _where(systematics, k),
             "difference": lambda k: number(float(bias.difference[k]), 3),
             "error": lambda k: number(float(bias.error[k]), 2),
-            "in errors": lambda k: f"{one.pulls[k]:+.1f}",
+            "in errors": lambda k: f"{bias.pulls[k]:+.1f}",
             "p, corrected": lambda k: number(sidak(float(bias.p_value[k]), len(bias.p_value)), 2),
         },
     )

@@ -13,7 +13,8 @@ from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import COLORS
 from calorefine.stats import FloatArray
 from calorefine.systematics import Systematics
-from calorefine.systematics.propagated import Propagated, Truth
+from calorefine.systematics.closure import Compared
+from calorefine.systematics.propagated import Propagated
 from calorefine.text import labelled, number, percent, with_error
 
 LEVEL_95 = 0.9545
@@ -21,7 +22,7 @@ HATCHES = ("", "//", "..", "\\\\", "xx", "oo")
 EXPECTED = {"calibration": "the calibration sample's statistics", "training": "the part of the training alone"}
 
 
-def observables_section(propagated: Propagated, truth: Truth | None) -> Section:
+def observables_section(propagated: Propagated, truth: Compared | None) -> Section:
     """Values, budget by source and covariance.
 
     Args:
@@ -120,7 +121,7 @@ def _source_table(systematics: Systematics) -> Table:
     )
 
 
-def _figures(propagated: Propagated, name: str, truth: Truth | None) -> list[Picture]:
+def _figures(propagated: Propagated, name: str, truth: Compared | None) -> list[Picture]:
     systematics, part = propagated.systematics, propagated.systematics.part(name)
     bins, nominal = systematics.bins[name], systematics.nominal[part]
     label, values = labelled(bins.title or name, bins.unit), propagated.label(name)
@@ -151,7 +152,7 @@ def _nonzero(values: FloatArray) -> FloatArray:
     return np.where(values != 0, values, np.nan)
 
 
-def _value_panel(systematics: Systematics, name: str, label: str, values: str, truth: Truth | None) -> Panel:
+def _value_panel(systematics: Systematics, name: str, label: str, values: str, truth: Compared | None) -> Panel:
     """Values with bands, and ratios to the nominal ones below; several values of a bin in different colors."""
     part, bins = systematics.part(name), systematics.bins[name]
     nominal, edges = systematics.nominal[part], np.asarray(bins.edges)

@@ -1,7 +1,7 @@
 """From the values of all bins under variations to a covariance by source, and to files for statistics tools."""
 
 from calorefine.systematics.assemble import assemble
-from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias, inflate
+from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias, inflate, with_bias
 from calorefine.systematics.histfactory import Fit
 from calorefine.systematics.hotelling import Chi2
 from calorefine.systematics.output import Saved, load, save
@@ -25,4 +25,5 @@ __all__ = [
     "inflate",
     "load",
     "save",
+    "with_bias",
 ]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, UncertaintyWarning
+from calorefine.systematics.alternatives import beyond_seeds
 from calorefine.systematics.sources import (
     GENERATED,
+    NOISE,
     AlternativesRule,
     ErrorSource,
+    finite_rows,
     from_alternatives,
     from_deviation,
     from_replicas,
+    less,
 )
 from calorefine.systematics.systematics import ObservableBins, Systematics
 
@@ -27,10 +31,12 @@ def assemble(
     calibration: ArrayLike | None = None,
     training: ArrayLike | None = None,
     alternatives: Mapping[str, ArrayLike] | None = None,
+    retrained: Collection[str] | None = None,
     rule: AlternativesRule = "envelope",
     residual: ArrayLike | None = None,
     residual_correlated: bool = True,
     generated: ArrayLike | None = None,
+    own_noise: ArrayLike | None = None,
     outside: ArrayLike | None = None,
 ) -> Systematics:
     """Systematics from values of all bins under variations.
@@ -41,10 +47,14 @@ def assemble(
         calibration: (K, n) bootstrap replicas, without the nominal one.
         training: (K', n) the same data and other seeds.
         alternatives: choice, as `spectator`, to the values (m, n) under its alternatives.
+        retrained: names of the alternatives that are trainings of their own, whose noise is taken off by `training`
+            (see `alternatives`); all of them, if left out.
         rule: how several alternatives of one choice combine, see `sources`.
         residual: (n,) deviation that the closure of the reweighting leaves.
         residual_correlated: whether it moves all bins together.
         generated: (n, n) covariance of the generated sample's own statistics.
+        own_noise: (n, n) the part of it that the members' samples don't share: their spread holds it, as the source
+            `noise`, so that it isn't added.
         outside: (n,) deviation of events outside the training domain.
 
     Raises:
@@ -59,11 +69,20 @@ def assemble(
     sources = [from_replicas(name, rows, part_of=None if name == whole else whole) for name, rows in replicas.items()]
     notes = _notes(*sources)
     for name, rows in (alternatives or {}).items():
-        sources += from_alternatives(name, values, rows, rule=rule)
+        varied = finite_rows(name, rows)
+        if retrained is None or name in retrained:
+            deviations, said = beyond_seeds(name, values, varied, replicas.get("training"), bins)
+            varied, notes = values + deviations, notes + said
+        sources += from_alternatives(name, values, varied, rule=rule)
     if residual is not None:
         sources.append(from_deviation("residual", residual, correlated=residual_correlated))
+    if own_noise is not None:
+        told = "generated statistics that members don't share"
+        sources.append(ErrorSource(NOISE, np.asarray(own_noise), part_of=whole or "training", rule=told))
     if generated is not None:
-        sources.append(ErrorSource(GENERATED, np.asarray(generated, np.float64)))
+        covariance = np.asarray(generated, np.float64)
+        covariance = covariance if own_noise is None else less(covariance, np.asarray(own_noise, np.float64))
+        sources.append(ErrorSource(GENERATED, covariance))
     if outside is not None:
         sources.append(from_deviation("outside", outside))
     by_name = {source.name: source for source in sources}

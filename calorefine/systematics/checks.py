@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-from calorefine.errors import ConfigError
 from calorefine.observables import Measured
-from calorefine.stats import FloatArray, error_of_error
-from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias
+from calorefine.stats import error_of_error
+from calorefine.systematics.bias import OF_MEAN, OF_NOMINAL, Bias, closure_bias, ensemble_bias
+from calorefine.systematics.closure import Compared
 from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR, Systematics
 
 
@@ -25,28 +22,17 @@ def outside_lines(measured: Measured) -> list[str]:
     return lines
 
 
-def biases(systematics: Systematics, truth: tuple[FloatArray, FloatArray] | None) -> tuple[dict[str, Bias], list[str]]:
-    """Test what should agree.
+def biases(systematics: Systematics, truth: Compared | None) -> dict[str, Bias]:
+    """Test what should agree, by name of the comparison.
 
     Args:
         systematics: nominal values, covariance and replicas.
-        truth: true values (n,) and their covariance (n, n), if they are known.
-
-    Returns:
-        Biases by name of the comparison, and lines on what can't be tested with so few replicas.
+        truth: true values, if they are known.
     """
-    tests: dict[str, Callable[[], Bias]] = {}
-    if "calibration" in systematics.replicas:
-        tests["mean of the replicas - nominal"] = partial(ensemble_bias, systematics)
-    if truth is not None:
-        tests["nominal - truth"] = partial(closure_bias, systematics, truth[0], truth_covariance=truth[1])
-    tested, untested = {}, []
-    for name, test in tests.items():
-        try:
-            tested[name] = test()
-        except ConfigError as error:
-            untested.append(f"WARNING: {name}: not tested: {error}")
-    return tested, untested
+    tested = {OF_MEAN: ensemble_bias(systematics)} if "calibration" in systematics.replicas else {}
+    if truth:
+        tested[OF_NOMINAL] = closure_bias(systematics, truth.values, truth_covariance=truth.covariance)
+    return tested
 
 
 def replica_warnings(systematics: Systematics) -> list[str]:

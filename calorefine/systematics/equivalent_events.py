@@ -21,7 +21,7 @@ import numpy as np
 
 from calorefine.errors import ConfigError
 from calorefine.stats import FloatArray
-from calorefine.systematics.sources import GENERATED
+from calorefine.systematics.sources import GENERATED, NOISE
 from calorefine.systematics.systematics import Systematics
 
 FACTORS = (0.01, 0.1, 1.0, 10.0)
@@ -67,6 +67,8 @@ def power(systematics: Systematics, name: str, n_eff: float, *, factors: tuple[f
         raise ConfigError(f"sources {list(systematics.added)}: expected '{GENERATED}' among them")
     part = systematics.part(name)
     statistics = np.diag(systematics.covariance(GENERATED))[part]
+    if NOISE in systematics.sources:  # the rest of it is in the members' spread
+        statistics = statistics + np.diag(systematics.covariance(NOISE))[part]
     model = np.diag(systematics.total)[part] - statistics
     used = statistics > 0
     ratio = float(np.mean(np.maximum(model[used], 0) / statistics[used])) if used.any() else np.inf

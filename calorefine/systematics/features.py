@@ -27,7 +27,7 @@ from calorefine.twosample.context_check import warn_of_file_contexts
 
 GENERATED, REWEIGHTED, REFERENCE = "generated", "reweighted", "reference"
 REPLICAS = "weight_replica"
-Test = tuple[float, float]
+Test = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Features:
     Attributes:
         units: feature to its unit, if it has one.
         samples: by name, the reference last; each with the replicas that it has.
-        tests: sample to feature to the reduced chi2 against the reference and its p-value.
-        lacking: what is said of context columns that a sample lacks.
+        tests: sample to feature to the reduced chi2 against the reference and its p-value; None with too few replicas.
+        lacking: what is said of context columns that a sample lacks, and of features that can't be tested.
     """
 
     units: dict[str, str | None]
@@ -92,7 +92,7 @@ def measure_features(
         measured[sample] = Variables(files.source, histograms, files.weight, replicas)
     known = described.feature_columns | described.context_columns if described else {}
     units = {name: unit_of(name, known.get(name, Column())) for name in texts}
-    return Features(units, measured, _tests(measured), lacking)
+    return Features(units, measured, _tests(measured, lacking), lacking)
 
 
 def _tells(files: WeightedFiles) -> bool:
@@ -133,8 +133,8 @@ def _own_expressions(columns: Columns | None, files: WeightedFiles, sample: str)
     return files.texts(columns, "features", "context")
 
 
-def _tests(measured: Mapping[str, Variables]) -> dict[str, dict[str, Test]]:
-    """Sample to feature to reduced chi2 and p-value against the reference."""
+def _tests(measured: Mapping[str, Variables], lacking: list[str]) -> dict[str, dict[str, Test]]:
+    """Sample to feature to reduced chi2 and p-value against the reference; says why one is lacking."""
     if REFERENCE not in measured:
         return {}
     target = measured[REFERENCE].nominal
@@ -143,10 +143,17 @@ def _tests(measured: Mapping[str, Variables]) -> dict[str, dict[str, Test]]:
         own = measured[sample]
         bins = {name: ObservableBins(np.asarray(o.edges), counts=False) for name, o in own.nominal.observables.items()}
         replicas = own.rows.get("calibration")
-        systematics = assemble(own.nominal.values[0], bins, calibration=replicas, generated=own.nominal.statistics)
+        systematics = assemble(
+            own.nominal.values[0],
+            bins,
+            calibration=replicas,
+            generated=own.nominal.statistics,
+            own_noise=own.own_noise()[0],
+        )
         for name in target.observables:
             part = target.part(name)
             truth = {"truth": target.values[0][part], "truth_covariance": target.statistics[part, part]}
-            chi2 = closure_bias(systematics.only(name), **truth).chi2
-            results[name] = (chi2.reduced, chi2.p_value)
+            bias = closure_bias(systematics.only(name), **truth)
+            results[name] = (bias.chi2.reduced, bias.chi2.p_value) if bias.chi2 else (None, None)
+            lacking += [f"{sample} '{name}' isn't tested against the reference: {bias.untested}"] * bool(bias.untested)
     return tests

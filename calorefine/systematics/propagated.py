@@ -2,10 +2,10 @@ r"""The file of `calorefine propagate` read again: numbers, what was measured, a
 
 In a closure test the observables are measured in other events, in the same bins.  Sums of weights are compared at equal
 totals of the selected events: with the nominal sample's sum :math:`W` and the truth's :math:`W'`, true values are
-scaled by :math:`W / W'` and their covariance by its square.  Three comparisons should then agree, all by
+scaled by :math:`W / W'`, with the covariance of shares.  Three comparisons should then agree, all by
 `calorefine.systematics.bias`:
 
-- mean of the bootstrap replicas - nominal, where the error is that of the mean and the nominal training's own;
+- mean of the bootstrap replicas - nominal, in units of the replicas' spread, where 0.25 is allowed;
 - nominal - truth, with the total covariance and the truth's own;
 - mean of the replicas - truth, with the same, and that of a mean of K replicas: it fluctuates with the data as the
   nominal does, and by a K-th of their spread.
@@ -27,31 +27,14 @@ from jsonargparse import ArgumentParser
 from calorefine.errors import ConfigError, FileError, nearest
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Observable
-from calorefine.stats import FloatArray
-from calorefine.systematics.bias import Bias, closure_bias, ensemble_bias
+from calorefine.systematics.bias import OF_MEAN, OF_NOMINAL, Bias, closure_bias, ensemble_bias
+from calorefine.systematics.closure import Compared, at_totals, is_sum
 from calorefine.systematics.hotelling import Chi2
 from calorefine.systematics.output import load
 from calorefine.systematics.systematics import Systematics
-from calorefine.systematics.variations import is_sum, measured_in
 
-OF_MEAN = "mean of the replicas - nominal"
-OF_NOMINAL = "nominal - truth"
+UNLUCKY = "Or the nominal training is an unlucky one: more trainings with other seeds would tell."
 MEAN_OF_TRUTH = "mean of the replicas - truth"
-
-
-@dataclass(frozen=True)
-class Truth:
-    """True values of all bins.
-
-    Attributes:
-        values: (n,).
-        covariance: (n, n) by the sample's own statistics.
-        scales: factor on the sums of weights of each observable; 1 for others.
-    """
-
-    values: FloatArray
-    covariance: FloatArray
-    scales: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,13 +44,6 @@ class Agreement:
     name: str
     bias: Bias
     doubt: str | None = None
-
-    @property
-    def pulls(self) -> FloatArray:
-        """Differences in errors (n,), NaN without an error."""
-        error = self.bias.error
-        pulls: FloatArray = np.divide(self.bias.difference, error, out=np.full(len(error), np.nan), where=error > 0)
-        return pulls
 
 
 @dataclass(frozen=True)
@@ -113,7 +89,7 @@ class Propagated:
         observable = self.observables.get(name)
         return observable.value_label if observable else "value"
 
-    def truth(self, sample: WeightedFiles, tree: str) -> Truth:
+    def truth(self, sample: WeightedFiles, tree: str) -> Compared:
         """Measure the truth.
 
         Args:
@@ -128,23 +104,18 @@ class Propagated:
         if set(observables) != set(bins):
             msg = f"{self.path}: doesn't say how {', '.join(bins)} were measured, so that truth can't be measured; "
             raise ConfigError(f"{msg}run 'calorefine propagate' again")
-        measured = measured_in(sample, {name: observables[name] for name in bins}, tree)
-        scales, scale = dict.fromkeys(bins, 1.0), np.ones(len(self.systematics.nominal))
-        for name, observable in measured.observables.items():
-            known = self.provenance.get("entries", {}).get(name)
-            if known and is_sum(observable):
-                scales[name] = known["sum_w"] / measured.entries[name].sum_w
-                scale[measured.part(name)] = scales[name]
-        return Truth(measured.values[0] * scale, measured.statistics * np.outer(scale, scale), scales)
+        known = self.provenance.get("entries", {})
+        totals = {name: known[name]["sum_w"] for name in bins if name in known and is_sum(observables[name])}
+        return at_totals(sample.within(tree), {name: observables[name] for name in bins}, totals)
 
-    def comparisons(self, truth: Truth | None) -> list[Agreement]:
+    def comparisons(self, truth: Compared | None) -> list[Agreement]:
         """What should agree; with the truth that `calorefine propagate` was given, if there is no other one."""
         systematics, out = self.systematics, []
         rows = systematics.replicas.get("calibration")
         if rows is not None:
-            why = "Or the nominal training is an unlucky one: trainings with other seeds would tell."
-            doubt = None if "training" in systematics.sources else why
-            out.append(Agreement(OF_MEAN, ensemble_bias(systematics), doubt))
+            bias = ensemble_bias(systematics)
+            doubt = None if bias.significant and "training" in systematics.sources else UNLUCKY
+            out.append(Agreement(OF_MEAN, bias, doubt))
         if truth is None:
             known = self.provenance.get("biases", {}).get(OF_NOMINAL)
             return [*out, Agreement(OF_NOMINAL, _stored_bias(known))] if known else out
@@ -161,6 +132,6 @@ class Propagated:
 def _stored_bias(record: Mapping[str, Any]) -> Bias:
     """What a provenance has of a bias."""
     difference, error, p_value = (np.asarray(record[key], np.float64) for key in ("difference", "error", "p_value"))
-    flagged, chi2 = np.asarray(record["flagged"], bool), record["chi2"]
-    stored = Chi2(np.nan, 0, chi2["p_value"], chi2["reduced"], np.nan, 0, len(flagged))
-    return Bias(difference, error, p_value, flagged, stored)
+    flagged, chi2, untested = np.asarray(record["flagged"], bool), record["chi2"], record.get("untested", "")
+    stored = chi2 and Chi2(np.nan, 0, chi2["p_value"], chi2["reduced"], np.nan, 0, len(flagged))
+    return Bias(difference, error, p_value, flagged, stored, error, flagged, untested=untested)

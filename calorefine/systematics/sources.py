@@ -7,7 +7,8 @@ r"""One source of uncertainty: a covariance of all bins, and how well it is know
 * *Alternatives* of the same choice, d_1 ... d_m: they are not draws of a distribution.  The default is the envelope:
   errors are the largest deviation in each bin, correlations those of :math:`\sum_j d_j d_j^T`.  Errors never shrink
   when an alternative is added, and naming one twice leaves them alone.  `mean` divides by m instead; `separate` makes
-  each a nuisance parameter of its own, for alternatives of different choices.  All agree for m = 1.
+  each a nuisance parameter of its own, for alternatives of different choices.  All agree for m = 1.  Alternatives that
+  are trainings of their own hold the training's noise, which `alternatives` takes off before.
 * A *known* covariance, such as the generated sample's own statistics.
 
 The covariance of replicas is an estimate; all others count as known: their degrees of freedom are infinite.
@@ -25,6 +26,7 @@ from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.stats import FloatArray
 
 AlternativesRule = Literal["envelope", "mean", "separate"]
+NOISE = "noise"  # name of the part of the members' spread that is their samples' statistics
 GENERATED = "generated"  # name of the source that the generated sample's own statistics are
 NEGATIVE = 1e-8  # eigenvalues of the correlation matrix: what is below -NEGATIVE is not rounding
 
@@ -91,7 +93,7 @@ def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None) -> 
         ConfigError: fewer than two replicas.
         ValueRangeError: a value is not finite.
     """
-    values = _rows(name, rows)
+    values = finite_rows(name, rows)
     if len(values) < 2:
         raise ConfigError(f"source '{name}': {len(values)} replica, expected at least 2; a covariance needs a spread")
     centred = values - values.mean(axis=0)
@@ -109,7 +111,7 @@ def from_deviation(name: str, row: ArrayLike, *, correlated: bool = True) -> Err
         row: (n,) deviation.
         correlated: all bins move together; otherwise each by itself.
     """
-    deviation = _rows(name, row)[0]
+    deviation = finite_rows(name, row)[0]
     covariance = np.outer(deviation, deviation) if correlated else np.diag(deviation**2)
     how = "all bins together" if correlated else "each bin by itself"
     return ErrorSource(name, covariance, rule=f"deviation, {how}")
@@ -132,7 +134,7 @@ def from_alternatives(
     Raises:
         ConfigError: no such rule.
     """
-    deviations = _rows(name, rows) - nominal
+    deviations = finite_rows(name, rows) - nominal
     if rule not in get_args(AlternativesRule):
         raise ConfigError(f"source '{name}': there is no rule '{rule}', expected one of {get_args(AlternativesRule)}")
     if rule == "separate" and len(deviations) > 1:
@@ -145,7 +147,24 @@ def from_alternatives(
     return [ErrorSource(name, covariance, rule=f"{rule} of {len(deviations)} alternatives")]
 
 
-def _rows(name: str, rows: ArrayLike) -> FloatArray:
+def less(covariance: FloatArray, part: FloatArray) -> FloatArray:
+    """Covariance without a part of it that is estimated elsewhere; what comes out below 0, or is rounding, is 0."""
+    sigma = np.sqrt(np.diag(covariance))
+    unit = np.divide(1, sigma, out=np.zeros_like(sigma), where=sigma > 0)
+    values, vectors = np.linalg.eigh((covariance - part) * unit * unit[:, None])
+    root = vectors * np.sqrt(np.where(values > NEGATIVE, values, 0)) * sigma[:, None]
+    return np.asarray(root @ root.T)
+
+
+def beyond_noise(deviation: FloatArray, variance: FloatArray) -> FloatArray:
+    r"""What of a deviation its noise doesn't explain: :math:`\mathrm{sign}(d) \sqrt{d^2 - \sigma^2}`, or 0 within it.
+
+    The square of a deviation is its noise's variance too large on average (Barlow, hep-ex/0207026, section 4).
+    """
+    return np.sign(deviation) * np.sqrt(np.maximum(deviation**2 - variance, 0))
+
+
+def finite_rows(name: str, rows: ArrayLike) -> FloatArray:
     """(k, n) finite numbers."""
     values = np.atleast_2d(np.asarray(rows, np.float64))
     if len(bad := np.argwhere(~np.isfinite(values))):

@@ -6,21 +6,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from calorefine.errors import ConfigError
-from calorefine.io.provenance import digest
+from calorefine.io.provenance import digest, read_provenance
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, expanded
-from calorefine.observables import Histogram, Measured, Observable, Weights, measure
+from calorefine.observables import Measured, Observable, Weights, measure
 from calorefine.observables.reading import names_of
-from calorefine.stats import FloatArray, sidak
-from calorefine.systematics.hotelling import hotelling
+from calorefine.stats import FloatArray
+from calorefine.systematics.closure import is_sum
+from calorefine.systematics.paired import own_noise
 from calorefine.systematics.systematics import ObservableBins
 
-CLOSES = 0.05
+Noise = Literal["measured", "shared", "own"]
+UNKNOWN = (
+    "nothing tells which events of the members go together (no key branches, no record of the same conditions), "
+    "so that generated statistics are added to their spread in full: twice, if each has noise of its own; say so by "
+    "noise: own, or noise: shared"
+)
 
 
 @dataclass(frozen=True)
@@ -46,19 +52,6 @@ class Variations:
         """Weights to read from the nominal file."""
         given = [self.weights] if isinstance(self.weights, str) else self.weights or []
         return [Weights(text) for text in given]
-
-
-@dataclass(frozen=True)
-class Closure:
-    """Generated and reference events at the same conditions, which shows what the reweighting has left.
-
-    Args:
-        generated: events generated at the conditions of the reference, with the weights of the correction.
-        reference: for instance the sWeighted calibration sample.
-    """
-
-    generated: WeightedFiles
-    reference: WeightedFiles
 
 
 def measured_in(sample: WeightedFiles, observables: Mapping[str, Observable], tree: str) -> Measured:
@@ -98,59 +91,40 @@ class Variables:
         if clash := [path for path in paths if path.resolve() in nominal]:
             raise ConfigError(f"{name}: {clash[0]} is the nominal sample itself, expected files of its variations")
         self.files[name] = [str(path) for path in paths]
-        for path in self.files[name]:
-            one_file = WeightedFiles(path, self.source.tree, self.weight)
-            yield measured_in(one_file, self.nominal.observables, self.source.tree).values[0]
+        for sample in self.samples(name):
+            yield measured_in(sample, self.nominal.observables, self.source.tree).values[0]
+
+    def samples(self, name: str) -> list[WeightedFiles]:
+        """The files of a source's variations; none if these are weights."""
+        return [WeightedFiles(path, self.source.tree, self.weight) for path in self.files.get(name, [])]
+
+    def retrained(self, name: str) -> bool:
+        """Whether a source's variations are of other trainings than the nominal sample, as far as the files tell."""
+        checkpoint = read_provenance(self.source.paths[0]).get("checkpoint_sha256")
+        others = {sample.provenance.get("checkpoint_sha256") for sample in self.samples(name)}
+        return bool(others - {checkpoint}) or (bool(others) and checkpoint is None)
+
+    def own_noise(self, noise: Noise = "measured") -> tuple[FloatArray | None, list[str]]:
+        """Generated statistics (n, n) that the spread of the members holds already, and what to say of it.
+
+        Args:
+            noise: whether members share the latent noise with each other, have their own, or their events tell.
+        """
+        members = self.samples("calibration" if "calibration" in self.rows else "training")
+        if len(members) < 2 or noise == "shared":
+            return None, []
+        statistics = self.nominal.statistics
+        own = statistics if noise == "own" else own_noise(members, self.nominal.observables)
+        if own is None:
+            return None, [f"WARNING: {UNKNOWN}"]
+        variances = np.diag(own), np.diag(statistics)
+        part = float(np.mean(np.divide(*variances, out=np.zeros(len(own)), where=variances[1] > 0)))
+        return own, [f"generated statistics: {part:.0%} is in the spread of the members already, and not added again"]
 
     def provenance(self) -> dict[str, Any]:
         """Files and their digests."""
         files = {"nominal": [str(path) for path in self.source.paths], **self.files}
         return {name: {path: digest(Path(path)) for path in paths} for name, paths in files.items()}
-
-
-def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArray, list[str]]:
-    r"""What the reweighting has left: the part of a closure's deviation that statistics don't explain.
-
-    For each observable, generated and reference are compared with the statistics of both.  If a chi2 of its bins has a
-    p-value above 5 %, corrected for the number of observables, it closes, and the residual is 0: the reference's
-    statistics are a source of their own.  Else a bin's residual is :math:`\mathrm{sign}(d) \sqrt{d^2 - \sigma^2}`
-    where :math:`|d| > \sigma`, else 0.  Sums of weights are compared at equal totals, and scaled to the nominal's.
-
-    Args:
-        measured: of the nominal sample.
-        closure: the two samples.
-        tree: name of the tree where none is given.
-
-    Returns:
-        Deviations (n,), and one line for each observable.
-    """
-    samples = [measured_in(sample, measured.observables, tree) for sample in (closure.generated, closure.reference)]
-    (generated, of_generated), (reference, of_reference) = (at_equal_totals(sample, measured) for sample in samples)
-    deviations, lines = np.zeros(len(generated)), []
-    for name in measured.observables:
-        part = measured.part(name)
-        d, covariance = (generated - reference)[part], (of_generated + of_reference)[part, part]
-        chi2 = hotelling(d, [(covariance, np.inf)])
-        p = sidak(chi2.p_value, len(measured.observables))
-        if p < CLOSES:
-            deviations[part] = np.sign(d) * np.sqrt(np.maximum(d**2 - np.diag(covariance), 0))
-        verdict = "closes" if p >= CLOSES else f"doesn't close: residual up to {np.abs(deviations[part]).max():.3g}"
-        lines.append(f"closure of '{name}': chi2 {chi2.value:.1f} / {chi2.ndf}, corrected p {p:.2g}: {verdict}")
-    return deviations, lines
-
-
-def at_equal_totals(other: Measured, nominal: Measured) -> tuple[FloatArray, FloatArray]:
-    """Values (n,) and their covariance (n, n) in other events; sums of weights are scaled to the nominal's total."""
-    scale = np.ones(other.values.shape[1])
-    for name in nominal.observables:
-        if is_sum(nominal.observables[name]):
-            scale[nominal.part(name)] = nominal.entries[name].sum_w / other.entries[name].sum_w
-    return other.values[0] * scale, other.statistics * np.outer(scale, scale)
-
-
-def is_sum(observable: Observable) -> bool:
-    """Whether the values are sums of weights, which scale with the sample's size."""
-    return isinstance(observable, Histogram) and observable.is_sum
 
 
 def bins_of(measured: Measured) -> dict[str, ObservableBins]:

@@ -16,21 +16,14 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Measured, Observable
 from calorefine.systematics import checks
 from calorefine.systematics.assemble import assemble
-from calorefine.systematics.bias import Bias, inflate
+from calorefine.systematics.bias import Bias, inflate, with_bias
+from calorefine.systematics.closure import Closure, at_totals, residual, totals_of
 from calorefine.systematics.equivalent_events import Power, power
 from calorefine.systematics.histfactory import Fit
 from calorefine.systematics.output import Saved, save
 from calorefine.systematics.sources import AlternativesRule
 from calorefine.systematics.systematics import Systematics
-from calorefine.systematics.variations import (
-    Closure,
-    Variables,
-    Variations,
-    at_equal_totals,
-    bins_of,
-    measured_in,
-    residual,
-)
+from calorefine.systematics.variations import Noise, Variables, Variations, bins_of
 
 Outside = Literal["uncertainty", "refuse", "ignore"]
 Inflate = Literal["no", "scale", "bias"]
@@ -78,10 +71,9 @@ class PropagateSummary:
         return [*lines, f"{last}goes to {plateaus}"]
 
     def _bias_line(self, name: str, bias: Bias) -> str:
-        worst = [self.systematics.locate(int(k)) for k in np.flatnonzero(bias.flagged)[:MOST_BINS_SHOWN]]
+        worst = [self.systematics.locate(int(k)) for k in np.flatnonzero(bias.exceeds)[:MOST_BINS_SHOWN]]
         where = "; worst bins " + ", ".join(f"{observable}[{index}]" for observable, index in worst) if worst else ""
-        numbers = f"chi2 / ndf {bias.chi2.reduced:.2f}, p {bias.chi2.p_value:.2g}"
-        return f"{'BIAS: ' if bias.significant else ''}{name}: {numbers}{where}"
+        return f"{'BIAS: ' if bias.off else ''}{name}: {bias.numbers()}{where}"
 
 
 @recorded("propagate")
@@ -97,8 +89,10 @@ def propagate_files(
     alternatives: dict[str, Variations] | None = None,
     rule: AlternativesRule = "envelope",
     closure: Closure | None = None,
+    noise: Noise = "measured",
     outside: Outside = "uncertainty",
     truth: WeightedFiles | None = None,
+    replica_bias: bool = False,
     inflated: Inflate = "no",
     fit: Fit | None = None,
     overwrite: bool = False,
@@ -119,9 +113,12 @@ def propagate_files(
         alternatives: name of a choice, such as spectator, to the samples under other choices.
         rule: how several alternatives of one choice combine.
         closure: generated and reference events at the same conditions: what the reweighting has left.
+        noise: whether files of members share their latent noise: their spread holds the generated statistics that they
+            don't share, which then isn't added again.  Measured by events of the same key, or say shared or own.
         outside: what to do about events outside the training domain (`in_domain` false): the shift without them is an
             uncertainty, they are refused, or they count as all others.
         truth: what should come out, for validation only: shows the bias; sums of weights at equal totals.
+        replica_bias: count the mean of the replicas minus the nominal, beyond its error, as a source `bias`.
         inflated: enlarge the uncertainty to cover the truth: by a factor on the calibration's errors, or by the
             deviation itself.
         fit: names and signal for the pyhf workspace.
@@ -139,6 +136,7 @@ def propagate_files(
     if lines and outside == "refuse":
         msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
         raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
+    own, noise_lines = variables.own_noise(noise)
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])
     systematics = assemble(
         measured.values[0],
@@ -146,16 +144,19 @@ def propagate_files(
         calibration=rows.get("calibration"),
         training=rows.get("training"),
         alternatives={name: rows[name] for name in alternatives or {}},
+        retrained=[name for name in alternatives or {} if variables.retrained(name)],
         rule=rule,
         residual=deviation,
         generated=measured.statistics,
+        own_noise=own,
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
-    true = at_equal_totals(measured_in(truth, measured.observables, tree), measured) if truth else None
-    biases, untested = checks.biases(systematics, true)
+    true = at_totals(truth.within(tree), measured.observables, totals_of(measured)) if truth else None
+    biases = checks.biases(systematics, true)
+    systematics = with_bias(systematics) if replica_bias else systematics
     if true and inflated != "no":
-        systematics = inflate(systematics, true[0], truth_covariance=true[1], rule=inflated)
-    lines += [*measured.notes(), *closes, *untested, *checks.replica_warnings(systematics)]
+        systematics = inflate(systematics, true.values, truth_covariance=true.covariance, rule=inflated)
+    lines += [*measured.notes(), *noise_lines, *closes, *checks.replica_warnings(systematics)]
     powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
     saved = save(
         systematics,

@@ -28,6 +28,7 @@ def make_systematics(*, k=40, seed=1, **options):
         "calibration": NOMINAL + rng.normal(size=(k, n)) @ root.T,
         "training": NOMINAL + 0.5 * rng.normal(size=(8, n)) @ root.T,
         "alternatives": {"spectator": NOMINAL * (1 + 0.02 * np.linspace(-1, 1, n))},
+        "retrained": (),
         "residual": 0.03 * NOMINAL,
         "generated": np.diag(np.where(NOMINAL > 1, NOMINAL, 1e-5)),
     }

@@ -263,7 +263,7 @@ def test_mean_of_the_replicas_needs_seeds_to_be_red(tmp_path, run):
         found[name] = report_files(output=str(tmp_path / f"{name}.html"), systematics=systematics)
     assert found["alone"].alarms == []
     assert any("an unlucky one" in text for text in found["alone"].warnings)
-    assert found["seeds"].alarms[0].startswith("Bias: mean of the replicas - nominal is off by more than its error")
+    assert found["seeds"].alarms[0].startswith("Bias: mean of the replicas - nominal is off by more than 0.25 ")
 
 
 def test_bias_that_propagate_found_is_shown(tmp_path, run):
