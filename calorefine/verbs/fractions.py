@@ -61,7 +61,8 @@ def fractions_file(
     table, key = source.read()
     bootstrap = Replicas(weights, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
     written = WeightedOutput("fractions", "w_", Path(output), bootstrap.nominal.to_dict(), {}, tree_format, overwrite)
-    return WeightsSummary(Path(output), bootstrap.nominal, written.write(source, bootstrap, {}))
+    branches = written.write(source, bootstrap, {})
+    return WeightsSummary(Path(output), bootstrap.nominal, branches, bootstrap.lines())
 
 
 def _samples(

@@ -79,7 +79,7 @@ def splot_file(
         content.setdefault("alternatives", {})[name] = alternative
     titles = fit.bins.labels if fit.bins.edges else [""]
     pictures = {_picture(Path(output), n): fit_figure(part, title=titles[n]) for n, part in enumerate(fit.fits)}
-    lines = [*_factorization_table(tests), *_alternatives_table(fit, others)]
+    lines = [*_factorization_table(tests), *_alternatives_table(fit, others), *bootstrap.lines()]
     lines += [f"WARNING: {text}" for text in fit.warnings]
     written = WeightedOutput("splot", "sw_", Path(output), content, pictures, tree_format, overwrite)
     return WeightsSummary(Path(output), fit, written.write(source, bootstrap, others), lines, tests, list(pictures))

@@ -60,6 +60,11 @@ class WeightFit(ABC):
             ConfigError: no such species.
         """
 
+    @property
+    def refits(self) -> list[str]:
+        """Of a replica, what was done about fits that ran away, in plain words; empty if nothing."""
+        return []
+
     @abstractmethod
     def summary(self) -> str:
         """Fixed-width tables for the terminal."""

@@ -7,16 +7,19 @@ arXiv:2112.04574 (variant B of the W matrix, and COWs).
 from __future__ import annotations
 
 import warnings
+import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from iminuit import Minuit
-from iminuit.cost import ExtendedBinnedNLL, ExtendedUnbinnedNLL
+from iminuit.cost import Cost, ExtendedBinnedNLL, ExtendedUnbinnedNLL, NormalConstraint
 from numpy.typing import NDArray
 from sweights import Cows
 
+from calorefine import keys
 from calorefine.errors import EmptySelectionError, FitError, SumRuleWarning, ValueRangeError
 from calorefine.stats import FloatArray, n_eff
 from calorefine.weights.mixture import Mixture
@@ -39,6 +42,7 @@ class SpectatorFit:
         target: species whose weight is *the* weight.
         max_unbinned: events above which the fit is binned.
         bins: number of bins then.
+        drawn: replica and seed for which values of constraints are drawn; as they are for replica 0.
     """
 
     spectator: str
@@ -46,9 +50,15 @@ class SpectatorFit:
     target: str
     max_unbinned: int
     bins: int
+    drawn: tuple[int, int] = (0, 0)
 
     def fit(
-        self, spectator: NDArray[Any], *, multiplicity: NDArray[Any] | None = None, near: SPlotFit | None = None
+        self,
+        spectator: NDArray[Any],
+        *,
+        multiplicity: NDArray[Any] | None = None,
+        near: SPlotFit | None = None,
+        held: Collection[str] = (),
     ) -> SPlotFit:
         """Fit yields and shapes, unbinned or binned by the number of events, and compute the weight functions.
 
@@ -57,6 +67,7 @@ class SpectatorFit:
             multiplicity: (n,) nonnegative integer bootstrap counts: each event counts that often in the fit and in the
                 W matrix, as if repeated.  The weight functions do not include the count.
             near: a result from which to start, and whose limits to keep.
+            held: names of shape parameters that keep the values they start from.
 
         Returns:
             The fit, converged, with sum rules that hold within 5e-2.
@@ -67,8 +78,8 @@ class SpectatorFit:
             FitError: no convergence, or a sum rule is broken.
         """
         m, n_outside = self._select(spectator, multiplicity)
-        parameters = self._start(m, near)
-        method, cost = self._cost(m)
+        parameters = self._start(m, near, held)
+        method, cost = self._cost(m, parameters)
         minuit = _minimize(cost, parameters, self.spectator, near)
         values = tuple(float(value) for value in minuit.values)
         self._check_species(values)
@@ -113,21 +124,35 @@ class SpectatorFit:
             raise EmptySelectionError(f"spectator {self.spectator}: {none}, {where}; check the unit")
         return m[inside], int(np.sum(~inside))
 
-    def _start(self, m: FloatArray, near: SPlotFit | None) -> list[Parameter]:
+    def _start(self, m: FloatArray, near: SPlotFit | None, held: Collection[str]) -> list[Parameter]:
         shapes = self.mixture.parameters(Guess.from_data(m, self.mixture.low, self.mixture.high))
         if near is not None:
             known = dict(zip(near.names, zip(near.values, near.limits, strict=True), strict=True))
-            shapes = [Parameter(p.name, *known[p.name], p.fixed) for p in shapes]
+            shapes = [Parameter(p.name, *known[p.name], p.fixed or p.name in held, p.constraint) for p in shapes]
         yields = self.mixture.yields_only(m, tuple(p.start for p in shapes))
         limits = [POSITIVE if len(terms) == 1 else ANY_SIGN for terms in self.mixture.terms.values() for _ in terms]
         named = zip(self.mixture.shapes, np.maximum(yields, 1e-3 * len(m)), limits, strict=True)
         return [Parameter(f"n_{name}", float(value), limit) for name, value, limit in named] + shapes
 
-    def _cost(self, m: FloatArray) -> tuple[str, ExtendedUnbinnedNLL | ExtendedBinnedNLL]:
-        if len(m) <= self.max_unbinned:
-            return "unbinned", ExtendedUnbinnedNLL(m, self.mixture.scaled_log_pdf, log=True)
-        counts, edges = np.histogram(m, self.bins, (self.mixture.low, self.mixture.high))
-        return f"binned, {self.bins} bins", ExtendedBinnedNLL(counts, edges, self.mixture.scaled_cdf)
+    def _cost(self, m: FloatArray, parameters: list[Parameter]) -> tuple[str, Cost]:
+        """Twice the negative log likelihood, with the constraints."""
+        names = [p.name for p in parameters]
+        method, cost = "unbinned", ExtendedUnbinnedNLL(m, self.mixture.scaled_log_pdf, log=True, name=names)
+        if len(m) > self.max_unbinned:
+            counts, edges = np.histogram(m, self.bins, (self.mixture.low, self.mixture.high))
+            method, cost = (
+                f"binned, {self.bins} bins",
+                ExtendedBinnedNLL(counts, edges, self.mixture.scaled_cdf, name=names),
+            )
+        known = [self._constraint(p.name, *p.constraint) for p in parameters if p.constraint and not p.fixed]
+        return method, sum(known, start=cost)
+
+    def _constraint(self, name: str, value: float, error: float) -> NormalConstraint:
+        replica, seed = self.drawn
+        key = keys.stream(
+            keys.make_keys([np.array([zlib.crc32(name.encode())])]), "constraint", seed=seed, replica=replica
+        )
+        return NormalConstraint(name, value + error * float(keys.normal(key, 1)[0, 0]) * (replica > 0), error)
 
     def _check_species(self, values: tuple[float, ...]) -> None:
         ends = self.mixture.low, self.mixture.high
@@ -146,9 +171,7 @@ class SpectatorFit:
             raise FitError(f"{below}; take fewer terms in a Sum")
 
 
-def _minimize(
-    cost: ExtendedUnbinnedNLL | ExtendedBinnedNLL, parameters: list[Parameter], spectator: str, near: SPlotFit | None
-) -> Minuit:
+def _minimize(cost: Cost, parameters: list[Parameter], spectator: str, near: SPlotFit | None) -> Minuit:
     """MIGRAD and HESSE; if that fails SIMPLEX and MIGRAD with strategy 2, then with parameters held at their limits."""
     minuit = Minuit(cost, *(p.start for p in parameters), name=[p.name for p in parameters])
     known = dict(zip(near.names, near.errors, strict=True)) if near else {}
