@@ -2,8 +2,8 @@
 
 A double Gaussian of 1000 events on an exponential of 3000: in about one replica of six the wide Gaussian takes part of
 the background, or MIGRAD doesn't converge.  For each toy the yield's spread over bootstrap replicas is compared with
-the spread of the toys' own yields.  Toys whose own fit runs away (a yield above 1300, five errors) are left out of both.
-`unguarded` is the same without the refits of `calorefine.weights.refits`.
+the spread of the toys' own yields.  Toys whose own fit runs away (a yield above 1300, five errors) are left out of
+both.  `unguarded` is the same without the refits of `calorefine.weights.refits`.
 
     python benchmarks/replica_fits.py --json replica_fits.json          (about 6 minutes on one core)
 """

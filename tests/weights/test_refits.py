@@ -16,7 +16,7 @@ SOURCE = SPlot(spectator="m", range=RANGE, species=SPECIES)
 
 
 def toy(seed):
-    """Table and keys: a double Gaussian of 1000 events on an exponential of 3000, whose wide part may take background."""
+    """Table and keys: 1000 events of a double Gaussian, whose wide part may take some of 3000 of an exponential."""
     rng = np.random.default_rng(seed)
     n_signal, n_background = rng.poisson(1000), rng.poisson(3000)
     signal = rng.normal(91, np.where(rng.random(n_signal) < 0.75, 2.5, 5.5))
@@ -59,11 +59,8 @@ def test_replicas_say_how_their_fits_ended():
 def test_a_replica_that_no_refit_cures_is_left_out_by_name(monkeypatch):
     """As if replica 2 were an outlier whatever is done."""
     table, key = toy([71, 1])
-    alone = refits._outlier
-    monkeypatch.setattr(
-        refits, "_outlier", lambda fit, near: "far off" if fit.n_events == n_second else alone(fit, near)
-    )
-    n_second = int(Replica(2).counts(key).sum())
+    size = int(Replica(2).counts(key).sum())
+    monkeypatch.setattr(refits, "_outlier", lambda fit, _: "far off" if fit.n_events == size else "")
     replicas = Replicas(SOURCE, table, key, n=3, seed=0, refit=True, block=[])
     assert replicas.lines()[1].startswith("  left out, weights 0: replica 2: far off; refitted near the nominal result")
     assert list(replicas.to_dict([])["left_out"]) == [2]
@@ -84,7 +81,7 @@ def test_constraints_hold_a_parameter_and_are_drawn_for_each_replica():
     assert nominal.fits[0].errors[place] == pytest.approx(0.05, rel=0.1)
     fits = [replica_fit(source, nominal, table, key, Replica(r)).fits[0] for r in range(1, 41)]
     assert np.std([fit.values[place] for fit in fits]) == pytest.approx(0.05, rel=0.45)
-    with pytest.raises(ConfigError, match="no parameter 'ofset'.*did you mean 'offset'"):
+    with pytest.raises(ConfigError, match=r"no parameter 'ofset'.*did you mean 'offset'"):
         DoubleGaussian(constraints={"ofset": (0.0, 1.0)})
     with pytest.raises(ConfigError, match="constraint of 'mean' has error 0, expected a positive one"):
         Gaussian(constraints={"mean": (91.0, 0.0)})
