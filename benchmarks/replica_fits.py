@@ -74,6 +74,7 @@ def main() -> None:
         "width": float(np.sqrt(np.mean(widths[:, 0] ** 2))),
         "width_median": float(np.median(widths[:, 0])),
         "width_unguarded": float(np.sqrt(np.mean(widths[:, 1] ** 2))),
+        "width_unguarded_median": float(np.median(widths[:, 1])),
         "toys": len(toys),
         "share_with_complaint": sum(told for *_, told in toys) / len(toys) / options.replicas,
     }

@@ -210,8 +210,8 @@ def _factorization(report: WeightsReport) -> Section:
 
 
 def _tested_where(test: Dependence) -> str:
-    within = f"{test.column} in [{short(test.low)}, {short(test.high)}]" if test.parameter else "-"
-    return f"{within}, {test.where}" if test.where else within
+    within = f"{test.column} in [{short(test.low)}, {short(test.high)}]" if test.low is not None else ""
+    return ", ".join(filter(None, [within, test.where])) or "-"
 
 
 def _depends(test: Dependence) -> bool:

@@ -12,9 +12,12 @@ from calorefine.io.formats import open_source
 from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
-from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
+from calorefine.weights.factorization import FactorizationResult
 from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
+
+PAIRS = 5
+"""Pairs of columns shown in the terminal, those of the smallest p."""
 
 
 @recorded("splot")
@@ -86,20 +89,15 @@ def splot_file(
 
 
 def _tested(
-    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: str, what: str
+    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: Literal["error", "warn"], what: str
 ) -> list[FactorizationResult]:
     """Test factorization; a refusal shows fit and tests, since nothing is written then."""
-    tests = factorization_test(splot, table[splot.spectator], {**columns, **_bin_columns(splot, table)}, result=fit)
     try:
-        reject_if_dependent(tests, what=what, raise_below=1e-3 if dependence == "error" else 0.0)
+        return splot.check(fit, table, columns, dependence=dependence, what=what)
     except FactorizationError as error:
-        msg = "\n".join([str(error), "nothing is written; --dependence warn goes on", "", fit.summary(), ""])
+        msg = "\n".join([str(error), "nothing is written", "", fit.summary(), ""])
+        tests = splot.tests(fit, table, columns)
         raise FactorizationError("\n".join([msg, *_factorization_table(tests)])) from error
-    return tests
-
-
-def _bin_columns(splot: SPlot, table: Arrays) -> Arrays:
-    return {name: table[name] for name in splot.context_bins.edges}
 
 
 def _picture(output: Path, number: int) -> Path:
@@ -108,9 +106,14 @@ def _picture(output: Path, number: int) -> Path:
 
 def _factorization_table(tests: list[FactorizationResult]) -> list[str]:
     lines = ["factorization: does the spectator's shape depend on a column?"]
-    lines.append(f"{'column':<20}{'chi2/ndf':>12}{'p':>10}{'p corrected':>13}")
-    for r in tests:
-        lines.append(f"{r.column:<20}{f'{r.chi2:.1f}/{r.ndf}':>12}{r.p_value:>10.2g}{r.p_corrected:>13.2g}")
+    singles = [r for r in tests if r.edges]
+    pairs = sorted((r for r in tests if not r.edges), key=lambda r: r.p_value)
+    width = max([20, *(len(r.column) + 2 for r in [*singles, *pairs[:PAIRS]])])
+    lines.append(f"{'column':<{width}}{'chi2/ndf':>12}{'p':>10}{'p corrected':>13}")
+    for r in [*singles, *pairs[:PAIRS]]:
+        lines.append(f"{r.column:<{width}}{f'{r.chi2:.1f}/{r.ndf}':>12}{r.p_value:>10.2g}{r.p_corrected:>13.2g}")
+    if len(pairs) > PAIRS:
+        lines.append(f"and {len(pairs) - PAIRS} further pairs of larger p, in the JSON file")
     return [*lines, ""]
 
 

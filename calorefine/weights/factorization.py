@@ -35,17 +35,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calorefine import keys
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
-from calorefine.stats import FloatArray, chi2_p_value
-from calorefine.weights.profile_likelihood import Profile, information, profiled_yields
-from calorefine.weights.splot import SPlot, SPlotResult
+from calorefine.keys import KeyArray
+from calorefine.stats import FloatArray, IntArray, chi2_p_value
+from calorefine.weights.scores import Scored, Scores
 
-LEAST_YIELD = 10.0
+if TYPE_CHECKING:
+    from calorefine.weights.splot import SPlot, SPlotResult
+
+PAIR_BINS = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class FactorizationResult:
         edges: (q + 1,) edges of the column's bins.
         deviations: parameter to its (q,) deviations from the shared value in standard deviations of the bin's own fit;
             None where the species is too rare in the bin.
+        cells: (q,) the bins in words.
         where: bin of context that `edges` and `deviations` belong to, the one with the largest of them; empty if the
             sample is fitted as a whole.
     """
@@ -73,6 +79,7 @@ class FactorizationResult:
     edges: tuple[float, ...]
     deviations: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     where: str = ""
+    cells: tuple[str, ...] = ()
 
     @property
     def largest(self) -> tuple[str, float, int]:
@@ -89,6 +96,8 @@ def factorization_test(
     *,
     n_bins: int = 5,
     result: SPlotResult | None = None,
+    pairs: bool = False,
+    key: KeyArray | None = None,
 ) -> list[FactorizationResult]:
     """Test for each column whether the spectator's shapes depend on it.
 
@@ -98,9 +107,11 @@ def factorization_test(
         columns: name to (n,) values.
         n_bins: bins per column, equally filled; a column of few different values has one bin for each.
         result: result of ``splot.fit`` for these values, if there is one already.
+        pairs: test each pair of columns as well: whether they act together otherwise than one by one.
+        key: (n,) keys; events of equal key, such as the candidates of an event, don't count as independent.
 
     Returns:
-        One result per column, in their order.
+        One result per column, in their order, then one per pair.
 
     Raises:
         ValueRangeError: NaN in a column or the spectator, or another number of values.
@@ -110,13 +121,17 @@ def factorization_test(
     table = {**columns, splot.spectator: m}
     result = result or splot.fit(table)
     index = result.bins.index(table, len(m))
-    tests: dict[str, list[FactorizationResult]] = {name: [] for name in columns}
+    tests: dict[str, list[FactorizationResult]] = {}
     for number, (label, fit) in enumerate(zip(result.bins.labels, result.fits, strict=True)):
         inside = (index == number) & (m >= fit.mixture.low) & (m <= fit.mixture.high)
-        profile = Profile(fit)
-        for name, values in columns.items():
-            test = _test(name, _column(name, values, inside), m[inside], profile, n_bins)
-            tests[name].append(replace(test, where=label if result.bins.edges else ""))
+        scores = Scores(fit, m[inside], None if key is None else keys.group(key[inside]))
+        values = {name: _column(name, column, inside) for name, column in columns.items()}
+        each = [_test(name, _Bins.of(column, n_bins), scores) for name, column in values.items()]
+        if pairs:
+            coarse = {name: _Bins.of(column, PAIR_BINS) for name, column in values.items()}
+            each += [_test_pair((a, b), (coarse[a], coarse[b]), scores) for a, b in combinations(coarse, 2)]
+        for test in each:
+            tests.setdefault(test.column, []).append(replace(test, where=label if result.bins.edges else ""))
     added = [_added(parts) for parts in tests.values()]
     corrected = _holm([test.p_value for test in added])
     return [replace(test, p_corrected=p) for test, p in zip(added, corrected, strict=True)]
@@ -145,7 +160,7 @@ def reject_if_dependent(
     for result in results:
         if result.p_corrected < warn_below:
             warnings.warn(f"{what}{_complaint(result, len(results))}. {_REMEDY}", FactorizationWarning, stacklevel=2)
-    if untested := [r.column for r in results if r.ndf == 0 and r.edges[0] < r.edges[-1]]:
+    if untested := [r.column for r in results if r.ndf == 0 and r.edges and r.edges[0] < r.edges[-1]]:
         text = f"not tested whether the spectator's shape depends on {', '.join(untested)}: too few events of any"
         warnings.warn(f"{text} species in two of its bins", FactorizationWarning, stacklevel=2)
 
@@ -153,15 +168,14 @@ def reject_if_dependent(
 _REMEDY = (
     "The sWeights are biased for what depends on it. If the background's shape depends on it, give the background "
     "several terms (class_path: Bernstein); if the signal's does, fit in bins of context (in_bins_of) or make the "
-    "spectator independent of it"
+    "spectator independent of it; `dependence: warn` goes on as it is"
 )
 
 
-def _complaint(result: FactorizationResult, n_columns: int) -> str:
+def _complaint(result: FactorizationResult, n_tests: int) -> str:
     name, deviation, index = result.largest
-    low, high = result.edges[index : index + 2]
-    test = f"chi2/ndf = {result.chi2:.1f}/{result.ndf}, p = {result.p_corrected:.2g} corrected for {n_columns} columns"
-    where = f"{result.column} in [{low:.4g}, {high:.4g}]" + (f", {result.where}" if result.where else "")
+    test = f"chi2/ndf = {result.chi2:.1f}/{result.ndf}, p = {result.p_corrected:.2g} corrected for {n_tests} tests"
+    where = result.cells[index] + (f", {result.where}" if result.where else "")
     largest = f"largest deviation: {name} by {deviation:+.1f} standard deviations for {where}"
     return f"the spectator's shape depends on {result.column}: {test}; {largest}"
 
@@ -174,63 +188,53 @@ def _added(parts: list[FactorizationResult]) -> FactorizationResult:
     return replace(worst, chi2=chi2, ndf=ndf, p_value=p_value, p_corrected=p_value)
 
 
-def _test(name: str, values: FloatArray, m: FloatArray, profile: Profile, n_bins: int) -> FactorizationResult:
-    edges = column_edges(values, n_bins)
-    if len(edges) < 3:
-        return FactorizationResult(name, 0.0, 0, 1.0, 1.0, tuple(edges.tolist()))
-    inner = np.append(edges[:-1], np.inf)
-    counts = np.histogram2d(values, m, (inner, profile.edges))[0]
-    shared = profile.shared(name, counts)
-    free = _free(profile, shared, counts)
-    compared = [_compare(profile, shared, row[None], allowed) for row, allowed in zip(counts, free, strict=True)]
-    chi2 = sum(gain for gain, _ in compared)
-    ndf = _degrees(free) + len(profile.further) * len(counts)
-    p_value = chi2_p_value(chi2, ndf)
-    names = [*profile.probe_names, *(f"further term {k + 1}" for k in range(len(profile.further)))]
-    named = dict(zip(names, zip(*(pulls for _, pulls in compared), strict=True), strict=True))
-    return FactorizationResult(name, chi2, ndf, p_value, p_value, tuple(edges.tolist()), named)
+@dataclass(frozen=True)
+class _Bins:
+    """Bins of a column: their edges, and the number (n,) of each event's."""
+
+    edges: FloatArray
+    number: IntArray
+
+    @classmethod
+    def of(cls, values: FloatArray, n_bins: int) -> _Bins:
+        edges = column_edges(values, n_bins)
+        return cls(edges, np.searchsorted(edges[1:-1], values, side="right"))
+
+    def __len__(self) -> int:
+        return max(len(self.edges) - 1, 1)
+
+    @property
+    def labels(self) -> list[str]:
+        return [f"[{low:.4g}, {high:.4g}]" for low, high in pairwise(self.edges)]
 
 
-def _compare(
-    profile: Profile, shared: FloatArray, counts: FloatArray, free: NDArray[np.bool_]
-) -> tuple[float, list[float | None]]:
-    """Gain in deviance of a bin's own probes and further terms over the shared shapes, and deviations of each.
-
-    Deviations are in standard deviations; None for a probe that is not free.
-    """
-    values, best, errors = shared, profile.deviance(shared, counts, extended=True), np.zeros(len(shared))
-    if free.any():
-        minuit = profile.minimize(shared, counts, free, extended=True)
-        values, best, errors = np.array(minuit.values), float(minuit.fval), np.array(minuit.errors)
-    shifts = zip((values - shared)[profile.probes], (free * errors)[profile.probes], strict=True)
-    of_probes = [float(shift / error) if error > 0 else None for shift, error in shifts]
-    fractions, single = profile.extended(values)
-    yields = profiled_yields(fractions, counts, single)
-    covariance = np.linalg.pinv(information(fractions, counts, yields)[0], hermitian=True)
-    of_terms = [
-        float(yields[0, k] / np.sqrt(covariance[k, k])) if covariance[k, k] > 0 else None
-        for k in range(len(profile.single), len(single))
-    ]
-    return max(profile.deviance(shared, counts) - best, 0.0), of_probes + of_terms
+def _test(name: str, bins: _Bins, scores: Scores) -> FactorizationResult:
+    edges = tuple(bins.edges.tolist())
+    if len(bins) < 2:
+        return FactorizationResult(name, 0.0, 0, 1.0, 1.0, edges)
+    scored = scores.test(bins.number, len(bins), np.ones((len(bins), 1)))
+    return _result(name, scored, scores, edges, [f"{name} in {label}" for label in bins.labels])
 
 
-def _degrees(free: NDArray[np.bool_]) -> int:
-    """Degrees of freedom of the probes (q, p): one is shared, unless bins that keep the shared shape tell it.
+def _test_pair(names: tuple[str, str], pair: tuple[_Bins, _Bins], scores: Scores) -> FactorizationResult:
+    """Whether probes differ between the bins of two columns by more than a sum of what each column does."""
+    name, (one, two) = " and ".join(names), pair
+    if min(len(one), len(two)) < 2:
+        return FactorizationResult(name, 0.0, 0, 1.0, 1.0, ())
+    rows, columns = np.divmod(np.arange(len(one) * len(two)), len(two))
+    design = np.hstack([np.eye(len(one))[rows], np.eye(len(two))[columns, 1:]])
+    scored = scores.test(one.number * len(two) + two.number, len(design), design)
+    labels = [f"{names[0]} in {a} and {names[1]} in {b}" for a in one.labels for b in two.labels]
+    return _result(name, scored, scores, (), labels)
 
-    Those bins tell it with an error, so that the statistic is smaller, if anything.
-    """
-    return int(np.sum(free.sum(axis=0) - free.all(axis=0)))
 
-
-def _free(profile: Profile, shared: FloatArray, counts: FloatArray) -> NDArray[np.bool_]:
-    """Which parameters each bin determines (q, p): probes of species with a significant yield, in two bins or more."""
-    fractions = profile.fractions(shared)
-    yields = profiled_yields(fractions, counts, profile.single)
-    covariance = np.linalg.pinv(information(fractions, counts, yields), hermitian=True)
-    significant = yields > LEAST_YIELD * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    free = np.zeros((len(counts), len(profile.names)), bool)
-    free[:, profile.probes] = significant[:, profile.owners]
-    return np.asarray(free & (free.sum(axis=0) > 1), bool)
+def _result(
+    name: str, scored: Scored, scores: Scores, edges: tuple[float, ...], cells: list[str]
+) -> FactorizationResult:
+    p_value = chi2_p_value(scored.chi2, scored.ndf)
+    rows = [tuple(None if np.isnan(v) else float(v) for v in row) for row in scored.deviations.T[: scores.n_tested]]
+    named = dict(zip(scores.names, rows, strict=False))
+    return FactorizationResult(name, scored.chi2, scored.ndf, p_value, p_value, edges, named, cells=tuple(cells))
 
 
 def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> FloatArray:

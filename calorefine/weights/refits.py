@@ -9,9 +9,10 @@ nominal one is not, or if it doesn't converge.  Then follow
 2. a fit with all but the `probes` of the shapes (mean and width of a peak) at their nominal values;
 3. a fit of the yields alone, whose likelihood is concave.
 
-The first that has not run away counts.  A fit whose only fault is a parameter at its limit is kept if the first of
-these does not cure it: the limit belongs to the model, and to its spread.  `SPlotFit.refit` says what was done.  A
-replica whose shapes are held lacks their spread: where this happens to more than a few, fix or constrain the shapes.
+The first that has not run away counts, the last in any case: yields alone can't run away.  A fit whose only fault is a
+parameter at its limit is kept if the first of these does not cure it: the limit belongs to the model, and to its
+spread.  `SPlotFit.refit` says what was done.  A replica whose shapes are held lacks their spread: where this happens to
+more than a few, fix or constrain the shapes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import FitError
 from calorefine.weights.spectator import SpectatorFit
 from calorefine.weights.splot_fit import SPlotFit
 
-OUTLIER, NEAR = 5.0, 5.0
+OUTLIER, NEAR = 4.0, 4.0
 
 
 def refit(model: SpectatorFit, m: NDArray[Any], *, multiplicity: NDArray[Any] | None, near: SPlotFit) -> SPlotFit:
@@ -39,7 +41,7 @@ def refit(model: SpectatorFit, m: NDArray[Any], *, multiplicity: NDArray[Any] | 
         near: the nominal result.
 
     Raises:
-        FitError: every fit has run away; the message says where the last one ended.
+        FitError: no fit converges; the message says how the first one ended.
     """
     first: SPlotFit | None = None
     reason = ""
@@ -51,14 +53,14 @@ def refit(model: SpectatorFit, m: NDArray[Any], *, multiplicity: NDArray[Any] | 
             continue
         outlier, limits = _outlier(fit, near), _new_limits(fit, near)
         reason = reason or outlier or limits
-        if not outlier and not limits:
+        if held == near.names[len(near.mixture.shapes) :] or not (outlier or limits):
             return replace(fit, limits=near.limits, refit=f"{reason}; {done}" if done else "")
         if not done and not outlier:
             first = replace(fit, refit=reason)
         elif first is not None:
             return first
     if first is None:
-        raise FitError(f"{reason}; refitted near the nominal result, it runs away again")
+        raise FitError(f"{reason}; nor does any fit near the nominal result")
     return first
 
 
@@ -79,10 +81,14 @@ def _attempts(model: SpectatorFit, near: SPlotFit) -> Iterator[tuple[str, SPlotF
 
 
 def _outlier(fit: SPlotFit, near: SPlotFit) -> str:
-    """Species whose yield is off the nominal one, for the events of the replica."""
+    """Species whose yield is off the nominal one, for the events of the replica.
+
+    The nominal error counts, unless parameters at limits make it smaller than that with known shapes.
+    """
     for name, size in fit.yields.items():
         expected = near.yields[name] * fit.n_events / near.n_events
-        off = (size - expected) / near.yield_error(name)
+        with_known_shapes = abs(near.yields[name]) / np.sqrt(near.n_effective[name])
+        off = (size - expected) / max(near.yield_error(name), with_known_shapes)
         if not abs(off) < OUTLIER:
             return (
                 f"yield of {name} {size:.0f} where {expected:.0f} was expected, off by {off:+.1f} standard deviations"

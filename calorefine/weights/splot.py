@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +33,11 @@ from calorefine.errors import ConfigError, EmptySelectionError, FitError
 from calorefine.events import Arrays
 from calorefine.stats import FloatArray
 from calorefine.weights.bins import ContextBins
+from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
 from calorefine.weights.mixture import Mixture
 from calorefine.weights.refits import refit
 from calorefine.weights.shapes import SpectatorModel
-from calorefine.weights.source import WeightFit, WeightSource, checked_counts, column_of, known_name
+from calorefine.weights.source import EVENT, WeightFit, WeightSource, checked_counts, column_of, known_name
 from calorefine.weights.spectator import SpectatorFit
 from calorefine.weights.splot_fit import SPlotFit
 
@@ -97,6 +98,35 @@ class SPlot(WeightSource):
     def branches(self) -> dict[str, str]:
         """The spectator and the columns of the bins, under their own names."""
         return {self.spectator: self.spectator} | self.context_bins.branches
+
+    def tests(self, fit: SPlotResult, table: Arrays, columns: Arrays) -> list[FactorizationResult]:
+        """Test whether the spectator's shape depends on these columns, the bins' or pairs of them; see `check`."""
+        tested = {**columns, **{name: table[name] for name in self.context_bins.edges}}
+        spectator = column_of(table, self.spectator, "spectator")
+        return factorization_test(self, spectator, tested, result=fit, pairs=True, key=table.get(EVENT))
+
+    def check(
+        self,
+        fit: WeightFit,
+        table: Arrays,
+        columns: Arrays,
+        *,
+        dependence: Literal["error", "warn"] = "error",
+        what: str = "",
+    ) -> list[FactorizationResult]:
+        """Test factorization; see `WeightSource.check` and `reject_if_dependent`.
+
+        Raises:
+            FactorizationError: beyond doubt (p < 1e-3), if `dependence` is "error".
+
+        Warns:
+            FactorizationWarning: p < 1e-2.
+        """
+        if not isinstance(fit, SPlotResult):
+            raise TypeError(type(fit))
+        tests = self.tests(fit, table, columns)
+        reject_if_dependent(tests, what=what, raise_below=1e-3 if dependence == "error" else 0.0)
+        return tests
 
     def varied(self, replica: int, seed: int = 0) -> SPlot:
         """The fit with the values of constraints drawn from their errors for this replica."""

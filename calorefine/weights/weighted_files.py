@@ -23,7 +23,7 @@ from calorefine.keys import KeyArray
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.factorization import FactorizationResult
 from calorefine.weights.linear_weights import ratio
-from calorefine.weights.source import WeightFit, WeightSource
+from calorefine.weights.source import EVENT, WeightFit, WeightSource
 
 TOLD, MOST_ODD = 10, 0.1
 """Replicas told of one by one, and the share of fits with a complaint above which there is a warning."""
@@ -55,12 +55,13 @@ class WeightedInput:
         self.request = Request.of(columns, needed | named, nonfinite=nonfinite)
 
     def read(self) -> tuple[Arrays, KeyArray]:
-        """All expressions, and the keys (n,) that bootstrap counts go by."""
+        """All expressions with the events' keys, and the keys (n,) that bootstrap counts go by."""
         parts = [read_table(source, self.request) for source in self.sources]
         values = [{**table, **self._number(number, len(key))} for number, (table, key, _) in enumerate(parts)]
         self._check_distinct([key for _, key, _ in parts])
         table = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
-        return table, self.columns.bootstrap_key(table, np.concatenate([event for _, _, event in parts]))
+        table[EVENT] = np.concatenate([event for _, _, event in parts])
+        return table, self.columns.bootstrap_key(table, table[EVENT])
 
     def _check_distinct(self, key: list[KeyArray]) -> None:
         """Raise `KeyColumnError` if two samples hold the same event."""

@@ -7,7 +7,7 @@ import pytest
 
 from calorefine import keys
 from calorefine.errors import ConfigError, FitError
-from calorefine.weights import DoubleGaussian, Exponential, Gaussian, Replica, SPlot, refits, replica_fit
+from calorefine.weights import DoubleGaussian, Exponential, Gaussian, Replica, SPlot, replica_fit, spectator
 from calorefine.weights.weighted_files import Replicas
 
 RANGE = (60.0, 120.0)
@@ -57,16 +57,23 @@ def test_replicas_say_how_their_fits_ended():
 
 
 def test_a_replica_that_no_refit_cures_is_left_out_by_name(monkeypatch):
-    """As if replica 2 were an outlier whatever is done."""
+    """As if no fit of replica 2 converged."""
     table, key = toy([71, 1])
     size = int(Replica(2).counts(key).sum())
-    monkeypatch.setattr(refits, "_outlier", lambda fit, _: "far off" if fit.n_events == size else "")
+    fit = spectator.SpectatorFit.fit
+
+    def failing(self, m, *, multiplicity=None, **options):
+        if multiplicity is not None and multiplicity.sum() == size:
+            raise FitError("no minimum")
+        return fit(self, m, multiplicity=multiplicity, **options)
+
+    monkeypatch.setattr(spectator.SpectatorFit, "fit", failing)
     replicas = Replicas(SOURCE, table, key, n=3, seed=0, refit=True, block=[])
-    assert replicas.lines()[1].startswith("  left out, weights 0: replica 2: far off; refitted near the nominal result")
+    assert replicas.lines()[1].startswith("  left out, weights 0: replica 2: no minimum; nor does any fit near")
     assert list(replicas.to_dict([])["left_out"]) == [2]
     weight = replicas.weights(table, key, "signal")
     assert np.flatnonzero(np.all(weight == 0, axis=0)).tolist() == [1]
-    with pytest.raises(FitError, match="replica 2: far off"):
+    with pytest.raises(FitError, match="replica 2: no minimum"):
         replica_fit(SOURCE, replicas.nominal, table, key, Replica(2))
 
 
