@@ -24,9 +24,9 @@ from calorefine.weights.summary import (
 NUMBERS: dict[str, Callable[[WeightNumbers], str]] = {
     "events": lambda w: number(w.n_events),
     "events of weight 0": lambda w: number(w.n_zero),
-    "sum_w, with root of sum_w2": lambda w: with_error(w.sum_w, w.sum_w_error),
+    "sum_w, with its error": lambda w: with_error(w.sum_w, w.sum_w_error),
     "sum_w2": lambda w: number(w.sum_w2),
-    "effective number of events n_eff = (sum_w)\u00b2 / sum_w2": lambda w: number(w.n_eff),
+    "effective number of events n_eff = (sum_w / its error)\u00b2": lambda w: number(w.n_eff),
     "n_eff / events of weight other than 0": lambda w: percent(w.n_eff_fraction),
     "mean weight": lambda w: number(w.mean),
     "smallest weight": lambda w: number(w.minimum),

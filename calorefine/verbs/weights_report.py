@@ -26,7 +26,7 @@ from calorefine.stats import FloatArray
 from calorefine.text import first_three
 from calorefine.weights import summary
 from calorefine.weights.factorization import column_edges
-from calorefine.weights.source import EVENT
+from calorefine.weights.source import EVENT, shared_keys
 from calorefine.weights.splot import SPlot
 from calorefine.weights.stored import dependence, stored_part, stored_tests, stored_yields
 from calorefine.weights.summary import Dependence, SpeciesNumbers, WeightsReport
@@ -151,6 +151,7 @@ def _species(
     sample: _Sample,
 ) -> dict[str, SpeciesNumbers]:
     edges = {name: column_edges(table[name], summary.N_BINS) for name in columns.context}
+    group = shared_keys(sample.table[EVENT])
     rows = {name: summary.largest(weight) for name, weight in sample.weights.items()}
     known = _identified(source, columns, sample.key[np.concatenate(list(rows.values()))])
     species = {}
@@ -160,9 +161,11 @@ def _species(
             | {column: float(values[row]) for column, values in table.items()}
             for row in rows[name]
         ]
-        moments = {column: summary.weighted_moments(values, weight) for column, values in table.items()}
-        bins = {column: summary.in_bins(table[column], weight, edges=cuts) for column, cuts in edges.items()}
-        species[name] = SpeciesNumbers(expressions[name], summary.weight_numbers(weight), events, moments, bins)
+        moments = {column: summary.weighted_moments(values, weight, group) for column, values in table.items()}
+        bins = {
+            column: summary.in_bins(table[column], weight, edges=cuts, group=group) for column, cuts in edges.items()
+        }
+        species[name] = SpeciesNumbers(expressions[name], summary.weight_numbers(weight, group), events, moments, bins)
     return species
 
 

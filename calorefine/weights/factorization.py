@@ -1,33 +1,29 @@
-r"""Does the spectator's shape depend on a column?  A test without truth, by fits in bins of the column.
+r"""Does the spectator's shape depend on a column, or on two together?  A test without truth, in bins of the columns.
 
-sWeights need the spectator independent of the control variables within each species.  Each column is cut into bins
-:math:`q`, and the spectator's histogram :math:`n_{qb}` fitted with yields free in each bin and shapes shared or free:
-
-.. math:: \Delta = 2 \ln L(N_{qk}, \phi_q) - 2 \ln L(N_{qk}, \phi) \sim \chi^2, \qquad
-          \mu_{qb} = \sum_k N_{qk} \, p_{kb}(\phi_q) .
+sWeights need the spectator independent of the control variables within each species.  Each column is cut into bins, and
+each bin asked whether it wants shapes of its own, by the scores of the fit (`scores`): yields are free in each bin, and
+shapes shared or free.
 
 Free are not all parameters of a shape but its `probes`: mean and width of a peak, slope of an exponential, the first
-two coefficients of a polynomial.  With all of a double Gaussian's five parameters free in each bin the fits often stop
-at limits or in other minima, and the statistic has no known distribution; the probes are what a bin of a thousand
-events determines, and what goes wrong in practice moves them (scale, resolution, background composition).  The other
-parameters stay at their values from the fit with shared shapes, which makes the statistic smaller, if anything.  A
-species whose yield in a bin is less than 10 standard deviations keeps the shared shape there.  Yields are profiled, and
-not negative: the likelihood is concave in them.  The terms of a species that has several have free yields in every bin:
-that is what they are for; whether they suffice is tested by one further term in each bin.  A sample that is fitted in
-bins of context is tested in each of them, and the statistics are added up.
+two coefficients of a polynomial: what a bin of a thousand events determines, and what goes wrong in practice moves
+(scale, resolution, background composition).  The other parameters are shared by all bins.  A species whose yield in a
+bin is less than 10 standard deviations keeps the shared shape there.  The terms of a species that has several have free
+yields in every bin: that is what they are for; whether they suffice is tested by one further term in each bin.  A
+sample that is fitted in bins of context is tested in each of them, and the statistics are added up.
 
-Columns are tested one by one.  The weights need more, that the spectator is independent of all of them together within
-each species; a dependence that averages out in every single column is not seen.  Add a column for it (an expression of
-two, say) where you fear one.
+The weights need more than independence of each column: of all together.  So pairs of columns are tested as well, in
+three bins of each, for what is not a sum of what each column does by itself (an interaction, which single columns may
+not show).  A dependence on three columns that averages out in all pairs is not seen.
 
 Measured on toys that factorize (double Gaussian on an exponential, four columns, one of which all but separates the
-species): p < 0.01 in 1.0 % of 800 tests of 3000 events and in 0.4 % of 240 tests of 31 000; with the other parameters
-kept from the fit to the whole sample instead, the separating column had 3.5 % at 3000 events.
+species; ten tests each): p < 0.01 in 1.3 % of 1480 tests of 3000 events and in 1.2 % of 600 tests of 31 000; any p, as
+corrected, below 0.01 in 0.7 % of 148 toys, and in none of 60.  78 tests of 10^5 events take 0.2 s.
 
-Bootstrap counts play no role here: the test is for the sample as recorded, of unit weights.  A poor shape can fail the
-test too, since it depends on purity which parameter values describe it best: look at the fit's own p-value first.
+Bootstrap counts play no role here: the test is for the sample as recorded, of unit weights.  Events of equal key are
+not independent.  A poor shape can fail the test too, since it depends on purity which parameter values describe it
+best: look at the fit's own p-value first.
 
-Reference: Wilks, Ann. Math. Stat. 9 (1938) 60; Holm, Scand. J. Stat. 6 (1979) 65.
+References: Rao, Proc. Camb. Phil. Soc. 44 (1948) 50; Holm, Scand. J. Stat. 6 (1979) 65.
 """
 
 from __future__ import annotations
@@ -41,11 +37,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine import keys
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
 from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray, IntArray, chi2_p_value
 from calorefine.weights.scores import Scored, Scores
+from calorefine.weights.source import shared_keys
 
 if TYPE_CHECKING:
     from calorefine.weights.splot import SPlot, SPlotResult
@@ -55,15 +51,15 @@ PAIR_BINS = 3
 
 @dataclass(frozen=True)
 class FactorizationResult:
-    """Test of one column.
+    """Test of one column, or of a pair of them.
 
     Attributes:
-        column: its name.
-        chi2: twice the log likelihood ratio of free to shared shapes.
+        column: its name; "x and y" for a pair.
+        chi2: what bins gain by shapes of their own, to first order twice a log likelihood ratio.
         ndf: difference in the number of parameters; 0 if nothing could be tested (a constant column, say).
         p_value: probability of a larger `chi2` if shapes don't depend on the column.
-        p_corrected: the same after Holm's correction for the number of columns tested.
-        edges: (q + 1,) edges of the column's bins.
+        p_corrected: the same after Holm's correction for the number of tests.
+        edges: (q + 1,) edges of the column's bins; none for a pair.
         deviations: parameter to its (q,) deviations from the shared value in standard deviations of the bin's own fit;
             None where the species is too rare in the bin.
         cells: (q,) the bins in words.
@@ -115,7 +111,7 @@ def factorization_test(
 
     Raises:
         ValueRangeError: NaN in a column or the spectator, or another number of values.
-        FitError: the fit to the whole sample, or with shared shapes, does not converge.
+        FitError: the fit to the whole sample does not converge.
     """
     m = np.asarray(spectator, np.float64)
     table = {**columns, splot.spectator: m}
@@ -124,7 +120,7 @@ def factorization_test(
     tests: dict[str, list[FactorizationResult]] = {}
     for number, (label, fit) in enumerate(zip(result.bins.labels, result.fits, strict=True)):
         inside = (index == number) & (m >= fit.mixture.low) & (m <= fit.mixture.high)
-        scores = Scores(fit, m[inside], None if key is None else keys.group(key[inside]))
+        scores = Scores(fit, m[inside], shared_keys(None if key is None else key[inside]))
         values = {name: _column(name, column, inside) for name, column in columns.items()}
         each = [_test(name, _Bins.of(column, n_bins), scores) for name, column in values.items()]
         if pairs:

@@ -28,10 +28,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from calorefine import keys
 from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Arrays
 from calorefine.io.provenance import Configured
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, IntArray
 
 EVENT = "\0event"
 """Name in a table of the events' keys (n,): what shares one, as candidates do, doesn't count as independent."""
@@ -130,6 +131,12 @@ class WeightSource(Configured, ABC):
     def weights(self, table: Arrays, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
         """Fit, and return the target's weights (n,) for the same table; arguments as for `fit`."""
         return self.fit(table, multiplicity=multiplicity).weights(table)
+
+
+def shared_keys(key: NDArray[Any] | None) -> IntArray | None:
+    """Numbers (n,) from 0, equal for events of equal key; None if no two events share one, or no keys are known."""
+    group = None if key is None else keys.group(key)
+    return group if group is not None and group.max(initial=-1) + 1 < len(group) else None
 
 
 def known_name(name: str, names: Collection[str], what: str) -> str:

@@ -163,7 +163,8 @@ class SPlot(WeightSource):
             inside = index == number
             repeated = None if counts is None else counts[inside]
             try:
-                fits.append(self.fit_spectator(m[inside], multiplicity=repeated, near=starts[number]))
+                key = table[EVENT][inside] if EVENT in table else None
+                fits.append(self.fit_spectator(m[inside], multiplicity=repeated, near=starts[number], key=key))
             except (FitError, EmptySelectionError) as error:
                 if not self.context_bins.edges:
                     raise
@@ -171,13 +172,18 @@ class SPlot(WeightSource):
         return SPlotResult(self.target, self.context_bins, tuple(fits), int(np.sum(index < 0)))
 
     def fit_spectator(
-        self, spectator: NDArray[Any], *, multiplicity: NDArray[Any] | None = None, near: SPlotFit | None = None
+        self,
+        spectator: NDArray[Any],
+        *,
+        multiplicity: NDArray[Any] | None = None,
+        near: SPlotFit | None = None,
+        key: NDArray[Any] | None = None,
     ) -> SPlotFit:
         """Fit all values together, whatever the bins; see `SpectatorFit.fit` for arguments, result and errors."""
         mixture = Mixture(self.species, *self.range)
         model = SpectatorFit(self.spectator, mixture, self.target, self.max_unbinned, self.bins, self.drawn)
         if near is None:
-            return model.fit(spectator, multiplicity=multiplicity)
+            return model.fit(spectator, multiplicity=multiplicity, key=key)
         return refit(model, spectator, multiplicity=multiplicity, near=near)
 
 

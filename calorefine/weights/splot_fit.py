@@ -41,6 +41,8 @@ class SPlotFit:
         cows: weight functions by `sweights`.
         sum_rule: relative deviations, one per species and "event".
         n_effective: effective number of events of each species' weights.
+        inflation: (b,) variance of the observed numbers over that of independent events: above 1 where events of equal
+            key share a bin.
         refit: of a replica what went wrong at first, and what was done about it; empty if nothing.
     """
 
@@ -64,6 +66,7 @@ class SPlotFit:
     cows: Cows
     sum_rule: dict[str, float]
     n_effective: dict[str, float]
+    inflation: FloatArray
     refit: str = ""
 
     @property
@@ -101,8 +104,8 @@ class SPlotFit:
 
     @property
     def pulls(self) -> FloatArray:
-        """(b,) observed minus expected over the root of expected."""
-        return (self.observed - self.expected) / np.sqrt(self.expected)
+        """(b,) observed minus expected over the root of the variance that is expected."""
+        return (self.observed - self.expected) / np.sqrt(self.expected * self.inflation)
 
     @property
     def chi2(self) -> float:
