@@ -189,7 +189,7 @@ def _factorization(report: WeightsReport) -> Section:
     }[report.factorization_from]
     text = (
         "Does the shape of the spectator depend on a column? Then sWeights are biased for that column. "
-        "p is the probability of a larger \u03c7\u00b2 if it does not; corrected for the number of columns tested, a "
+        "p is the probability of a larger \u03c7\u00b2 if it does not; corrected for the number of tests, a "
         f"value below {summary.LEAST_P_VALUE:g} is hardly chance. Deviations are in standard deviations."
     )
     table = Table.of(

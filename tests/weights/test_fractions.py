@@ -28,7 +28,7 @@ from calorefine.weights.bootstrap import bootstrap_weights
 from calorefine.weights.fraction_errors import balanced_variances, can_balance
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.labels import LabelFit
-from calorefine.weights.source import WeightSource
+from calorefine.weights.source import EVENT, WeightSource
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 SPECIES = ("signal", "background", "other")
@@ -635,3 +635,19 @@ def test_errors_of_yields_are_their_spread(error):
         yields.append(source.varied(replica).fit({"sample": np.repeat([0.0, 1.0], sizes)}).yields[0])
     spread = np.std(yields, axis=0)
     assert np.all(np.abs(spread / fit.yield_errors[0] - 1) < 4.5 / np.sqrt(2 * 2000))
+
+
+def test_candidates_of_an_event_count_together():
+    """Each event twice, in one sample: twice the root of what single events have; by a loop for mixed samples."""
+    table = numbers([300, 200])
+    twice = {"sample": np.repeat(table["sample"], 2), EVENT: np.repeat(np.arange(500, dtype=np.uint64), 2)}
+    source = LabelFractions(fractions=PURE)
+    single, double = source.fit(table), source.fit(twice)
+    np.testing.assert_allclose(double.yields, 2 * single.yields)
+    np.testing.assert_allclose(double.yield_errors, 2 * single.yield_errors)
+    assert double.n_eff == pytest.approx(single.n_eff)
+    rng = np.random.default_rng(43)
+    mixed = {"sample": rng.integers(0, 2, 400).astype(float), EVENT: rng.integers(0, 150, 400).astype(np.uint64)}
+    fit, weight = source.fit(mixed), source.weights(mixed)
+    by_key = [weight[mixed[EVENT] == key].sum() for key in range(150)]
+    assert fit.sum_w2[0, 0] == pytest.approx(np.sum(np.square(by_key)))

@@ -30,8 +30,8 @@ def test_runaway_replicas_leave_the_band_as_it_is():
     """Seeds (71, 4..6 and 10), 12 replicas each, four or five of which run away at first.
 
     Their yields' spread is within 50 % of the truth's, 76 (`benchmarks/replica_fits.py`); four toys of 12 replicas know
-    it to 11 %, and which toys to another 10 %, so that this fails by chance below 1e-3.  Without refits it is three times
-    the truth.
+    it to 11 %, and which toys to another 10 %, so that this fails by chance below 1e-3.  Without refits it is three
+    times the truth.
     """
     widths, told = [], []
     for seed in (4, 5, 6, 10):
