@@ -12,12 +12,11 @@ from calorefine.io.formats import open_source
 from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
-from calorefine.weights.factorization import FactorizationResult
+from calorefine.weights.factorization import FactorizationResult, tests_table
 from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
 
-PAIRS = 5
-"""Pairs of columns shown in the terminal, those of the smallest p."""
+TITLE = "factorization: does the spectator's shape depend on a column?"
 
 
 @recorded("splot")
@@ -82,7 +81,7 @@ def splot_file(
         content.setdefault("alternatives", {})[name] = alternative
     titles = fit.bins.labels if fit.bins.edges else [""]
     pictures = {_picture(Path(output), n): fit_figure(part, title=titles[n]) for n, part in enumerate(fit.fits)}
-    lines = [*_factorization_table(tests), *_alternatives_table(fit, others), *bootstrap.lines()]
+    lines = [*tests_table(TITLE, tests), *_alternatives_table(fit, others), *bootstrap.lines()]
     lines += [f"WARNING: {text}" for text in fit.warnings]
     written = WeightedOutput("splot", "sw_", Path(output), content, pictures, tree_format, overwrite)
     return WeightsSummary(Path(output), fit, written.write(source, bootstrap, others), lines, tests, list(pictures))
@@ -97,24 +96,11 @@ def _tested(
     except FactorizationError as error:
         msg = "\n".join([str(error), "nothing is written", "", fit.summary(), ""])
         tests = splot.tests(fit, table, columns)
-        raise FactorizationError("\n".join([msg, *_factorization_table(tests)])) from error
+        raise FactorizationError("\n".join([msg, *tests_table(TITLE, tests)])) from error
 
 
 def _picture(output: Path, number: int) -> Path:
     return output.with_suffix(".png") if number == 0 else output.with_name(f"{output.stem}_{number}.png")
-
-
-def _factorization_table(tests: list[FactorizationResult]) -> list[str]:
-    lines = ["factorization: does the spectator's shape depend on a column?"]
-    singles = [r for r in tests if r.edges]
-    pairs = sorted((r for r in tests if not r.edges), key=lambda r: r.p_value)
-    width = max([20, *(len(r.column) + 2 for r in [*singles, *pairs[:PAIRS]])])
-    lines.append(f"{'column':<{width}}{'chi2/ndf':>12}{'p':>10}{'p corrected':>13}")
-    for r in [*singles, *pairs[:PAIRS]]:
-        lines.append(f"{r.column:<{width}}{f'{r.chi2:.1f}/{r.ndf}':>12}{r.p_value:>10.2g}{r.p_corrected:>13.2g}")
-    if len(pairs) > PAIRS:
-        lines.append(f"and {len(pairs) - PAIRS} further pairs of larger p, in the JSON file")
-    return [*lines, ""]
 
 
 def _alternatives_table(fit: SPlotResult, others: dict[str, SPlotResult]) -> list[str]:

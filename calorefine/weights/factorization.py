@@ -29,7 +29,7 @@ References: Rao, Proc. Camb. Phil. Soc. 44 (1948) 50; Holm, Scand. J. Stat. 6 (1
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,12 @@ from calorefine.weights.source import shared_keys
 if TYPE_CHECKING:
     from calorefine.weights.splot import SPlot, SPlotResult
 
-PAIR_BINS = 3
+PAIR_BINS, SHOWN_PAIRS = 3, 5
+REMEDY = (
+    "The sWeights are biased for what depends on it. If the background's shape depends on it, give the background "
+    "several terms (class_path: Bernstein); if the signal's does, fit in bins of context (in_bins_of) or make the "
+    "spectator independent of it; `dependence: warn` goes on as it is"
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,20 @@ class FactorizationResult:
     deviations: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     where: str = ""
     cells: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        column: str,
+        chi2: float,
+        ndf: int,
+        edges: FloatArray,
+        deviations: dict[str, tuple[float | None, ...]],
+        cells: Sequence[str],
+    ) -> FactorizationResult:
+        """Take a statistic, with its p-value."""
+        p_value = chi2_p_value(chi2, ndf)
+        return cls(column, chi2, ndf, p_value, p_value, tuple(edges.tolist()), deviations, cells=tuple(cells))
 
     @property
     def largest(self) -> tuple[str, float, int]:
@@ -122,19 +141,23 @@ def factorization_test(
         inside = (index == number) & (m >= fit.mixture.low) & (m <= fit.mixture.high)
         scores = Scores(fit, m[inside], shared_keys(None if key is None else key[inside]))
         values = {name: _column(name, column, inside) for name, column in columns.items()}
-        each = [_test(name, _Bins.of(column, n_bins), scores) for name, column in values.items()]
+        each = [_test(name, ColumnBins.of(column, n_bins), scores) for name, column in values.items()]
         if pairs:
-            coarse = {name: _Bins.of(column, PAIR_BINS) for name, column in values.items()}
+            coarse = {name: ColumnBins.of(column, PAIR_BINS) for name, column in values.items()}
             each += [_test_pair((a, b), (coarse[a], coarse[b]), scores) for a, b in combinations(coarse, 2)]
         for test in each:
             tests.setdefault(test.column, []).append(replace(test, where=label if result.bins.edges else ""))
-    added = [_added(parts) for parts in tests.values()]
-    corrected = _holm([test.p_value for test in added])
-    return [replace(test, p_corrected=p) for test, p in zip(added, corrected, strict=True)]
+    return corrected([added(parts) for parts in tests.values()])
 
 
 def reject_if_dependent(
-    results: list[FactorizationResult], *, what: str = "", warn_below: float = 1e-2, raise_below: float = 1e-3
+    results: list[FactorizationResult],
+    *,
+    what: str = "",
+    warn_below: float = 1e-2,
+    raise_below: float = 1e-3,
+    claim: str = "the spectator's shape depends on",
+    remedy: str = REMEDY,
 ) -> None:
     """Warn of each column that the spectator's shape depends on, and raise if the dependence is beyond doubt.
 
@@ -143,6 +166,8 @@ def reject_if_dependent(
         what: what they are of, to begin the messages with.
         warn_below: corrected p-value below which to warn: the chance of any false alarm.
         raise_below: corrected p-value below which to raise; 0 for never.
+        claim: what a small p-value says of a column.
+        remedy: what to do about it.
 
     Raises:
         FactorizationError: all such columns, with test and parameter that deviates most.
@@ -150,22 +175,14 @@ def reject_if_dependent(
     Warns:
         FactorizationWarning: likewise, for one column; or columns that vary and could not be tested.
     """
-    rejected = [what + _complaint(r, len(results)) for r in results if r.p_corrected < raise_below]
-    if rejected:
-        raise FactorizationError("\n".join([*rejected, _REMEDY]))
-    for result in results:
-        if result.p_corrected < warn_below:
-            warnings.warn(f"{what}{_complaint(result, len(results))}. {_REMEDY}", FactorizationWarning, stacklevel=2)
+    told = {r.column: f"{what}{claim} {_complaint(r, len(results))}" for r in results if r.p_corrected < warn_below}
+    if rejected := [told[r.column] for r in results if r.p_corrected < min(raise_below, warn_below)]:
+        raise FactorizationError("\n".join([*rejected, remedy]))
+    for text in told.values():
+        warnings.warn(f"{text}. {remedy}", FactorizationWarning, stacklevel=2)
     if untested := [r.column for r in results if r.ndf == 0 and r.edges and r.edges[0] < r.edges[-1]]:
         text = f"not tested whether the spectator's shape depends on {', '.join(untested)}: too few events of any"
         warnings.warn(f"{text} species in two of its bins", FactorizationWarning, stacklevel=2)
-
-
-_REMEDY = (
-    "The sWeights are biased for what depends on it. If the background's shape depends on it, give the background "
-    "several terms (class_path: Bernstein); if the signal's does, fit in bins of context (in_bins_of) or make the "
-    "spectator independent of it; `dependence: warn` goes on as it is"
-)
 
 
 def _complaint(result: FactorizationResult, n_tests: int) -> str:
@@ -173,10 +190,10 @@ def _complaint(result: FactorizationResult, n_tests: int) -> str:
     test = f"chi2/ndf = {result.chi2:.1f}/{result.ndf}, p = {result.p_corrected:.2g} corrected for {n_tests} tests"
     where = result.cells[index] + (f", {result.where}" if result.where else "")
     largest = f"largest deviation: {name} by {deviation:+.1f} standard deviations for {where}"
-    return f"the spectator's shape depends on {result.column}: {test}; {largest}"
+    return f"{result.column}: {test}; {largest}"
 
 
-def _added(parts: list[FactorizationResult]) -> FactorizationResult:
+def added(parts: list[FactorizationResult]) -> FactorizationResult:
     """One test out of those in bins of context, with the deviations of the bin that deviates most."""
     chi2, ndf = sum(part.chi2 for part in parts), sum(part.ndf for part in parts)
     p_value = chi2_p_value(chi2, ndf)
@@ -185,52 +202,52 @@ def _added(parts: list[FactorizationResult]) -> FactorizationResult:
 
 
 @dataclass(frozen=True)
-class _Bins:
+class ColumnBins:
     """Bins of a column: their edges, and the number (n,) of each event's."""
 
     edges: FloatArray
     number: IntArray
 
     @classmethod
-    def of(cls, values: FloatArray, n_bins: int) -> _Bins:
+    def of(cls, values: FloatArray, n_bins: int) -> ColumnBins:
+        """Bins of values (n,), see `column_edges`."""
         edges = column_edges(values, n_bins)
         return cls(edges, np.searchsorted(edges[1:-1], values, side="right"))
 
     def __len__(self) -> int:
+        """Return the number of bins."""
         return max(len(self.edges) - 1, 1)
 
     @property
     def labels(self) -> list[str]:
+        """The bins as intervals."""
         return [f"[{low:.4g}, {high:.4g}]" for low, high in pairwise(self.edges)]
 
 
-def _test(name: str, bins: _Bins, scores: Scores) -> FactorizationResult:
-    edges = tuple(bins.edges.tolist())
+def _test(name: str, bins: ColumnBins, scores: Scores) -> FactorizationResult:
     if len(bins) < 2:
-        return FactorizationResult(name, 0.0, 0, 1.0, 1.0, edges)
+        return FactorizationResult.of(name, 0.0, 0, bins.edges, {}, ())
     scored = scores.test(bins.number, len(bins), np.ones((len(bins), 1)))
-    return _result(name, scored, scores, edges, [f"{name} in {label}" for label in bins.labels])
+    cells = [f"{name} in {label}" for label in bins.labels]
+    return FactorizationResult.of(name, scored.chi2, scored.ndf, bins.edges, _named(scored, scores), cells)
 
 
-def _test_pair(names: tuple[str, str], pair: tuple[_Bins, _Bins], scores: Scores) -> FactorizationResult:
+def _test_pair(names: tuple[str, str], pair: tuple[ColumnBins, ColumnBins], scores: Scores) -> FactorizationResult:
     """Whether probes differ between the bins of two columns by more than a sum of what each column does."""
     name, (one, two) = " and ".join(names), pair
     if min(len(one), len(two)) < 2:
-        return FactorizationResult(name, 0.0, 0, 1.0, 1.0, ())
+        return FactorizationResult.of(name, 0.0, 0, np.empty(0), {}, ())
     rows, columns = np.divmod(np.arange(len(one) * len(two)), len(two))
     design = np.hstack([np.eye(len(one))[rows], np.eye(len(two))[columns, 1:]])
     scored = scores.test(one.number * len(two) + two.number, len(design), design)
-    labels = [f"{names[0]} in {a} and {names[1]} in {b}" for a in one.labels for b in two.labels]
-    return _result(name, scored, scores, (), labels)
+    cells = [f"{names[0]} in {a} and {names[1]} in {b}" for a in one.labels for b in two.labels]
+    return FactorizationResult.of(name, scored.chi2, scored.ndf, np.empty(0), _named(scored, scores), cells)
 
 
-def _result(
-    name: str, scored: Scored, scores: Scores, edges: tuple[float, ...], cells: list[str]
-) -> FactorizationResult:
-    p_value = chi2_p_value(scored.chi2, scored.ndf)
-    rows = [tuple(None if np.isnan(v) else float(v) for v in row) for row in scored.deviations.T[: scores.n_tested]]
-    named = dict(zip(scores.names, rows, strict=False))
-    return FactorizationResult(name, scored.chi2, scored.ndf, p_value, p_value, edges, named, cells=tuple(cells))
+def _named(scored: Scored, scores: Scores) -> dict[str, tuple[float | None, ...]]:
+    """Deviations of each probe and further term in the bins."""
+    rows = (tuple(None if np.isnan(v) else float(v) for v in row) for row in scored.deviations.T[: scores.n_tested])
+    return dict(zip(scores.names, rows, strict=False))
 
 
 def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> FloatArray:
@@ -277,6 +294,25 @@ def column_edges(values: FloatArray, n_bins: int) -> FloatArray:
     if held < len(values) / n_bins / 4 and len(starts) > 1:
         starts.pop()
     return np.array([*starts, unique[-1]])
+
+
+def corrected(tests: list[FactorizationResult]) -> list[FactorizationResult]:
+    """Tests with p-values corrected for their number."""
+    p_values = _holm([test.p_value for test in tests])
+    return [replace(test, p_corrected=p) for test, p in zip(tests, p_values, strict=True)]
+
+
+def tests_table(title: str, tests: list[FactorizationResult]) -> list[str]:
+    """Lines for the terminal: all columns, and the pairs of the smallest p."""
+    pairs = sorted((r for r in tests if not r.edges), key=lambda r: r.p_value)
+    shown = [*(r for r in tests if r.edges), *pairs[:SHOWN_PAIRS]]
+    width = max([20, *(len(r.column) + 2 for r in shown)])
+    lines = [title, f"{'column':<{width}}{'chi2/ndf':>12}{'p':>10}{'p corrected':>13}"]
+    for r in shown:
+        lines.append(f"{r.column:<{width}}{f'{r.chi2:.1f}/{r.ndf}':>12}{r.p_value:>10.2g}{r.p_corrected:>13.2g}")
+    if len(pairs) > SHOWN_PAIRS:
+        lines.append(f"and {len(pairs) - SHOWN_PAIRS} further pairs of larger p, in the JSON file")
+    return [*lines, ""]
 
 
 def _holm(p_values: list[float]) -> list[float]:
