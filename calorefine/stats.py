@@ -62,6 +62,11 @@ def group_sums(values: ArrayLike, group: IntArray, size: int | None = None) -> F
     return np.asarray(np.bincount(group, np.asarray(values, np.float64), size or 0), np.float64)
 
 
+def summed(values: ArrayLike, group: IntArray | None) -> FloatArray:
+    """Sums over events of equal key (groups,), as of `group_sums`; the values themselves (n,) without groups."""
+    return np.asarray(values, np.float64) if group is None else group_sums(values, group)
+
+
 class WeightSums:
     r"""Sums over events for K weights at once, gathered chunk by chunk, in C cells.
 

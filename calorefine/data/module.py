@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -28,6 +28,7 @@ from calorefine.io.formats import open_source
 from calorefine.io.table import memory_map, read_table
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 from calorefine.weights.bootstrap import check_blocks
+from calorefine.weights.source import EVENT
 
 logger = logging.getLogger(__name__)
 VALIDATION_EVENTS = 8192
@@ -105,6 +106,8 @@ class EventDataModule(pl.LightningDataModule):
             the nominal sample; they are smaller by as much.
         validation_fraction: fraction of the events that is held out, by hash of their key.
         split_seed: seed of that split.
+        dependence: what to do if what a fit of the weights assumes fails a test beyond doubt (a spectator's shape that
+            depends on a column): "error", or "warn" to go on.
         nonfinite: "error", or "drop" to leave out rows with NaN or infinite values.
         max_memory_gb: above this size the data are memory-mapped files.
         cache_dir: folder of those files; the system's folder for temporary files if left out.
@@ -123,6 +126,7 @@ class EventDataModule(pl.LightningDataModule):
         batch_size: int = 512,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
+        dependence: Literal["error", "warn"] = "error",
         nonfinite: NonFinite = "error",
         max_memory_gb: float = 4.0,
         cache_dir: str | None = None,
@@ -142,6 +146,7 @@ class EventDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
+        self.dependence: Literal["error", "warn"] = dependence
         self.nonfinite = nonfinite
         self.max_memory_gb = max_memory_gb
         self.cache_dir = Path(cache_dir) if cache_dir else None
@@ -187,7 +192,7 @@ class EventDataModule(pl.LightningDataModule):
         if self.replica.index and self.columns.block:
             check_blocks(block_key, self.columns.block)
         counts = self.replica.counts(block_key)
-        weight = self._weight(table, block_key)
+        weight = self._weight({**table, EVENT: event_key}, block_key)
         signed = counts * weight
         stats.require_positive_sum(signed, f"{self.source}, weights '{self._weight_name()}'")
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
@@ -288,10 +293,13 @@ class EventDataModule(pl.LightningDataModule):
             return {} if self.weights == "none" else {"\0weight": self.weights}
         return self.weights.branches
 
-    def _weight(self, table: dict[str, NDArray[Any]], block_key: keys.KeyArray) -> NDArray[np.float64]:
+    def _weight(self, table: Mapping[str, NDArray[Any]], block_key: keys.KeyArray) -> NDArray[np.float64]:
         """Weights (n,) of the replica, without its counts."""
         if not isinstance(self.weights, str):
-            self._nominal_fit = self._nominal_fit or self.weights.fit(table)
+            if self._nominal_fit is None:
+                self._nominal_fit = self.weights.fit(table)
+                columns = self.columns.totals(table)
+                self.weights.check(self._nominal_fit, table, columns, dependence=self.dependence)
             self.weight_fit = replica_fit(self.weights, self._nominal_fit, table, block_key, self.replica)
             return self.weight_fit.weights(table)
         if self.weights == "none":

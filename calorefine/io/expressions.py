@@ -3,7 +3,7 @@
 Python's operators and numexpr's functions (`sqrt`, `exp`, `log`, `arctan2`, `where`, ...) are understood, and
 also ``&&``, ``||``, ``and``, ``or``, ``not`` and chained comparisons.  Nothing else is: a checkpoint carries its
 expressions along, and loading a stranger's must not run code.  As in C, a number is a condition: it holds unless zero.
-`weight_replica[3]` is one entry of a fixed-size array.
+`weight_replica[3]` is one entry of a fixed-size array; `label == "TT"` and `label != "TT"` compare a branch of text.
 All is evaluated in double precision; an integer that double precision can't hold is an error.
 """
 
@@ -59,6 +59,9 @@ _ALLOWED = (
 )  # fmt: skip
 _LARGEST_EXACT = 2**53
 ENTRY, _MANGLED = re.compile(r"\b([A-Za-z_]\w*)\[\s*(\d+)\s*\]"), re.compile(r"^(\w+)__entry(\d+)$")
+TEXT = re.compile(r"""\b([A-Za-z_]\w*)\s*(==|!=)\s*(["'])([^"']*)\3""")
+_MANGLED_TEXT = re.compile(r"^(\w+)__is([0-9a-f]*)$")
+"""A comparison with text is a branch of its own, `label == "TT"`, which sources make of `label`."""
 
 
 class _Logic(ast.NodeTransformer):
@@ -98,13 +101,16 @@ class _Logic(ast.NodeTransformer):
 
 
 def as_python(text: str) -> str:
-    """Write C's logical operators as Python's, on one line.
+    """Write C's logical operators as Python's, on one line; what is in quotes stays.
 
     >>> as_python("a > 1 && !b")
     'a > 1 and not b'
     """
-    python = re.sub(r"!(?!=)", " not ", text.replace("&&", " and ").replace("||", " or "))
-    return " ".join(python.split())
+    parts = re.split(r"""("[^"]*"|'[^']*')""", text)
+    for k, part in enumerate(parts[::2]):
+        python = re.sub(r"!(?!=)", " not ", part.replace("&&", " and ").replace("||", " or "))
+        parts[2 * k] = re.sub(r"\s+", " ", python)
+    return "".join(parts).strip()
 
 
 @contextmanager
@@ -123,9 +129,26 @@ def parsing(text: str) -> Iterator[None]:
 def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the expression for numexpr and the branches that it needs."""
     with parsing(text):
-        tree = ast.parse(ENTRY.sub(r"\1__entry\2", as_python(text)), mode="eval")
-        names = tuple(_MANGLED.sub(r"\1[\2]", name) for name in _names(tree, text))
+        tree = ast.parse(as_python(_mangled(text)), mode="eval")
+        names = tuple(_as_branch(name) for name in _names(tree, text))
         return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
+
+
+def _mangled(text: str) -> str:
+    """Write entries of arrays and comparisons with text as names."""
+
+    def name(match: re.Match[str]) -> str:
+        branch, operator, _, value = match.groups()
+        return f"({'not ' * (operator == '!=')}{branch}__is{value.encode().hex()})"
+
+    return ENTRY.sub(r"\1__entry\2", TEXT.sub(name, text))
+
+
+def _as_branch(name: str) -> str:
+    """Inverse of `_mangled` for a name."""
+    if match := _MANGLED_TEXT.fullmatch(name):
+        return f'{match[1]} == "{bytes.fromhex(match[2]).decode()}"'
+    return _MANGLED.sub(r"\1[\2]", name)
 
 
 def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
@@ -137,6 +160,7 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
         if not isinstance(node, _ALLOWED) or constant:
             what = type(node).__name__ if isinstance(node, ast.operator | ast.cmpop) else f"'{ast.unparse(node)}'"
             hint = "; write ** for powers" if isinstance(node, ast.BitXor) else ""
+            hint = '; text is compared with a branch, as in label == "TT"' if _is_text(node) else hint
             raise ExpressionError(
                 f"expression '{text}': {what} is not understood{hint}; expected arithmetic, comparisons, &&, ||, !, "
                 f"and the functions {', '.join(sorted(FUNCTIONS))}"
@@ -151,6 +175,10 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
 
 
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def plain_branches(text: str) -> tuple[str, ...]:
     """Return the branches that an expression needs, in order of appearance.
 
@@ -161,6 +189,8 @@ def plain_branches(text: str) -> tuple[str, ...]:
     ('px', 'py', 'eta')
     >>> plain_branches("2 * weight_replica[3]")
     ('weight_replica[3]',)
+    >>> plain_branches("label != 'TT' && p > 2")
+    ('label == "TT"', 'p')
     """
     return _parse(text)[1]
 
@@ -224,7 +254,7 @@ def evaluate_plain(text: str, table: Arrays) -> NDArray[Any]:
 def _evaluated(text: str, table: Arrays) -> NDArray[Any]:
     """Evaluate in double precision, on arrays that broadcast."""
     expression, names = _parse(text)
-    arrays = {ENTRY.sub(r"\1__entry\2", name): _widen(name, table, text) for name in names}
+    arrays = {_mangled(name).strip("()"): _widen(name, table, text) for name in names}
     if expression in arrays:
         return arrays[expression]
     try:

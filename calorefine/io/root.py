@@ -77,6 +77,8 @@ class RootTree:
         kind = branch.interpretation
         if isinstance(kind, uproot.AsDtype):
             return kind.inner_shape if kind.to_dtype.base.kind in "biuf" else None
+        if isinstance(kind, uproot.AsStrings):
+            return "text"
         content = kind.content if isinstance(kind, uproot.AsJagged) else None
         is_list = isinstance(content, uproot.AsDtype) and content.inner_shape == () and content.to_dtype.kind in "biuf"
         return "list" if is_list else None
@@ -109,6 +111,8 @@ def _field_shape(typename: str) -> BranchShape:
     """BranchShape of a field of an RNTuple, from the name of its type."""
     if typename in _RNTUPLE_NUMBERS:
         return ()
+    if typename == "std::string":
+        return "text"
     if array := _RNTUPLE_ARRAY.fullmatch(typename):
         inner = _field_shape(array[1])
         return (int(array[2]), *inner) if isinstance(inner, tuple) else None

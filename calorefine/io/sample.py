@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -113,7 +114,7 @@ class WeightedFiles:
     def lacking(self, texts: Iterable[str]) -> list[str]:
         """Branches that expressions need and the files don't have."""
         needed = dict.fromkeys(name for text in texts for name in reductions.branches(text))
-        return [name for name in needed if name.partition("[")[0] not in self.branches]
+        return [name for name in needed if re.split(r"\[| ==", name)[0] not in self.branches]
 
     def is_keyed(self, columns: Columns) -> bool:
         """Whether the files have key branches by which their events are known."""

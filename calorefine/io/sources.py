@@ -21,11 +21,11 @@ import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
-from calorefine.io.expressions import ENTRY
+from calorefine.io.expressions import ENTRY, TEXT
 
 TreeFormat = Literal["ttree", "rntuple"]
-BranchShape = tuple[int, ...] | Literal["list"] | None
-"""What a branch holds for each event: () one number, (k, ...) a fixed-size array, a list of any length, or else."""
+BranchShape = tuple[int, ...] | Literal["list", "text"] | None
+"""What a branch holds for an event: () one number, (k, ...) a fixed-size array, a list of any length, text, or else."""
 CONTENTS: tuple[Content, ...] = ("number", "array", "list")
 
 
@@ -126,8 +126,9 @@ class Source(ABC):
         """Yield the branches of consecutive rows, with their file, and the range of those rows.
 
         Args:
-            needed: branches, or entries of arrays as `branch[3]`, to the most that they may hold for an event: arrays
-                (n,) of a number, (n, k, ...) of a fixed-size array, awkward arrays (n, var) of a list.
+            needed: branches, entries of arrays as `branch[3]`, or comparisons as `branch == "TT"`, to the most that
+                they may hold for an event: arrays (n,) of a number, (n, k, ...) of a fixed-size array, awkward arrays
+                (n, var) of a list.
             rows: at a time.
 
         Raises:
@@ -138,12 +139,14 @@ class Source(ABC):
             with self.open(path) as tree:
                 where = self._where(path)
                 entries = {text: _entry(tree, text, where) for text in needed if ENTRY.fullmatch(text)}
-                wanted = {name: most for name, most in needed.items() if name not in entries}
+                labels = {text: _label(tree, text, where) for text in needed if TEXT.fullmatch(text)}
+                wanted = {name: most for name, most in needed.items() if name not in entries and name not in labels}
                 for name, most in wanted.items():
                     check_branch(tree, name, where, most)
-                names = list(dict.fromkeys([*wanted, *(name for name, _ in entries.values())]))
-                for table, at in tree.batches(names, rows):
-                    yield path, table | {text: table[name][:, k] for text, (name, k) in entries.items()}, at
+                names = dict.fromkeys([*wanted, *(name for name, _ in [*entries.values(), *labels.values()])])
+                for table, at in tree.batches(list(names), rows):
+                    single = {text: table[name][:, k] for text, (name, k) in entries.items()}
+                    yield path, table | single | {text: table[name] == v for text, (name, v) in labels.items()}, at
 
     def chunks(self, request: Request, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Yield the selected rows, in the order of the files.
@@ -269,7 +272,22 @@ def check_branch(tree: Tree, name: str, where: str, most: Content) -> None:
         msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
         if most == "list":
             raise BranchError(f"{msg}, or a list of numbers")
-        raise BranchError(f"{msg} (reduce jagged or text branches before, to one number for each event)")
+        hint = f'compare it with a value, as in {name} == "TT"' if tree.shape(name) == "text" else "reduce it before"
+        raise BranchError(f"{msg} ({hint})")
+
+
+def _label(tree: Tree, text: str, where: str) -> tuple[str, str]:
+    """Branch and value of a comparison with text.
+
+    Raises:
+        BranchError: the branch is missing, or holds no text.
+    """
+    name, _, _, value = TEXT.fullmatch(text).groups()  # type: ignore[union-attr]
+    if name not in tree.names():
+        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.names())}")
+    if tree.shape(name) != "text":
+        raise BranchError(f"{where}: '{text}' compares with text, but branch '{name}' is of type {tree.typename(name)}")
+    return name, value
 
 
 def _entry(tree: Tree, text: str, where: str) -> tuple[str, int]:

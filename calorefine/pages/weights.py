@@ -24,9 +24,9 @@ from calorefine.weights.summary import (
 NUMBERS: dict[str, Callable[[WeightNumbers], str]] = {
     "events": lambda w: number(w.n_events),
     "events of weight 0": lambda w: number(w.n_zero),
-    "sum_w, with root of sum_w2": lambda w: with_error(w.sum_w, w.sum_w_error),
+    "sum_w, with its error": lambda w: with_error(w.sum_w, w.sum_w_error),
     "sum_w2": lambda w: number(w.sum_w2),
-    "effective number of events n_eff = (sum_w)\u00b2 / sum_w2": lambda w: number(w.n_eff),
+    "effective number of events n_eff = (sum_w / its error)\u00b2": lambda w: number(w.n_eff),
     "n_eff / events of weight other than 0": lambda w: percent(w.n_eff_fraction),
     "mean weight": lambda w: number(w.mean),
     "smallest weight": lambda w: number(w.minimum),
@@ -189,7 +189,7 @@ def _factorization(report: WeightsReport) -> Section:
     }[report.factorization_from]
     text = (
         "Does the shape of the spectator depend on a column? Then sWeights are biased for that column. "
-        "p is the probability of a larger \u03c7\u00b2 if it does not; corrected for the number of columns tested, a "
+        "p is the probability of a larger \u03c7\u00b2 if it does not; corrected for the number of tests, a "
         f"value below {summary.LEAST_P_VALUE:g} is hardly chance. Deviations are in standard deviations."
     )
     table = Table.of(
@@ -210,8 +210,8 @@ def _factorization(report: WeightsReport) -> Section:
 
 
 def _tested_where(test: Dependence) -> str:
-    within = f"{test.column} in [{short(test.low)}, {short(test.high)}]" if test.parameter else "-"
-    return f"{within}, {test.where}" if test.where else within
+    within = f"{test.column} in [{short(test.low)}, {short(test.high)}]" if test.low is not None else ""
+    return ", ".join(filter(None, [within, test.where])) or "-"
 
 
 def _depends(test: Dependence) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from calorefine.errors import ConfigError, nearest
 from calorefine.events import Columns
@@ -10,9 +11,12 @@ from calorefine.io.chunks import NonFinite
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import recorded
 from calorefine.io.sources import Source, TreeFormat
+from calorefine.weights.factorization import tests_table
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.source import WeightSource
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
+
+TITLE = "consistency: are the samples mixtures of the same species, with these fractions?"
 
 
 @recorded("fractions")
@@ -26,6 +30,7 @@ def fractions_file(
     replicas: int = 0,
     seed: int = 0,
     refit: bool = True,
+    dependence: Literal["error", "warn"] = "error",
     nonfinite: NonFinite = "error",
     tree_format: TreeFormat = "ttree",
     overwrite: bool = False,
@@ -45,6 +50,8 @@ def fractions_file(
         replicas: number of bootstrap replicas to write; entry k of the arrays is replica k + 1 (0 is the nominal).
         seed: seed of their counts.
         refit: solve again in each replica, with fractions drawn from their errors.
+        dependence: what to do if more samples than species disagree with their fractions at p < 1e-3: write nothing,
+            or warn.
         nonfinite: what to do about rows with NaN or infinite values in the columns.
         tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
         overwrite: replace existing outputs.
@@ -53,15 +60,19 @@ def fractions_file(
         Yields and checks.
 
     Raises:
-        CalorefineError: bad input, or samples that can't separate the species.
+        CalorefineError: bad input, samples that can't separate the species, or that disagree with their fractions.
     """
     source = WeightedInput(
         _samples(files, tree, weights), columns, weights, nonfinite, numbered=isinstance(files, dict)
     )
     table, key = source.read()
     bootstrap = Replicas(weights, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
-    written = WeightedOutput("fractions", "w_", Path(output), bootstrap.nominal.to_dict(), {}, tree_format, overwrite)
-    return WeightsSummary(Path(output), bootstrap.nominal, written.write(source, bootstrap, {}))
+    tests = weights.check(bootstrap.nominal, table, columns.totals(table), dependence=dependence)
+    content = bootstrap.nominal.to_dict() | {"consistency": [vars(r) for r in tests]}
+    written = WeightedOutput("fractions", "w_", Path(output), content, {}, tree_format, overwrite)
+    lines = tests_table(TITLE, tests) if tests else []
+    branches = written.write(source, bootstrap, {})
+    return WeightsSummary(Path(output), bootstrap.nominal, branches, [*lines, *bootstrap.lines()])
 
 
 def _samples(

@@ -12,9 +12,11 @@ from calorefine.io.formats import open_source
 from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
-from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
+from calorefine.weights.factorization import FactorizationResult, tests_table
 from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
+
+TITLE = "factorization: does the spectator's shape depend on a column?"
 
 
 @recorded("splot")
@@ -79,39 +81,26 @@ def splot_file(
         content.setdefault("alternatives", {})[name] = alternative
     titles = fit.bins.labels if fit.bins.edges else [""]
     pictures = {_picture(Path(output), n): fit_figure(part, title=titles[n]) for n, part in enumerate(fit.fits)}
-    lines = [*_factorization_table(tests), *_alternatives_table(fit, others)]
+    lines = [*tests_table(TITLE, tests), *_alternatives_table(fit, others), *bootstrap.lines()]
     lines += [f"WARNING: {text}" for text in fit.warnings]
     written = WeightedOutput("splot", "sw_", Path(output), content, pictures, tree_format, overwrite)
     return WeightsSummary(Path(output), fit, written.write(source, bootstrap, others), lines, tests, list(pictures))
 
 
 def _tested(
-    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: str, what: str
+    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: Literal["error", "warn"], what: str
 ) -> list[FactorizationResult]:
     """Test factorization; a refusal shows fit and tests, since nothing is written then."""
-    tests = factorization_test(splot, table[splot.spectator], {**columns, **_bin_columns(splot, table)}, result=fit)
     try:
-        reject_if_dependent(tests, what=what, raise_below=1e-3 if dependence == "error" else 0.0)
+        return splot.check(fit, table, columns, dependence=dependence, what=what)
     except FactorizationError as error:
-        msg = "\n".join([str(error), "nothing is written; --dependence warn goes on", "", fit.summary(), ""])
-        raise FactorizationError("\n".join([msg, *_factorization_table(tests)])) from error
-    return tests
-
-
-def _bin_columns(splot: SPlot, table: Arrays) -> Arrays:
-    return {name: table[name] for name in splot.context_bins.edges}
+        msg = "\n".join([str(error), "nothing is written", "", fit.summary(), ""])
+        tests = splot.tests(fit, table, columns)
+        raise FactorizationError("\n".join([msg, *tests_table(TITLE, tests)])) from error
 
 
 def _picture(output: Path, number: int) -> Path:
     return output.with_suffix(".png") if number == 0 else output.with_name(f"{output.stem}_{number}.png")
-
-
-def _factorization_table(tests: list[FactorizationResult]) -> list[str]:
-    lines = ["factorization: does the spectator's shape depend on a column?"]
-    lines.append(f"{'column':<20}{'chi2/ndf':>12}{'p':>10}{'p corrected':>13}")
-    for r in tests:
-        lines.append(f"{r.column:<20}{f'{r.chi2:.1f}/{r.ndf}':>12}{r.p_value:>10.2g}{r.p_corrected:>13.2g}")
-    return [*lines, ""]
 
 
 def _alternatives_table(fit: SPlotResult, others: dict[str, SPlotResult]) -> list[str]:

@@ -25,7 +25,8 @@ from calorefine.pages.weights import lead, weights_sections
 from calorefine.stats import FloatArray
 from calorefine.text import first_three
 from calorefine.weights import summary
-from calorefine.weights.factorization import column_edges, factorization_test
+from calorefine.weights.factorization import column_edges
+from calorefine.weights.source import EVENT, shared_keys
 from calorefine.weights.splot import SPlot
 from calorefine.weights.stored import dependence, stored_part, stored_tests, stored_yields
 from calorefine.weights.summary import Dependence, SpeciesNumbers, WeightsReport
@@ -100,7 +101,8 @@ def _read(
     request = Request.of(columns, wanted, nonfinite=nonfinite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KeyWarning)  # nothing here goes by the key
-        table, key, _ = read_table(source, request)
+        table, key, event = read_table(source, request)
+    table[EVENT] = event
     return _Sample(table, {name: table.pop(column) for name, column in zip(weights, hidden, strict=True)}, key)
 
 
@@ -149,6 +151,7 @@ def _species(
     sample: _Sample,
 ) -> dict[str, SpeciesNumbers]:
     edges = {name: column_edges(table[name], summary.N_BINS) for name in columns.context}
+    group = shared_keys(sample.table[EVENT])
     rows = {name: summary.largest(weight) for name, weight in sample.weights.items()}
     known = _identified(source, columns, sample.key[np.concatenate(list(rows.values()))])
     species = {}
@@ -158,9 +161,11 @@ def _species(
             | {column: float(values[row]) for column, values in table.items()}
             for row in rows[name]
         ]
-        moments = {column: summary.weighted_moments(values, weight) for column, values in table.items()}
-        bins = {column: summary.in_bins(table[column], weight, edges=cuts) for column, cuts in edges.items()}
-        species[name] = SpeciesNumbers(expressions[name], summary.weight_numbers(weight), events, moments, bins)
+        moments = {column: summary.weighted_moments(values, weight, group) for column, values in table.items()}
+        bins = {
+            column: summary.in_bins(table[column], weight, edges=cuts, group=group) for column, cuts in edges.items()
+        }
+        species[name] = SpeciesNumbers(expressions[name], summary.weight_numbers(weight, group), events, moments, bins)
     return species
 
 
@@ -178,7 +183,5 @@ def _identified(source: Source, columns: Columns, wanted: KeyArray) -> dict[int,
 
 def _tests(splot: SPlot, columns: Columns, table: Mapping[str, FloatArray]) -> list[Dependence]:
     """Factorization of every column."""
-    bins = [name for name in splot.branches if name != splot.spectator]
-    tested = columns.totals(table) | {name: table[name] for name in bins}
-    results = factorization_test(splot, table[splot.spectator], tested)
+    results = splot.tests(splot.fit(table), table, columns.totals(table))
     return [test for result in results if (test := dependence(vars(result)))]

@@ -6,12 +6,14 @@ from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.peaks import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Gaussian
 from calorefine.weights.polynomials import Bernstein, Chebyshev
 from calorefine.weights.positive import PositiveResult, PositiveWeights
+from calorefine.weights.resonances import BreitWigner, Voigt
 from calorefine.weights.shapes import Exponential, Sum
 from calorefine.weights.source import WeightFit, WeightSource
 from calorefine.weights.splot import SPlot
 
 __all__ = [
     "Bernstein",
+    "BreitWigner",
     "Chebyshev",
     "CrystalBall",
     "DoubleGaussian",
@@ -26,6 +28,7 @@ __all__ = [
     "Replica",
     "SPlot",
     "Sum",
+    "Voigt",
     "WeightFit",
     "WeightSource",
     "bootstrap_weights",

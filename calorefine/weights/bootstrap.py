@@ -114,7 +114,7 @@ def replica_fit(source: WeightSource, nominal: WeightFit, table: Arrays, key: ke
         r: the replica.
 
     Raises:
-        FitError: its fit fails; leaving the replica out would bias the spread.
+        FitError: its fit fails, also after the refits of `calorefine.weights.refits`.
     """
     if r.index == 0 or not r.refit:
         return nominal

@@ -1,66 +1,73 @@
-r"""Does the spectator's shape depend on a column?  A test without truth, by fits in bins of the column.
+r"""Does the spectator's shape depend on a column, or on two together?  A test without truth, in bins of the columns.
 
-sWeights need the spectator independent of the control variables within each species.  Each column is cut into bins
-:math:`q`, and the spectator's histogram :math:`n_{qb}` fitted with yields free in each bin and shapes shared or free:
-
-.. math:: \Delta = 2 \ln L(N_{qk}, \phi_q) - 2 \ln L(N_{qk}, \phi) \sim \chi^2, \qquad
-          \mu_{qb} = \sum_k N_{qk} \, p_{kb}(\phi_q) .
+sWeights need the spectator independent of the control variables within each species.  Each column is cut into bins, and
+each bin asked whether it wants shapes of its own, by the scores of the fit (`scores`): yields are free in each bin, and
+shapes shared or free.
 
 Free are not all parameters of a shape but its `probes`: mean and width of a peak, slope of an exponential, the first
-two coefficients of a polynomial.  With all of a double Gaussian's five parameters free in each bin the fits often stop
-at limits or in other minima, and the statistic has no known distribution; the probes are what a bin of a thousand
-events determines, and what goes wrong in practice moves them (scale, resolution, background composition).  The other
-parameters stay at their values from the fit with shared shapes, which makes the statistic smaller, if anything.  A
-species whose yield in a bin is less than 10 standard deviations keeps the shared shape there.  Yields are profiled, and
-not negative: the likelihood is concave in them.  The terms of a species that has several have free yields in every bin:
-that is what they are for; whether they suffice is tested by one further term in each bin.  A sample that is fitted in
-bins of context is tested in each of them, and the statistics are added up.
+two coefficients of a polynomial: what a bin of a thousand events determines, and what goes wrong in practice moves
+(scale, resolution, background composition).  The other parameters are shared by all bins.  A species whose yield in a
+bin is less than 10 standard deviations keeps the shared shape there.  The terms of a species that has several have free
+yields in every bin: that is what they are for; whether they suffice is tested by one further term in each bin.  A
+sample that is fitted in bins of context is tested in each of them, and the statistics are added up.
 
-Columns are tested one by one.  The weights need more, that the spectator is independent of all of them together within
-each species; a dependence that averages out in every single column is not seen.  Add a column for it (an expression of
-two, say) where you fear one.
+The weights need more than independence of each column: of all together.  So pairs of columns are tested as well, in
+three bins of each, for what is not a sum of what each column does by itself (an interaction, which single columns may
+not show).  A dependence on three columns that averages out in all pairs is not seen.
 
 Measured on toys that factorize (double Gaussian on an exponential, four columns, one of which all but separates the
-species): p < 0.01 in 1.0 % of 800 tests of 3000 events and in 0.4 % of 240 tests of 31 000; with the other parameters
-kept from the fit to the whole sample instead, the separating column had 3.5 % at 3000 events.
+species; ten tests each): p < 0.01 in 1.3 % of 1480 tests of 3000 events and in 1.2 % of 600 tests of 31 000; any p, as
+corrected, below 0.01 in 0.7 % of 148 toys, and in none of 60.  78 tests of 10^5 events take 0.2 s.
 
-Bootstrap counts play no role here: the test is for the sample as recorded, of unit weights.  A poor shape can fail the
-test too, since it depends on purity which parameter values describe it best: look at the fit's own p-value first.
+Bootstrap counts play no role here: the test is for the sample as recorded, of unit weights.  Events of equal key are
+not independent.  A poor shape can fail the test too, since it depends on purity which parameter values describe it
+best: look at the fit's own p-value first.
 
-Reference: Wilks, Ann. Math. Stat. 9 (1938) 60; Holm, Scand. J. Stat. 6 (1979) 65.
+References: Rao, Proc. Camb. Phil. Soc. 44 (1948) 50; Holm, Scand. J. Stat. 6 (1979) 65.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
-from calorefine.stats import FloatArray, chi2_p_value
-from calorefine.weights.profile_likelihood import Profile, information, profiled_yields
-from calorefine.weights.splot import SPlot, SPlotResult
+from calorefine.keys import KeyArray
+from calorefine.stats import FloatArray, IntArray, chi2_p_value
+from calorefine.weights.scores import Scored, Scores
+from calorefine.weights.source import shared_keys
 
-LEAST_YIELD = 10.0
+if TYPE_CHECKING:
+    from calorefine.weights.splot import SPlot, SPlotResult
+
+PAIR_BINS, SHOWN_PAIRS = 3, 5
+REMEDY = (
+    "The sWeights are biased for what depends on it. If the background's shape depends on it, give the background "
+    "several terms (class_path: Bernstein); if the signal's does, fit in bins of context (in_bins_of) or make the "
+    "spectator independent of it; `dependence: warn` goes on as it is"
+)
 
 
 @dataclass(frozen=True)
 class FactorizationResult:
-    """Test of one column.
+    """Test of one column, or of a pair of them.
 
     Attributes:
-        column: its name.
-        chi2: twice the log likelihood ratio of free to shared shapes.
+        column: its name; "x and y" for a pair.
+        chi2: what bins gain by shapes of their own, to first order twice a log likelihood ratio.
         ndf: difference in the number of parameters; 0 if nothing could be tested (a constant column, say).
         p_value: probability of a larger `chi2` if shapes don't depend on the column.
-        p_corrected: the same after Holm's correction for the number of columns tested.
-        edges: (q + 1,) edges of the column's bins.
+        p_corrected: the same after Holm's correction for the number of tests.
+        edges: (q + 1,) edges of the column's bins; none for a pair.
         deviations: parameter to its (q,) deviations from the shared value in standard deviations of the bin's own fit;
             None where the species is too rare in the bin.
+        cells: (q,) the bins in words.
         where: bin of context that `edges` and `deviations` belong to, the one with the largest of them; empty if the
             sample is fitted as a whole.
     """
@@ -73,6 +80,21 @@ class FactorizationResult:
     edges: tuple[float, ...]
     deviations: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     where: str = ""
+    cells: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        column: str,
+        chi2: float,
+        ndf: int,
+        edges: FloatArray,
+        deviations: dict[str, tuple[float | None, ...]],
+        cells: Sequence[str],
+    ) -> FactorizationResult:
+        """Take a statistic, with its p-value."""
+        p_value = chi2_p_value(chi2, ndf)
+        return cls(column, chi2, ndf, p_value, p_value, tuple(edges.tolist()), deviations, cells=tuple(cells))
 
     @property
     def largest(self) -> tuple[str, float, int]:
@@ -89,6 +111,8 @@ def factorization_test(
     *,
     n_bins: int = 5,
     result: SPlotResult | None = None,
+    pairs: bool = False,
+    key: KeyArray | None = None,
 ) -> list[FactorizationResult]:
     """Test for each column whether the spectator's shapes depend on it.
 
@@ -98,32 +122,42 @@ def factorization_test(
         columns: name to (n,) values.
         n_bins: bins per column, equally filled; a column of few different values has one bin for each.
         result: result of ``splot.fit`` for these values, if there is one already.
+        pairs: test each pair of columns as well: whether they act together otherwise than one by one.
+        key: (n,) keys; events of equal key, such as the candidates of an event, don't count as independent.
 
     Returns:
-        One result per column, in their order.
+        One result per column, in their order, then one per pair.
 
     Raises:
         ValueRangeError: NaN in a column or the spectator, or another number of values.
-        FitError: the fit to the whole sample, or with shared shapes, does not converge.
+        FitError: the fit to the whole sample does not converge.
     """
     m = np.asarray(spectator, np.float64)
     table = {**columns, splot.spectator: m}
     result = result or splot.fit(table)
     index = result.bins.index(table, len(m))
-    tests: dict[str, list[FactorizationResult]] = {name: [] for name in columns}
+    tests: dict[str, list[FactorizationResult]] = {}
     for number, (label, fit) in enumerate(zip(result.bins.labels, result.fits, strict=True)):
         inside = (index == number) & (m >= fit.mixture.low) & (m <= fit.mixture.high)
-        profile = Profile(fit)
-        for name, values in columns.items():
-            test = _test(name, _column(name, values, inside), m[inside], profile, n_bins)
-            tests[name].append(replace(test, where=label if result.bins.edges else ""))
-    added = [_added(parts) for parts in tests.values()]
-    corrected = _holm([test.p_value for test in added])
-    return [replace(test, p_corrected=p) for test, p in zip(added, corrected, strict=True)]
+        scores = Scores(fit, m[inside], shared_keys(None if key is None else key[inside]))
+        values = {name: _column(name, column, inside) for name, column in columns.items()}
+        each = [_test(name, ColumnBins.of(column, n_bins), scores) for name, column in values.items()]
+        if pairs:
+            coarse = {name: ColumnBins.of(column, PAIR_BINS) for name, column in values.items()}
+            each += [_test_pair((a, b), (coarse[a], coarse[b]), scores) for a, b in combinations(coarse, 2)]
+        for test in each:
+            tests.setdefault(test.column, []).append(replace(test, where=label if result.bins.edges else ""))
+    return corrected([added(parts) for parts in tests.values()])
 
 
 def reject_if_dependent(
-    results: list[FactorizationResult], *, what: str = "", warn_below: float = 1e-2, raise_below: float = 1e-3
+    results: list[FactorizationResult],
+    *,
+    what: str = "",
+    warn_below: float = 1e-2,
+    raise_below: float = 1e-3,
+    claim: str = "the spectator's shape depends on",
+    remedy: str = REMEDY,
 ) -> None:
     """Warn of each column that the spectator's shape depends on, and raise if the dependence is beyond doubt.
 
@@ -132,6 +166,8 @@ def reject_if_dependent(
         what: what they are of, to begin the messages with.
         warn_below: corrected p-value below which to warn: the chance of any false alarm.
         raise_below: corrected p-value below which to raise; 0 for never.
+        claim: what a small p-value says of a column.
+        remedy: what to do about it.
 
     Raises:
         FactorizationError: all such columns, with test and parameter that deviates most.
@@ -139,34 +175,25 @@ def reject_if_dependent(
     Warns:
         FactorizationWarning: likewise, for one column; or columns that vary and could not be tested.
     """
-    rejected = [what + _complaint(r, len(results)) for r in results if r.p_corrected < raise_below]
-    if rejected:
-        raise FactorizationError("\n".join([*rejected, _REMEDY]))
-    for result in results:
-        if result.p_corrected < warn_below:
-            warnings.warn(f"{what}{_complaint(result, len(results))}. {_REMEDY}", FactorizationWarning, stacklevel=2)
-    if untested := [r.column for r in results if r.ndf == 0 and r.edges[0] < r.edges[-1]]:
+    told = {r.column: f"{what}{claim} {_complaint(r, len(results))}" for r in results if r.p_corrected < warn_below}
+    if rejected := [told[r.column] for r in results if r.p_corrected < min(raise_below, warn_below)]:
+        raise FactorizationError("\n".join([*rejected, remedy]))
+    for text in told.values():
+        warnings.warn(f"{text}. {remedy}", FactorizationWarning, stacklevel=2)
+    if untested := [r.column for r in results if r.ndf == 0 and r.edges and r.edges[0] < r.edges[-1]]:
         text = f"not tested whether the spectator's shape depends on {', '.join(untested)}: too few events of any"
         warnings.warn(f"{text} species in two of its bins", FactorizationWarning, stacklevel=2)
 
 
-_REMEDY = (
-    "The sWeights are biased for what depends on it. If the background's shape depends on it, give the background "
-    "several terms (class_path: Bernstein); if the signal's does, fit in bins of context (in_bins_of) or make the "
-    "spectator independent of it"
-)
-
-
-def _complaint(result: FactorizationResult, n_columns: int) -> str:
+def _complaint(result: FactorizationResult, n_tests: int) -> str:
     name, deviation, index = result.largest
-    low, high = result.edges[index : index + 2]
-    test = f"chi2/ndf = {result.chi2:.1f}/{result.ndf}, p = {result.p_corrected:.2g} corrected for {n_columns} columns"
-    where = f"{result.column} in [{low:.4g}, {high:.4g}]" + (f", {result.where}" if result.where else "")
+    test = f"chi2/ndf = {result.chi2:.1f}/{result.ndf}, p = {result.p_corrected:.2g} corrected for {n_tests} tests"
+    where = result.cells[index] + (f", {result.where}" if result.where else "")
     largest = f"largest deviation: {name} by {deviation:+.1f} standard deviations for {where}"
-    return f"the spectator's shape depends on {result.column}: {test}; {largest}"
+    return f"{result.column}: {test}; {largest}"
 
 
-def _added(parts: list[FactorizationResult]) -> FactorizationResult:
+def added(parts: list[FactorizationResult]) -> FactorizationResult:
     """One test out of those in bins of context, with the deviations of the bin that deviates most."""
     chi2, ndf = sum(part.chi2 for part in parts), sum(part.ndf for part in parts)
     p_value = chi2_p_value(chi2, ndf)
@@ -174,63 +201,53 @@ def _added(parts: list[FactorizationResult]) -> FactorizationResult:
     return replace(worst, chi2=chi2, ndf=ndf, p_value=p_value, p_corrected=p_value)
 
 
-def _test(name: str, values: FloatArray, m: FloatArray, profile: Profile, n_bins: int) -> FactorizationResult:
-    edges = column_edges(values, n_bins)
-    if len(edges) < 3:
-        return FactorizationResult(name, 0.0, 0, 1.0, 1.0, tuple(edges.tolist()))
-    inner = np.append(edges[:-1], np.inf)
-    counts = np.histogram2d(values, m, (inner, profile.edges))[0]
-    shared = profile.shared(name, counts)
-    free = _free(profile, shared, counts)
-    compared = [_compare(profile, shared, row[None], allowed) for row, allowed in zip(counts, free, strict=True)]
-    chi2 = sum(gain for gain, _ in compared)
-    ndf = _degrees(free) + len(profile.further) * len(counts)
-    p_value = chi2_p_value(chi2, ndf)
-    names = [*profile.probe_names, *(f"further term {k + 1}" for k in range(len(profile.further)))]
-    named = dict(zip(names, zip(*(pulls for _, pulls in compared), strict=True), strict=True))
-    return FactorizationResult(name, chi2, ndf, p_value, p_value, tuple(edges.tolist()), named)
+@dataclass(frozen=True)
+class ColumnBins:
+    """Bins of a column: their edges, and the number (n,) of each event's."""
+
+    edges: FloatArray
+    number: IntArray
+
+    @classmethod
+    def of(cls, values: FloatArray, n_bins: int) -> ColumnBins:
+        """Bins of values (n,), see `column_edges`."""
+        edges = column_edges(values, n_bins)
+        return cls(edges, np.searchsorted(edges[1:-1], values, side="right"))
+
+    def __len__(self) -> int:
+        """Return the number of bins."""
+        return max(len(self.edges) - 1, 1)
+
+    @property
+    def labels(self) -> list[str]:
+        """The bins as intervals."""
+        return [f"[{low:.4g}, {high:.4g}]" for low, high in pairwise(self.edges)]
 
 
-def _compare(
-    profile: Profile, shared: FloatArray, counts: FloatArray, free: NDArray[np.bool_]
-) -> tuple[float, list[float | None]]:
-    """Gain in deviance of a bin's own probes and further terms over the shared shapes, and deviations of each.
-
-    Deviations are in standard deviations; None for a probe that is not free.
-    """
-    values, best, errors = shared, profile.deviance(shared, counts, extended=True), np.zeros(len(shared))
-    if free.any():
-        minuit = profile.minimize(shared, counts, free, extended=True)
-        values, best, errors = np.array(minuit.values), float(minuit.fval), np.array(minuit.errors)
-    shifts = zip((values - shared)[profile.probes], (free * errors)[profile.probes], strict=True)
-    of_probes = [float(shift / error) if error > 0 else None for shift, error in shifts]
-    fractions, single = profile.extended(values)
-    yields = profiled_yields(fractions, counts, single)
-    covariance = np.linalg.pinv(information(fractions, counts, yields)[0], hermitian=True)
-    of_terms = [
-        float(yields[0, k] / np.sqrt(covariance[k, k])) if covariance[k, k] > 0 else None
-        for k in range(len(profile.single), len(single))
-    ]
-    return max(profile.deviance(shared, counts) - best, 0.0), of_probes + of_terms
+def _test(name: str, bins: ColumnBins, scores: Scores) -> FactorizationResult:
+    if len(bins) < 2:
+        return FactorizationResult.of(name, 0.0, 0, bins.edges, {}, ())
+    scored = scores.test(bins.number, len(bins), np.ones((len(bins), 1)))
+    cells = [f"{name} in {label}" for label in bins.labels]
+    return FactorizationResult.of(name, scored.chi2, scored.ndf, bins.edges, _named(scored, scores), cells)
 
 
-def _degrees(free: NDArray[np.bool_]) -> int:
-    """Degrees of freedom of the probes (q, p): one is shared, unless bins that keep the shared shape tell it.
+def _test_pair(names: tuple[str, str], pair: tuple[ColumnBins, ColumnBins], scores: Scores) -> FactorizationResult:
+    """Whether probes differ between the bins of two columns by more than a sum of what each column does."""
+    name, (one, two) = " and ".join(names), pair
+    if min(len(one), len(two)) < 2:
+        return FactorizationResult.of(name, 0.0, 0, np.empty(0), {}, ())
+    rows, columns = np.divmod(np.arange(len(one) * len(two)), len(two))
+    design = np.hstack([np.eye(len(one))[rows], np.eye(len(two))[columns, 1:]])
+    scored = scores.test(one.number * len(two) + two.number, len(design), design)
+    cells = [f"{names[0]} in {a} and {names[1]} in {b}" for a in one.labels for b in two.labels]
+    return FactorizationResult.of(name, scored.chi2, scored.ndf, np.empty(0), _named(scored, scores), cells)
 
-    Those bins tell it with an error, so that the statistic is smaller, if anything.
-    """
-    return int(np.sum(free.sum(axis=0) - free.all(axis=0)))
 
-
-def _free(profile: Profile, shared: FloatArray, counts: FloatArray) -> NDArray[np.bool_]:
-    """Which parameters each bin determines (q, p): probes of species with a significant yield, in two bins or more."""
-    fractions = profile.fractions(shared)
-    yields = profiled_yields(fractions, counts, profile.single)
-    covariance = np.linalg.pinv(information(fractions, counts, yields), hermitian=True)
-    significant = yields > LEAST_YIELD * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    free = np.zeros((len(counts), len(profile.names)), bool)
-    free[:, profile.probes] = significant[:, profile.owners]
-    return np.asarray(free & (free.sum(axis=0) > 1), bool)
+def _named(scored: Scored, scores: Scores) -> dict[str, tuple[float | None, ...]]:
+    """Deviations of each probe and further term in the bins."""
+    rows = (tuple(None if np.isnan(v) else float(v) for v in row) for row in scored.deviations.T[: scores.n_tested])
+    return dict(zip(scores.names, rows, strict=False))
 
 
 def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> FloatArray:
@@ -277,6 +294,25 @@ def column_edges(values: FloatArray, n_bins: int) -> FloatArray:
     if held < len(values) / n_bins / 4 and len(starts) > 1:
         starts.pop()
     return np.array([*starts, unique[-1]])
+
+
+def corrected(tests: list[FactorizationResult]) -> list[FactorizationResult]:
+    """Tests with p-values corrected for their number."""
+    p_values = _holm([test.p_value for test in tests])
+    return [replace(test, p_corrected=p) for test, p in zip(tests, p_values, strict=True)]
+
+
+def tests_table(title: str, tests: list[FactorizationResult]) -> list[str]:
+    """Lines for the terminal: all columns, and the pairs of the smallest p."""
+    pairs = sorted((r for r in tests if not r.edges), key=lambda r: r.p_value)
+    shown = [*(r for r in tests if r.edges), *pairs[:SHOWN_PAIRS]]
+    width = max([20, *(len(r.column) + 2 for r in shown)])
+    lines = [title, f"{'column':<{width}}{'chi2/ndf':>12}{'p':>10}{'p corrected':>13}"]
+    for r in shown:
+        lines.append(f"{r.column:<{width}}{f'{r.chi2:.1f}/{r.ndf}':>12}{r.p_value:>10.2g}{r.p_corrected:>13.2g}")
+    if len(pairs) > SHOWN_PAIRS:
+        lines.append(f"and {len(pairs) - SHOWN_PAIRS} further pairs of larger p, in the JSON file")
+    return [*lines, ""]
 
 
 def _holm(p_values: list[float]) -> list[float]:

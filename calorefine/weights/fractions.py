@@ -32,7 +32,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +41,22 @@ from calorefine import keys
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.events import Arrays
 from calorefine.stats import FloatArray
+from calorefine.weights.consistency import consistency_test
+from calorefine.weights.factorization import FactorizationResult, reject_if_dependent
 from calorefine.weights.fraction_errors import balanced_variances, can_balance
 from calorefine.weights.labels import LabelSource
 from calorefine.weights.linear_weights import ProbabilityRows, ratio
-from calorefine.weights.source import column_of, known_name
+from calorefine.weights.source import WeightFit, column_of, known_name
 
 Numbers = dict[str, dict[str, float | list[float]]]
 
 ROW_SUM = 1e-4
 """How far a sample's fractions may sum from 1: numbers of four digits."""
+DISAGREE = "the samples are not mixtures of the same species with these fractions, by"
+REMEDY = (
+    "Check the fractions and their errors; if a species differs between samples, find weights in bins of what it "
+    "depends on (in_bins_of) or leave that sample out; `dependence: warn` goes on as it is"
+)
 PROBABILITY_SUM = 1e-3
 """How far an event's probabilities may sum from 1."""
 PROBABILITY_ROUNDING = 1e-6
@@ -62,6 +69,7 @@ class LabelFractions(LabelSource):
     Attributes:
         values: (B, K, L) fractions in B bins, K samples and L species.
         errors: (B, K, L) their standard deviations.
+        variances: (B, K, L) of Gaussians that have them when they sum to 0 (`fraction_errors`).
     """
 
     def __init__(
@@ -104,7 +112,7 @@ class LabelFractions(LabelSource):
         both = {name: _both((errors or {}).get(name, {}), self.species) for name in fractions}
         self.errors = self._numbers(both, "errors")
         self._check()
-        self._variances = np.apply_along_axis(balanced_variances, -1, self.errors)
+        self.variances = np.apply_along_axis(balanced_variances, -1, self.errors)
 
     @property
     def branches(self) -> dict[str, str]:
@@ -138,6 +146,28 @@ class LabelFractions(LabelSource):
         cell = np.arange(len(self.bins) * len(self.samples))
         return ProbabilityRows(of_event, cell, cell // len(self.samples), self.values.reshape(len(cell), -1))
 
+    def check(
+        self,
+        fit: WeightFit,  # noqa: ARG002 (what is fitted doesn't matter)
+        table: Arrays,
+        columns: Arrays,
+        *,
+        dependence: Literal["error", "warn"] = "error",
+        what: str = "",
+    ) -> list[FactorizationResult]:
+        """Test whether more samples than species agree with each other; see `WeightSource.check` and `consistency`.
+
+        Raises:
+            FactorizationError: p < 1e-3, corrected for the number of columns, if `dependence` is "error".
+
+        Warns:
+            FactorizationWarning: p < 1e-2.
+        """
+        tests = consistency_test(self, table, columns)
+        least = 1e-3 if dependence == "error" else 0.0
+        reject_if_dependent(tests, what=what, raise_below=least, claim=DISAGREE, remedy=REMEDY)
+        return tests
+
     def varied(self, replica: int, seed: int = 0) -> LabelFractions:
         r"""Fractions drawn from their errors for this replica; itself for replica 0 or without errors.
 
@@ -151,8 +181,8 @@ class LabelFractions(LabelSource):
         in_bin, sample, species = np.indices(self.errors.shape).reshape(3, -1)
         key = keys.make_keys([_hashes(self.samples)[sample], in_bin, _hashes(self.species)[species]])
         normal = keys.normal(keys.stream(key, "fractions", seed=seed, replica=replica), 1).astype(np.float64)
-        free = np.sqrt(self._variances) * normal.reshape(self.errors.shape)
-        share = ratio(self._variances, self._variances.sum(-1, keepdims=True), empty=0.0)
+        free = np.sqrt(self.variances) * normal.reshape(self.errors.shape)
+        share = ratio(self.variances, self.variances.sum(-1, keepdims=True), empty=0.0)
         drawn = copy.copy(self)
         drawn.values = self.values + free - share * free.sum(-1, keepdims=True)
         drawn.errors = np.zeros_like(self.errors)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, EmptySelectionError
 from calorefine.events import Arrays
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, IntArray, WeightSums
 from calorefine.text import aligned
 from calorefine.weights.bins import ContextBins
 from calorefine.weights.linear_weights import (
@@ -24,7 +24,15 @@ from calorefine.weights.linear_weights import (
     row_weights,
     sum_rule_of,
 )
-from calorefine.weights.source import WeightFit, WeightSource, check_lines, checked_counts, known_name
+from calorefine.weights.source import (
+    EVENT,
+    WeightFit,
+    WeightSource,
+    check_lines,
+    checked_counts,
+    known_name,
+    shared_keys,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class LabelFit(WeightFit):
         yield_errors: (B, L) their standard deviations, from the sizes of the samples and the errors of the fractions.
         inverse: (B, L, L) inverse of V; 0 in bins without events.
         condition: (B,) condition number of V with its diagonal scaled to 1; NaN in bins without events.
+        sum_w2: (B, L) sum of the squared weights, of events of equal key together: the variance of a weighted sum of
+            events, for given weights.
         sum_rule: relative deviation of the sum of each species' weights from its yield; for "event", the largest one
             of the sum over the species from 1.
     """
@@ -52,17 +62,13 @@ class LabelFit(WeightFit):
     yield_errors: FloatArray
     inverse: FloatArray
     condition: FloatArray
+    sum_w2: FloatArray
     sum_rule: dict[str, float]
 
     @property
     def species(self) -> tuple[str, ...]:
         """Names of the species."""
         return self.source.species
-
-    @property
-    def sum_w2(self) -> FloatArray:
-        """(B, L) sum of the squared weights: the variance of a weighted sum of events, for given weights."""
-        return self.yields**2 * diagonal_of(self.inverse)
 
     @property
     def n_eff(self) -> dict[str, float]:
@@ -169,8 +175,14 @@ class LabelSource(WeightSource):
         yields, overlap = moments(rows, n, len(self.bins))
         inverse, condition = inverse_of(overlap, self.species, lambda number: self._place(number, sizes[number]))
         sum_rule = dict(zip((*self.species, "event"), sum_rule_of(rows, n, yields, inverse), strict=True))
-        errors = np.sqrt(diagonal_of(overlap) + self.yield_variances(sizes))
-        return LabelFit(self.target, self, sizes, int(total[0]), yields, errors, inverse, condition, sum_rule)
+        squares = diagonal_of(overlap), yields**2 * diagonal_of(inverse)
+        inside = rows.of_event >= 0
+        group = shared_keys(table[EVENT][inside]) if EVENT in table and multiplicity is None else None
+        if group is not None:
+            squares = _squares_by_key(rows, rows.of_event[inside], group, yields[:, :, None] * inverse)
+        errors = np.sqrt(squares[0] + self.yield_variances(sizes))
+        outside = int(total[0])
+        return LabelFit(self.target, self, sizes, outside, yields, errors, inverse, condition, squares[1], sum_rule)
 
     def yield_variances(self, sizes: NDArray[np.int64]) -> FloatArray | float:  # noqa: ARG002 (for subclasses)
         """Variance (B, L) of the yields that comes from uncertain inputs, for samples of these sizes (B, K)."""
@@ -181,6 +193,27 @@ class LabelSource(WeightSource):
         missing = [f"'{name}'" for name, size in zip(self.samples, sizes, strict=True) if size == 0]
         empty = f" (where sample {', '.join(missing)} has no events)" if missing else ""
         return f"{self.bins.labels[number]}{empty}"
+
+
+def _squares_by_key(
+    rows: ProbabilityRows, row: IntArray, group: IntArray, factor: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Squares (B, L) of the sums of probabilities and of weights over events of equal key, summed.
+
+    Args:
+        rows: probabilities.
+        row: (n,) the row of each event.
+        group: (n,) numbers from 0, equal for events of equal key.
+        factor: (B, L, L) what weights are of probabilities.
+    """
+    probability, cell = rows.probability[row], rows.bin[row]
+    weight = np.einsum("nlm,nm->nl", factor[cell], probability)
+    out = []
+    for values in (probability, weight):
+        sums = WeightSums(values.shape[1], len(factor))
+        sums.add(values, cell=cell, group=group)
+        out.append(sums.sum_w2)
+    return out[0], out[1]
 
 
 def _plain(values: FloatArray) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -59,9 +59,7 @@ class Mixture:
             peaks = ", ".join(guessed)
             raise ConfigError(f"species {peaks} are all peaks without a `mean`; give it for all of them but one")
         return [
-            Parameter(f"{name}.{p.name}", p.start, p.limits, p.fixed)
-            for name, shape in self.shapes.items()
-            for p in shape.parameters(guess)
+            replace(p, name=f"{name}.{p.name}") for name, shape in self.shapes.items() for p in shape.parameters(guess)
         ]
 
     def split(self, values: tuple[float, ...]) -> tuple[FloatArray, list[tuple[float, ...]]]:

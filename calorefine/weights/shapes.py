@@ -8,8 +8,8 @@ so that no shape is ever normalized numerically.  They are written in numpy and 
 10^6 values a Gaussian takes 2.3 ms here, 15 ms compiled by numba-stats, whose import compiles for 4 s at each start
 (Crystal Balls and distribution functions take the same time in both).
 
-Constructor arguments are start values; those left out are guessed from the data (`Guess`).  `limits` and `fixed` take
-parameter names, which are the argument names.  Peaks are in `peaks`, polynomials in
+Constructor arguments are start values; those left out are guessed from the data (`Guess`).  `limits`, `fixed` and
+`constraints` take parameter names, which are the argument names.  Peaks are in `peaks`, polynomials in
 `polynomials`, sums of species in `mixture`.
 """
 
@@ -39,6 +39,7 @@ class Parameter:
     start: float
     limits: Limits
     fixed: bool = False
+    constraint: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,11 @@ class Shape(SpectatorModel):
     Args:
         limits: parameter name to (lowest, highest).
         fixed: names of parameters that keep their start values.
+        constraints: parameter name to (value, standard deviation) known from elsewhere, simulation say: a Gaussian
+            factor of the likelihood.  Each replica draws its own value.
 
     Raises:
-        ConfigError: a name is no parameter of this shape, or limits are reversed.
+        ConfigError: a name is no parameter of this shape, limits are reversed, or a standard deviation isn't positive.
     """
 
     peaked: ClassVar[bool] = False
@@ -108,11 +111,12 @@ class Shape(SpectatorModel):
 
     limits: dict[str, Limits] | None = field(default=None, kw_only=True)
     fixed: Sequence[str] = field(default_factory=list, kw_only=True)
+    constraints: dict[str, tuple[float, float]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the names and the limits."""
         kind, limits, self.fixed = type(self).__name__, self.limits or {}, tuple(self.fixed)
-        for name in [*limits, *self.fixed]:
+        for name in [*limits, *self.fixed, *(self.constraints or {})]:
             if name not in self.starts:
                 known = f"only {', '.join(self.starts)}{nearest(name, self.starts)}"
                 raise ConfigError(f"{kind} has no parameter '{name}', {known}")
@@ -120,11 +124,14 @@ class Shape(SpectatorModel):
             if not lowest < highest:
                 ends = f"[{lowest:g}, {highest:g}]"
                 raise ConfigError(f"{kind}: limits of '{name}' are {ends}, expected lowest < highest")
+        for name, (_, error) in (self.constraints or {}).items():
+            if not error > 0:
+                raise ConfigError(f"{kind}: constraint of '{name}' has error {error:g}, expected a positive one")
 
     @property
     def starts(self) -> dict[str, float | None]:
         """Start value of each parameter; None where it is to be guessed."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("limits", "fixed")}
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.kw_only}
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -184,13 +191,15 @@ class Shape(SpectatorModel):
         parameters = []
         for name, (start, *default) in self.defaults(guess).items():
             given, (lowest, highest) = self.starts[name], (self.limits or {}).get(name, default)
+            known = (self.constraints or {}).get(name)
+            given = known[0] if given is None and known else given
             value = float(np.clip(start, lowest, highest)) if given is None else float(given)
             if not lowest <= value <= highest:
                 raise ConfigError(
                     f"{type(self).__name__}: start value {name} = {value:g} is outside its limits "
                     f"[{lowest:g}, {highest:g}]; change it or give `limits: {{{name}: [lowest, highest]}}`"
                 )
-            parameters.append(Parameter(name, value, (lowest, highest), name in self.fixed))
+            parameters.append(Parameter(name, value, (lowest, highest), name in self.fixed, known))
         return parameters
 
 

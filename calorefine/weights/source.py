@@ -23,16 +23,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calorefine import keys
 from calorefine.errors import BranchError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Arrays
 from calorefine.io.provenance import Configured
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, IntArray
 
+EVENT = "\0event"
+"""Name in a table of the events' keys (n,): what shares one, as candidates do, doesn't count as independent."""
 SUM_RULE_WARNING = 5e-3
 """Relative deviation from what the weights should sum to, above which there is a warning."""
 
@@ -59,6 +62,11 @@ class WeightFit(ABC):
         Raises:
             ConfigError: no such species.
         """
+
+    @property
+    def refits(self) -> list[str]:
+        """Of a replica, what was done about fits that ran away, in plain words; empty if nothing."""
+        return []
 
     @abstractmethod
     def summary(self) -> str:
@@ -87,11 +95,34 @@ class WeightSource(Configured, ABC):
         """Find the weight functions.
 
         Args:
-            table: name to (n,) values, with the names of `branches`.
+            table: name to (n,) values, with the names of `branches`; and keys of the events under `EVENT`, if known.
             multiplicity: (n,) bootstrap counts: each event counts that often, as if repeated.  The weight functions
                 do not include the count.
             near: an earlier result for almost the same events, from which a minimization may start.
         """
+
+    def check(
+        self,
+        fit: WeightFit,  # noqa: ARG002 (for subclasses)
+        table: Arrays,  # noqa: ARG002
+        columns: Arrays,  # noqa: ARG002
+        *,
+        dependence: Literal["error", "warn"] = "error",  # noqa: ARG002
+        what: str = "",  # noqa: ARG002
+    ) -> list[Any]:
+        """Test what the weights assume about these columns, warn, and raise beyond doubt; nothing is tested by default.
+
+        Args:
+            fit: result of `fit` for the table, without bootstrap counts.
+            table: what it was fitted to.
+            columns: name to (n,) values of the features and the context.
+            dependence: "warn" to go on beyond doubt, too.
+            what: what is tested, to begin messages with.
+
+        Returns:
+            One record for each test.
+        """
+        return []
 
     def varied(self, replica: int, seed: int = 0) -> WeightSource:  # noqa: ARG002 (for subclasses)
         """Return the source with its own uncertain inputs drawn for this replica; itself if it has none."""
@@ -100,6 +131,12 @@ class WeightSource(Configured, ABC):
     def weights(self, table: Arrays, *, multiplicity: NDArray[Any] | None = None) -> FloatArray:
         """Fit, and return the target's weights (n,) for the same table; arguments as for `fit`."""
         return self.fit(table, multiplicity=multiplicity).weights(table)
+
+
+def shared_keys(key: NDArray[Any] | None) -> IntArray | None:
+    """Numbers (n,) from 0, equal for events of equal key; None if no two events share one, or no keys are known."""
+    group = None if key is None else keys.group(key)
+    return group if group is not None and group.max(initial=-1) + 1 < len(group) else None
 
 
 def known_name(name: str, names: Collection[str], what: str) -> str:

@@ -7,21 +7,24 @@ arXiv:2112.04574 (variant B of the W matrix, and COWs).
 from __future__ import annotations
 
 import warnings
+import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from iminuit import Minuit
-from iminuit.cost import ExtendedBinnedNLL, ExtendedUnbinnedNLL
+from iminuit.cost import Cost, ExtendedBinnedNLL, ExtendedUnbinnedNLL, NormalConstraint
 from numpy.typing import NDArray
 from sweights import Cows
 
+from calorefine import keys
 from calorefine.errors import EmptySelectionError, FitError, SumRuleWarning, ValueRangeError
-from calorefine.stats import FloatArray, n_eff
+from calorefine.stats import FloatArray, IntArray, WeightSums, n_eff, summed
 from calorefine.weights.mixture import Mixture
 from calorefine.weights.shapes import Guess, Parameter
-from calorefine.weights.source import SUM_RULE_WARNING, checked_counts, sum_rules
+from calorefine.weights.source import SUM_RULE_WARNING, checked_counts, shared_keys, sum_rules
 from calorefine.weights.splot_fit import SPlotFit
 
 SUM_RULE_ERROR = 5e-2
@@ -39,6 +42,7 @@ class SpectatorFit:
         target: species whose weight is *the* weight.
         max_unbinned: events above which the fit is binned.
         bins: number of bins then.
+        drawn: replica and seed for which values of constraints are drawn; as they are for replica 0.
     """
 
     spectator: str
@@ -46,9 +50,16 @@ class SpectatorFit:
     target: str
     max_unbinned: int
     bins: int
+    drawn: tuple[int, int] = (0, 0)
 
     def fit(
-        self, spectator: NDArray[Any], *, multiplicity: NDArray[Any] | None = None, near: SPlotFit | None = None
+        self,
+        spectator: NDArray[Any],
+        *,
+        multiplicity: NDArray[Any] | None = None,
+        near: SPlotFit | None = None,
+        held: Collection[str] = (),
+        key: NDArray[Any] | None = None,
     ) -> SPlotFit:
         """Fit yields and shapes, unbinned or binned by the number of events, and compute the weight functions.
 
@@ -57,6 +68,9 @@ class SpectatorFit:
             multiplicity: (n,) nonnegative integer bootstrap counts: each event counts that often in the fit and in the
                 W matrix, as if repeated.  The weight functions do not include the count.
             near: a result from which to start, and whose limits to keep.
+            held: names of shape parameters that keep the values they start from.
+            key: (n,) keys of the events, without multiplicities: errors, chi2 and effective numbers then are those of
+                sums over events of equal key, such as the candidates of an event.
 
         Returns:
             The fit, converged, with sum rules that hold within 5e-2.
@@ -66,23 +80,26 @@ class SpectatorFit:
             EmptySelectionError: no event within the range.
             FitError: no convergence, or a sum rule is broken.
         """
-        m, n_outside = self._select(spectator, multiplicity)
-        parameters = self._start(m, near)
-        method, cost = self._cost(m)
+        m, n_outside, group = self._select(spectator, multiplicity, key)
+        parameters = self._start(m, near, held)
+        method, cost = self._cost(m, parameters)
         minuit = _minimize(cost, parameters, self.spectator, near)
         values = tuple(float(value) for value in minuit.values)
         self._check_species(values)
         cows = _weight_functions(self.mixture, values, m)
         weights = self.mixture.by_species(cows[k](m) for k in range(len(self.mixture.shapes)))
-        edges, observed, expected = _binned(self.mixture, values, m)
+        edges, observed, expected, inflation = _binned(self.mixture, values, m, group)
+        covariance = np.array(minuit.covariance)
+        if group is not None:
+            covariance = _by_key(self.mixture, minuit, m, group)
         return SPlotFit(
             spectator=self.spectator,
             target=self.target,
             mixture=self.mixture,
             names=tuple(minuit.parameters),
             values=values,
-            errors=tuple(0.0 if fixed else float(e) for e, fixed in zip(minuit.errors, minuit.fixed, strict=True)),
-            covariance=np.array(minuit.covariance),
+            errors=tuple(np.where(minuit.fixed, 0.0, np.sqrt(np.diagonal(covariance))).tolist()),
+            covariance=covariance,
             limits=tuple(p.limits for p in parameters),
             fixed=tuple(p.name for p in parameters if p.fixed),
             at_limit=_at_limit(parameters, values),
@@ -95,11 +112,14 @@ class SpectatorFit:
             expected=expected,
             cows=cows,
             sum_rule=_check_sum_rule(weights, self.mixture.by_species(values), self.spectator),
-            n_effective={name: n_eff(weight) for name, weight in weights.items()},
+            n_effective={name: n_eff(summed(weight, group)) for name, weight in weights.items()},
+            inflation=inflation,
         )
 
-    def _select(self, spectator: NDArray[Any], multiplicity: NDArray[Any] | None) -> tuple[FloatArray, int]:
-        """Events within the range, repeated by their multiplicity; and the number of those outside."""
+    def _select(
+        self, spectator: NDArray[Any], multiplicity: NDArray[Any] | None, key: NDArray[Any] | None
+    ) -> tuple[FloatArray, int, IntArray | None]:
+        """Events within the range, repeated by their multiplicity; the number of those outside; groups of equal key."""
         m, low, high = np.asarray(spectator, np.float64), self.mixture.low, self.mixture.high
         if missing := int(np.isnan(m).sum()):
             problem = f"{missing} of {len(m)} values are NaN"
@@ -111,23 +131,38 @@ class SpectatorFit:
             where = f"they lie in [{m.min():g}, {m.max():g}]" if len(m) else "the input is empty"
             none = f"none of {len(m)} events is in the range [{low:g}, {high:g}]"
             raise EmptySelectionError(f"spectator {self.spectator}: {none}, {where}; check the unit")
-        return m[inside], int(np.sum(~inside))
+        group = shared_keys(key[inside]) if key is not None and multiplicity is None else None
+        return m[inside], int(np.sum(~inside)), group
 
-    def _start(self, m: FloatArray, near: SPlotFit | None) -> list[Parameter]:
+    def _start(self, m: FloatArray, near: SPlotFit | None, held: Collection[str]) -> list[Parameter]:
         shapes = self.mixture.parameters(Guess.from_data(m, self.mixture.low, self.mixture.high))
         if near is not None:
             known = dict(zip(near.names, zip(near.values, near.limits, strict=True), strict=True))
-            shapes = [Parameter(p.name, *known[p.name], p.fixed) for p in shapes]
+            shapes = [Parameter(p.name, *known[p.name], p.fixed or p.name in held, p.constraint) for p in shapes]
         yields = self.mixture.yields_only(m, tuple(p.start for p in shapes))
         limits = [POSITIVE if len(terms) == 1 else ANY_SIGN for terms in self.mixture.terms.values() for _ in terms]
         named = zip(self.mixture.shapes, np.maximum(yields, 1e-3 * len(m)), limits, strict=True)
         return [Parameter(f"n_{name}", float(value), limit) for name, value, limit in named] + shapes
 
-    def _cost(self, m: FloatArray) -> tuple[str, ExtendedUnbinnedNLL | ExtendedBinnedNLL]:
-        if len(m) <= self.max_unbinned:
-            return "unbinned", ExtendedUnbinnedNLL(m, self.mixture.scaled_log_pdf, log=True)
-        counts, edges = np.histogram(m, self.bins, (self.mixture.low, self.mixture.high))
-        return f"binned, {self.bins} bins", ExtendedBinnedNLL(counts, edges, self.mixture.scaled_cdf)
+    def _cost(self, m: FloatArray, parameters: list[Parameter]) -> tuple[str, Cost]:
+        """Twice the negative log likelihood, with the constraints."""
+        names = [p.name for p in parameters]
+        method, cost = "unbinned", ExtendedUnbinnedNLL(m, self.mixture.scaled_log_pdf, log=True, name=names)
+        if len(m) > self.max_unbinned:
+            counts, edges = np.histogram(m, self.bins, (self.mixture.low, self.mixture.high))
+            method, cost = (
+                f"binned, {self.bins} bins",
+                ExtendedBinnedNLL(counts, edges, self.mixture.scaled_cdf, name=names),
+            )
+        known = [self._constraint(p.name, *p.constraint) for p in parameters if p.constraint and not p.fixed]
+        return method, sum(known, start=cost)
+
+    def _constraint(self, name: str, value: float, error: float) -> NormalConstraint:
+        replica, seed = self.drawn
+        key = keys.stream(
+            keys.make_keys([np.array([zlib.crc32(name.encode())])]), "constraint", seed=seed, replica=replica
+        )
+        return NormalConstraint(name, value + error * float(keys.normal(key, 1)[0, 0]) * (replica > 0), error)
 
     def _check_species(self, values: tuple[float, ...]) -> None:
         ends = self.mixture.low, self.mixture.high
@@ -146,9 +181,7 @@ class SpectatorFit:
             raise FitError(f"{below}; take fewer terms in a Sum")
 
 
-def _minimize(
-    cost: ExtendedUnbinnedNLL | ExtendedBinnedNLL, parameters: list[Parameter], spectator: str, near: SPlotFit | None
-) -> Minuit:
+def _minimize(cost: Cost, parameters: list[Parameter], spectator: str, near: SPlotFit | None) -> Minuit:
     """MIGRAD and HESSE; if that fails SIMPLEX and MIGRAD with strategy 2, then with parameters held at their limits."""
     minuit = Minuit(cost, *(p.start for p in parameters), name=[p.name for p in parameters])
     known = dict(zip(near.names, near.errors, strict=True)) if near else {}
@@ -239,8 +272,28 @@ def _check_sum_rule(weights: dict[str, FloatArray], yields: dict[str, float], sp
     return deviations
 
 
-def _binned(mixture: Mixture, values: tuple[float, ...], m: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Up to 100 bins of equal width, merged with their neighbors until 10 events are expected in each."""
+def _by_key(mixture: Mixture, minuit: Minuit, m: FloatArray, group: IntArray) -> FloatArray:
+    r"""Covariance :math:`C (\sum_g s_g s_g^T) C` of the parameters, with the scores s summed over events of equal key.
+
+    C is the inverse of the second derivatives, and numbers of events are Poisson: White, Econometrica 50 (1982) 1.
+    """
+    values, covariance, scores = np.array(minuit.values), np.array(minuit.covariance), []
+    for k, (name, error) in enumerate(zip(minuit.parameters, minuit.errors, strict=True)):
+        ends = np.repeat(values[None], 2, axis=0)
+        ends[:, k] = np.clip(values[k] + 0.1 * error * np.array([-1, 1]), *minuit.limits[name])
+        low, high = (mixture.scaled_log_pdf(m, *end)[1] for end in ends.tolist())
+        score = np.zeros(len(m)) if minuit.fixed[name] else (high - low) / (ends[1, k] - ends[0, k])
+        scores.append(summed(score, group))
+    return np.asarray(covariance @ (np.array(scores) @ np.array(scores).T) @ covariance)
+
+
+def _binned(
+    mixture: Mixture, values: tuple[float, ...], m: FloatArray, group: IntArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Up to 100 bins of equal width, merged with their neighbors until 10 events are expected in each.
+
+    The last array is the variance of the observed numbers over that of independent events.
+    """
     observed, edges = np.histogram(m, int(np.clip(len(m) // 20, 20, 100)), (mixture.low, mixture.high))
     cumulative = mixture.scaled_cdf(edges, *values)
     kept = [0]
@@ -249,4 +302,8 @@ def _binned(mixture: Mixture, values: tuple[float, ...], m: FloatArray) -> tuple
             kept.append(index)
     kept.append(len(edges) - 1)
     total = np.concatenate([[0], np.cumsum(observed)])[kept]
-    return edges[kept], np.diff(total).astype(np.float64), np.diff(cumulative[kept])
+    sums = WeightSums(1, len(kept) - 1)
+    cell = np.clip(np.searchsorted(edges[kept], m, side="right") - 1, 0, len(kept) - 2)
+    sums.add(np.ones((len(m), 1)), cell=cell, group=group)
+    inflation = np.divide(sums.sum_w2, sums.sum_w, out=np.ones_like(sums.sum_w), where=sums.sum_w > 0)[:, 0]
+    return edges[kept], np.diff(total).astype(np.float64), np.diff(cumulative[kept]), inflation

@@ -22,8 +22,9 @@ arXiv:2112.04574 (variant B of the W matrix; section 3.4 for several terms).
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +33,11 @@ from calorefine.errors import ConfigError, EmptySelectionError, FitError
 from calorefine.events import Arrays
 from calorefine.stats import FloatArray
 from calorefine.weights.bins import ContextBins
+from calorefine.weights.factorization import FactorizationResult, factorization_test, reject_if_dependent
 from calorefine.weights.mixture import Mixture
+from calorefine.weights.refits import refit
 from calorefine.weights.shapes import SpectatorModel
-from calorefine.weights.source import WeightFit, WeightSource, checked_counts, column_of, known_name
+from calorefine.weights.source import EVENT, WeightFit, WeightSource, checked_counts, column_of, known_name
 from calorefine.weights.spectator import SpectatorFit
 from calorefine.weights.splot_fit import SPlotFit
 
@@ -84,7 +87,7 @@ class SPlot(WeightSource):
         self.target = known_name(target, species, "species")
         self.context_bins = ContextBins(in_bins_of or {})
         self.alternatives = dict(alternatives or {})
-        self.max_unbinned, self.bins = max_unbinned, bins
+        self.max_unbinned, self.bins, self.drawn = max_unbinned, bins, (0, 0)
         for name, replaced in self.alternatives.items():
             if not replaced:
                 raise ConfigError(f"alternative '{name}' replaces no shape, expected some of {', '.join(species)}")
@@ -95,6 +98,41 @@ class SPlot(WeightSource):
     def branches(self) -> dict[str, str]:
         """The spectator and the columns of the bins, under their own names."""
         return {self.spectator: self.spectator} | self.context_bins.branches
+
+    def tests(self, fit: SPlotResult, table: Arrays, columns: Arrays) -> list[FactorizationResult]:
+        """Test whether the spectator's shape depends on these columns, the bins' or pairs of them; see `check`."""
+        tested = {**columns, **{name: table[name] for name in self.context_bins.edges}}
+        spectator = column_of(table, self.spectator, "spectator")
+        return factorization_test(self, spectator, tested, result=fit, pairs=True, key=table.get(EVENT))
+
+    def check(
+        self,
+        fit: WeightFit,
+        table: Arrays,
+        columns: Arrays,
+        *,
+        dependence: Literal["error", "warn"] = "error",
+        what: str = "",
+    ) -> list[FactorizationResult]:
+        """Test factorization; see `WeightSource.check` and `reject_if_dependent`.
+
+        Raises:
+            FactorizationError: beyond doubt (p < 1e-3), if `dependence` is "error".
+
+        Warns:
+            FactorizationWarning: p < 1e-2.
+        """
+        if not isinstance(fit, SPlotResult):
+            raise TypeError(type(fit))
+        tests = self.tests(fit, table, columns)
+        reject_if_dependent(tests, what=what, raise_below=1e-3 if dependence == "error" else 0.0)
+        return tests
+
+    def varied(self, replica: int, seed: int = 0) -> SPlot:
+        """The fit with the values of constraints drawn from their errors for this replica."""
+        other = copy.copy(self)
+        other.drawn = replica, seed
+        return other
 
     def alternative(self, name: str) -> SPlot:
         """Return the same fit with the shapes of an alternative.
@@ -125,7 +163,8 @@ class SPlot(WeightSource):
             inside = index == number
             repeated = None if counts is None else counts[inside]
             try:
-                fits.append(self.fit_spectator(m[inside], multiplicity=repeated, near=starts[number]))
+                key = table[EVENT][inside] if EVENT in table else None
+                fits.append(self.fit_spectator(m[inside], multiplicity=repeated, near=starts[number], key=key))
             except (FitError, EmptySelectionError) as error:
                 if not self.context_bins.edges:
                     raise
@@ -133,12 +172,19 @@ class SPlot(WeightSource):
         return SPlotResult(self.target, self.context_bins, tuple(fits), int(np.sum(index < 0)))
 
     def fit_spectator(
-        self, spectator: NDArray[Any], *, multiplicity: NDArray[Any] | None = None, near: SPlotFit | None = None
+        self,
+        spectator: NDArray[Any],
+        *,
+        multiplicity: NDArray[Any] | None = None,
+        near: SPlotFit | None = None,
+        key: NDArray[Any] | None = None,
     ) -> SPlotFit:
         """Fit all values together, whatever the bins; see `SpectatorFit.fit` for arguments, result and errors."""
         mixture = Mixture(self.species, *self.range)
-        model = SpectatorFit(self.spectator, mixture, self.target, self.max_unbinned, self.bins)
-        return model.fit(spectator, multiplicity=multiplicity, near=near)
+        model = SpectatorFit(self.spectator, mixture, self.target, self.max_unbinned, self.bins, self.drawn)
+        if near is None:
+            return model.fit(spectator, multiplicity=multiplicity, key=key)
+        return refit(model, spectator, multiplicity=multiplicity, near=near)
 
 
 @dataclass(frozen=True)
@@ -176,10 +222,18 @@ class SPlotResult(WeightFit):
         }
 
     @property
+    def refits(self) -> list[str]:
+        """What was done about fits of a replica that ran away, by bin."""
+        return [f"{label}{fit.refit}" for label, fit in self._labelled() if fit.refit]
+
+    def _labelled(self) -> Iterator[tuple[str, SPlotFit]]:
+        """The fits, with the name of their bin for messages."""
+        return zip([f"{label}: " for label in self.bins.labels] if self.bins.edges else [""], self.fits, strict=True)
+
+    @property
     def warnings(self) -> list[str]:
         """What is off, in plain words: species hardly seen, parameters at limits, events outside of the bins."""
-        labels = [f"{label}: " for label in self.bins.labels] if self.bins.edges else [""]
-        warnings = [f"{label}{text}" for label, fit in zip(labels, self.fits, strict=True) for text in fit.warnings]
+        warnings = [f"{label}{text}" for label, fit in self._labelled() for text in fit.warnings]
         n_all = self.n_outside_bins + sum(fit.n_events + fit.n_outside for fit in self.fits)
         if self.n_outside_bins > 0.01 * n_all:
             warnings.append(f"{self.n_outside_bins} of {n_all} events are outside of the bins and have weight 0")

@@ -41,6 +41,9 @@ class SPlotFit:
         cows: weight functions by `sweights`.
         sum_rule: relative deviations, one per species and "event".
         n_effective: effective number of events of each species' weights.
+        inflation: (b,) variance of the observed numbers over that of independent events: above 1 where events of equal
+            key share a bin.
+        refit: of a replica what went wrong at first, and what was done about it; empty if nothing.
     """
 
     spectator: str
@@ -63,6 +66,8 @@ class SPlotFit:
     cows: Cows
     sum_rule: dict[str, float]
     n_effective: dict[str, float]
+    inflation: FloatArray
+    refit: str = ""
 
     @property
     def terms(self) -> dict[str, tuple[str, ...]]:
@@ -99,8 +104,8 @@ class SPlotFit:
 
     @property
     def pulls(self) -> FloatArray:
-        """(b,) observed minus expected over the root of expected."""
-        return (self.observed - self.expected) / np.sqrt(self.expected)
+        """(b,) observed minus expected over the root of the variance that is expected."""
+        return (self.observed - self.expected) / np.sqrt(self.expected * self.inflation)
 
     @property
     def chi2(self) -> float:
@@ -154,7 +159,8 @@ class SPlotFit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the functions, as JSON types (None for a p-value without degrees of freedom)."""
-        plain = {key: getattr(self, key) for key in ("spectator", "target", "method", "valid", "n_events", "n_outside")}
+        names = ("spectator", "target", "method", "valid", "n_events", "n_outside", "refit")
+        plain = {key: getattr(self, key) for key in names}
         tables = {key: list(getattr(self, key)) for key in ("names", "values", "errors", "fixed", "at_limit")}
         arrays = {key: getattr(self, key).tolist() for key in ("covariance", "edges", "observed", "expected", "pulls")}
         checks = {key: getattr(self, key) for key in ("yields", "chi2", "ndf", "p_value", "sum_rule", "n_effective")}

@@ -58,9 +58,10 @@ def dependence(entry: Mapping[str, Any], file: str = "") -> Dependence | None:
         edges, named = entry.get("edges") or (), entry.get("deviations") or {}
         pulls = [(abs(v), name, v, i) for name, vs in named.items() for i, v in enumerate(vs) if v is not None]
         _, parameter, deviation, index = max(pulls, default=(0.0, "", 0.0, 0))
-        low, high = (float(edges[index]), float(edges[index + 1])) if parameter else (None, None)
+        low, high = (float(edges[index]), float(edges[index + 1])) if parameter and edges else (None, None)
+        cell = str(entry["cells"][index]) if parameter and not edges else ""
         sizes = [float(entry[name]) for name in ("chi2", "p_value", "p_corrected")]
-        where = ", ".join(filter(None, [str(entry.get("where") or ""), file]))
+        where = ", ".join(filter(None, [cell, str(entry.get("where") or ""), file]))
         column, ndf = str(entry["column"]), int(entry["ndf"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None

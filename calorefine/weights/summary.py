@@ -41,9 +41,9 @@ class WeightNumbers:
         n_events: events.
         n_zero: events of weight 0.
         sum_w: sum of the weights.
-        sum_w_error: its standard deviation, the root of `sum_w2`.
+        sum_w_error: its standard deviation, the root of the sum of the squared sums of each key.
         sum_w2: sum of the squared weights.
-        n_eff: effective number of events.
+        n_eff: effective number of events, `sum_w` over its error squared.
         n_eff_fraction: `n_eff` over the number of events whose weight is not 0.
         mean: mean weight of all events.
         minimum: smallest weight.
@@ -211,12 +211,14 @@ class WeightsReport:
         return "\n".join([*lines, f"{self.output}: the page; its numbers in {self.output.stem}.json"])
 
 
-def weight_numbers(weight: FloatArray) -> WeightNumbers:
+def weight_numbers(weight: FloatArray, group: IntArray | None = None) -> WeightNumbers:
     """Numbers of the weights of one species.
 
     Args:
         weight: (n,), any sign, at least one.
+        group: (n,) numbers from 0, equal for events of equal key, whose weights are summed before they are squared.
     """
+    together = stats.summed(weight, group)
     total, squares, used = stats.sum_w(weight), stats.sum_w2(weight), int(np.count_nonzero(weight))
     size, ones = np.abs(weight), np.ones(len(weight))
     n_extreme = math.ceil(0.01 * len(weight))
@@ -226,10 +228,10 @@ def weight_numbers(weight: FloatArray) -> WeightNumbers:
         n_events=len(weight),
         n_zero=len(weight) - used,
         sum_w=total,
-        sum_w_error=math.sqrt(squares),
+        sum_w_error=math.sqrt(stats.sum_w2(together)),
         sum_w2=squares,
-        n_eff=stats.n_eff(weight),
-        n_eff_fraction=over(stats.n_eff(weight), used),
+        n_eff=stats.n_eff(together),
+        n_eff_fraction=over(stats.n_eff(together), used),
         mean=float(stats.mean(weight, ones)),
         minimum=float(np.min(weight)),
         maximum=float(np.max(weight)),
@@ -242,24 +244,25 @@ def weight_numbers(weight: FloatArray) -> WeightNumbers:
     )
 
 
-def weighted_moments(values: FloatArray, weight: FloatArray) -> MeanAndWidth:
+def weighted_moments(values: FloatArray, weight: FloatArray, group: IntArray | None = None) -> MeanAndWidth:
     """Weighted mean and width of a column, with their errors by sum w^2.
 
     Args:
         values: (n,).
         weight: (n,), any sign.
+        group: as for `weight_numbers`.
     """
     total = stats.sum_w(weight)
     if total <= 0:
         return MeanAndWidth(None, None, None, None)
     mean = float(stats.mean(values, weight))
     squared = (values - mean) ** 2
-    mean_error = math.sqrt(stats.sum_w2(weight * (values - mean))) / total
+    mean_error = math.sqrt(stats.sum_w2(stats.summed(weight * (values - mean), group))) / total
     variance = float(stats.mean(squared, weight))
     if variance <= 0:
         return MeanAndWidth(mean, mean_error, 0.0 if variance == 0 else None, None)
     width = math.sqrt(variance)
-    width_error = math.sqrt(stats.sum_w2(weight * (squared - variance))) / (2 * width * total)
+    width_error = math.sqrt(stats.sum_w2(stats.summed(weight * (squared - variance), group))) / (2 * width * total)
     return MeanAndWidth(mean, mean_error, width, width_error)
 
 
@@ -306,13 +309,16 @@ def weight_counts(weights: Mapping[str, FloatArray]) -> Shares:
     return Shares(edges.tolist(), {name: values.tolist() for name, values in counts.items()}, errors)
 
 
-def in_bins(values: FloatArray, weight: FloatArray, *, edges: FloatArray) -> list[BinNumbers]:
+def in_bins(
+    values: FloatArray, weight: FloatArray, *, edges: FloatArray, group: IntArray | None = None
+) -> list[BinNumbers]:
     """Numbers of the weights in bins of a column.
 
     Args:
         values: (n,), within the edges.
         weight: (n,), any sign.
         edges: (b + 1,) increasing, or the single value of a constant column.
+        group: as for `weight_numbers`.
 
     Returns:
         One record for each bin; the last one is closed on both sides.
@@ -325,7 +331,8 @@ def in_bins(values: FloatArray, weight: FloatArray, *, edges: FloatArray) -> lis
         own, found = weight[inside], values[inside]
         if len(found) and found.min() == found.max():
             low = high = found[0]
-        sums = stats.sum_w(own), math.sqrt(stats.sum_w2(own)), stats.n_eff(own)
+        together = stats.summed(own, None if group is None else group[inside])
+        sums = stats.sum_w(own), math.sqrt(stats.sum_w2(together)), stats.n_eff(together)
         bins.append(BinNumbers(float(low), float(high), int(np.count_nonzero(own)), *sums))
     return bins
 

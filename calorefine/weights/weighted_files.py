@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import ConfigError, KeyColumnError
+from calorefine.errors import ConfigError, FitError, KeyColumnError
 from calorefine.events import Arrays, Columns
 from calorefine.io.chunks import Chunk, NonFinite, Request
 from calorefine.io.rewrite import Rewriter, rewriting
@@ -22,7 +22,11 @@ from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.factorization import FactorizationResult
-from calorefine.weights.source import WeightFit, WeightSource
+from calorefine.weights.linear_weights import ratio
+from calorefine.weights.source import EVENT, WeightFit, WeightSource
+
+TOLD, MOST_ODD = 10, 0.1
+"""Replicas told of one by one, and the share of fits with a complaint above which there is a warning."""
 
 
 class WeightedInput:
@@ -51,12 +55,13 @@ class WeightedInput:
         self.request = Request.of(columns, needed | named, nonfinite=nonfinite)
 
     def read(self) -> tuple[Arrays, KeyArray]:
-        """All expressions, and the keys (n,) that bootstrap counts go by."""
+        """All expressions with the events' keys, and the keys (n,) that bootstrap counts go by."""
         parts = [read_table(source, self.request) for source in self.sources]
         values = [{**table, **self._number(number, len(key))} for number, (table, key, _) in enumerate(parts)]
         self._check_distinct([key for _, key, _ in parts])
         table = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
-        return table, self.columns.bootstrap_key(table, np.concatenate([event for _, _, event in parts]))
+        table[EVENT] = np.concatenate([event for _, _, event in parts])
+        return table, self.columns.bootstrap_key(table, table[EVENT])
 
     def _check_distinct(self, key: list[KeyArray]) -> None:
         """Raise `KeyColumnError` if two samples hold the same event."""
@@ -95,15 +100,41 @@ class Replicas:
         if n and block:
             check_blocks(key, block)
         self.nominal = source.fit(table)
-        self.replicas = [Replica(index, seed, refit) for index in range(1, n + 1)]
-        self.fits = [replica_fit(source, self.nominal, table, key, replica) for replica in self.replicas]
+        self.fits: dict[Replica, WeightFit] = {}
+        self.left_out: dict[int, str] = {}
+        for replica in (Replica(index, seed, refit) for index in range(1, n + 1)):
+            try:
+                self.fits[replica] = replica_fit(source, self.nominal, table, key, replica)
+            except FitError as error:
+                self.left_out[replica.index] = str(error)
+        if n and not self.fits:
+            raise FitError(f"none of {n} replicas could be fitted; {self.left_out[1]}")
+        self.refits = {replica.index: "; ".join(fit.refits) for replica, fit in self.fits.items() if fit.refits}
 
     def weights(self, table: Arrays, key: KeyArray, species: str) -> NDArray[np.float32]:
-        """Weights (n, replicas) of a species, counts included."""
-        out = np.empty((len(key), self.n), np.float32)
-        for index, (replica, fit) in enumerate(zip(self.replicas, self.fits, strict=True)):
-            out[:, index] = replica.counts(key) * fit.weights(table, species)
+        """Weights (n, replicas) of a species, counts included; 0 in replicas that are left out."""
+        out = np.zeros((len(key), self.n), np.float32)
+        for replica, fit in self.fits.items():
+            out[:, replica.index - 1] = replica.counts(key) * fit.weights(table, species)
         return out
+
+    def lines(self) -> list[str]:
+        """How the fits of the replicas ended, for the terminal."""
+        if not self.n or not self.refit:
+            return []
+        told = [f"  replica {index}: {text}" for index, text in self.refits.items()]
+        told += [f"  left out, weights 0: {text}" for text in self.left_out.values()]
+        counts = f"{self.n - len(told)} without complaint, {len(self.refits)} with, {len(self.left_out)} left out"
+        lines = [f"replicas: {self.n} fits, {counts}", *told[-TOLD:]]
+        lines += [f"  and {len(told) - TOLD} more, in the JSON file"] if len(told) > TOLD else []
+        if len(told) > MOST_ODD * self.n:
+            lines.append(f"WARNING: {len(told)} of {self.n} replicas with a complaint: fix or constrain what they name")
+        return [*lines, ""]
+
+    def to_dict(self, block: list[str]) -> dict[str, Any]:
+        """What there is to know about the replicas, as JSON types."""
+        made = {"n": self.n, "indices": [1, self.n], "seed": self.seed, "refit": self.refit, "block": block}
+        return made | {"fits": self.refits, "left_out": self.left_out}
 
 
 @dataclass(frozen=True)
@@ -158,14 +189,10 @@ class WeightedOutput:
     def _finish(
         self, copy: Rewriter, source: WeightedInput, bootstrap: Replicas, sums: dict[str, NDArray[np.float64]]
     ) -> None:
-        replicas = {
-            "n": bootstrap.n,
-            "indices": [1, bootstrap.n],
-            "seed": bootstrap.seed,
-            "refit": bootstrap.refit,
-            "block": source.columns.block,
+        replicas = bootstrap.to_dict(source.columns.block)
+        replicas["n_eff"] = {
+            name: ratio(total**2, squares, empty=0.0).tolist() for name, (total, squares) in sums.items()
         }
-        replicas["n_eff"] = {name: (total**2 / squares).tolist() for name, (total, squares) in sums.items()}
         content = self.content | {"replicas": replicas}
         copy.finish({self.kind: content, "files": source.names()})
         with replacing(self.path.with_suffix(".json"), overwrite=self.overwrite) as beside:

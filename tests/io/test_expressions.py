@@ -152,3 +152,26 @@ def test_branches_are_named_once_and_without_functions():
 
 def test_empty_table():
     assert evaluate_plain("a > 1 && u < 3", {name: array[:0] for name, array in TABLE.items()}).shape == (0,)
+
+
+LABELS = {'kind == "TT"': np.array([True, False, True]), "a": A}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('kind == "TT"', [True, False, True]),
+        ("kind != 'TT'", [False, True, False]),
+        ('kind=="TT" && a > 1', [False, False, True]),
+        ('!(kind == "TT") || a > 2', [False, True, True]),
+        ('where(kind == "TT", 1, 2) + 0 * a', [1.0, 2.0, 1.0]),
+    ],
+)
+def test_text_is_compared_with_a_value(text, expected):
+    assert plain_branches(text)[0] == 'kind == "TT"'
+    np.testing.assert_array_equal(evaluate_plain(text, LABELS), expected)
+
+
+def test_text_alone_has_a_hint():
+    with pytest.raises(ExpressionError, match="not understood; text is compared with a branch, as in label =="):
+        evaluate_plain("'TT' == kind", TABLE)

@@ -7,6 +7,7 @@ import glob
 import tracemalloc
 from pathlib import Path
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
@@ -288,3 +289,28 @@ def test_entry_of_an_array_branch(tmp_path):
             list(source.chunks(Request({"a": "w[3]"})))
         with pytest.raises(BranchError, match="'x' is one number per event"):
             list(source.chunks(Request({"a": "x[0]"})))
+
+
+@pytest.mark.parametrize("tree_format", ["ttree", "rntuple"])
+def test_text_labels(tmp_path, tree_format):
+    """Branches of text are compared with values, in columns, cuts and beside reductions."""
+    arrays = {"x": np.arange(4.0), "kind": ak.Array(["TT", "TL && x", "LL", "TT"]), "pt": np.ones((4, 2))}
+    path = tmp_path / "labels.root"
+    with uproot.recreate(path) as file:
+        if tree_format == "rntuple":
+            file.mkrntuple("events", arrays)
+        else:
+            file.mktree("events", {"x": np.float64, "kind": "string", "pt": np.dtype((np.float64, 2))})
+            file["events"].extend(arrays)
+    source = RootFiles(str(path), "events")
+    texts = {"tt": 'kind == "TT"', "other": "2 * (kind == 'TL && x')", "sum": 'sum(pt) * (kind == "TL && x")'}
+    table, *_ = read_table(source, Request(texts, cut='kind != "LL"'), distinct=False)
+    assert {name: values.tolist() for name, values in table.items()} == {
+        "tt": [1, 0, 1], "other": [0, 2, 0], "sum": [0, 2, 0]
+    }  # fmt: skip
+    with pytest.raises(BranchError, match=r"branch 'kind' is of type .*expected one number .*compare it with a value"):
+        read_table(source, Request({"kind": "kind"}), distinct=False)
+    with pytest.raises(BranchError, match=r"compares with text, but branch 'x' is of type"):
+        read_table(source, Request({"x": 'x == "TT"'}), distinct=False)
+    with pytest.raises(BranchError, match="no branch 'kimd'; did you mean 'kind'"):
+        read_table(source, Request({"x": 'kimd == "TT"'}), distinct=False)

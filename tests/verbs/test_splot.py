@@ -226,3 +226,21 @@ def test_fractions_errors(toy_file, tmp_path):
     with pytest.raises(ConfigError, match=r"sample: 'm > 0\.4' given, expected the default"):
         fractions({"rich": str(path), "poor": str(path)}, tmp_path / "i.root", "--weights.sample", "m > 0.4")
     assert not list(tmp_path.glob("i.*"))
+
+
+def test_fractions_of_samples_that_disagree(toy_file, tmp_path):
+    """Three samples, the third with another fraction than claimed: refused, and with a warning written and told."""
+    files = {}
+    for run, (name, fraction) in enumerate({"rich": 0.7, "poor": 0.2, "middle": 0.7}.items(), 1):
+        files[name] = str(toy_file(4000, seed=[37, run], name=f"{name}.root", fraction=fraction, run=run)[0])
+    three = FRACTIONS | {"middle": {"signal": 0.4, "background": 0.6}}
+    options = ["--weights.fractions", json.dumps(three)]
+    with pytest.raises(FactorizationError, match="not mixtures of the same species"):
+        fractions(files, tmp_path / "m.root", *options)
+    assert not list(tmp_path.glob("m.*"))
+    with pytest.warns(FactorizationWarning, match="not mixtures of the same species"):
+        report = fractions(files, tmp_path / "m.root", *options, "--dependence", "warn")
+    assert "consistency: are the samples mixtures of the same species" in str(report)
+    stored = read_provenance(tmp_path / "m.root")["fractions"]["consistency"]
+    assert [test["column"] for test in stored] == ["x", "y", "c"]
+    assert min(test["p_corrected"] for test in stored) < 1e-3

@@ -422,3 +422,26 @@ def test_bins_share_out_all_events_and_doubling_a_weight_doubles_the_event(weigh
         one, two = getattr(once, name), getattr(twice, name)
         assert (one is None) == (two is None)
         assert one is None or one == pytest.approx(two, rel=1e-6, abs=1e-6)
+
+
+def test_candidates_of_an_event_count_together():
+    """Each event twice: errors are those of single events, and so is n_eff."""
+    rng = np.random.default_rng(44)
+    weight, x, group = rng.normal(0.5, 1, 300), rng.normal(size=300), np.repeat(np.arange(300), 2)
+    single, double = weight_numbers(weight), weight_numbers(np.repeat(weight, 2), group)
+    assert double.n_eff == pytest.approx(single.n_eff)
+    assert double.sum_w_error == pytest.approx(2 * single.sum_w_error)
+    one, two = weighted_moments(x, weight), weighted_moments(np.repeat(x, 2), np.repeat(weight, 2), group)
+    assert asdict(two) == pytest.approx(asdict(one))
+    bins = in_bins(np.repeat(x, 2), np.repeat(weight, 2), edges=np.array([-9.0, 0.0, 9.0]), group=group)
+    alone = in_bins(x, weight, edges=np.array([-9.0, 0.0, 9.0]))
+    assert [part.n_eff for part in bins] == pytest.approx([part.n_eff for part in alone])
+
+
+def test_pairs_of_columns_are_shown(report_on):
+    """A test of a pair as the file stores it: its bin is told in words."""
+    pair = TEST | {"column": "x and k", "edges": [], "cells": ["x in [0, 1] and k in [0, 1]", "x in [1, 2]"]}
+    report, page, _ = report_on({"signal": "w"}, provenance={"splot": {"factorization": [TEST, pair]}})
+    assert [test.column for test in report.factorization] == ["x<y>", "x and k"]
+    assert report.factorization[1].where == "x in [1, 2]"
+    assert "x in [1, 2]" in page

@@ -14,21 +14,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as distributions
 
 from calorefine import keys, stats
 from calorefine.errors import (
     BranchError,
     ConfigError,
     EmptySelectionError,
+    FactorizationError,
+    FactorizationWarning,
     FitError,
     SumRuleWarning,
     ValueRangeError,
 )
 from calorefine.weights.bootstrap import bootstrap_weights
+from calorefine.weights.consistency import consistency_test
 from calorefine.weights.fraction_errors import balanced_variances, can_balance
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.labels import LabelFit
-from calorefine.weights.source import WeightSource
+from calorefine.weights.source import EVENT, WeightSource
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 SPECIES = ("signal", "background", "other")
@@ -52,6 +56,8 @@ def numbers(sizes):
     return {"sample": np.repeat(np.arange(len(sizes)), sizes).astype(float)}
 
 
+MIXED = {"rich": {"signal": 0.9, "background": 0.1}, "middle": {"signal": 0.5, "background": 0.5}}
+MIXED |= {"poor": {"signal": 0.2, "background": 0.8}}
 MATRICES = {
     "2x2": [[0.8, 0.2], [0.3, 0.7]],
     "3x2": [[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]],
@@ -635,3 +641,61 @@ def test_errors_of_yields_are_their_spread(error):
         yields.append(source.varied(replica).fit({"sample": np.repeat([0.0, 1.0], sizes)}).yields[0])
     spread = np.std(yields, axis=0)
     assert np.all(np.abs(spread / fit.yield_errors[0] - 1) < 4.5 / np.sqrt(2 * 2000))
+
+
+def test_candidates_of_an_event_count_together():
+    """Each event twice, in one sample: twice the root of what single events have; by a loop for mixed samples."""
+    table = numbers([300, 200])
+    twice = {"sample": np.repeat(table["sample"], 2), EVENT: np.repeat(np.arange(500, dtype=np.uint64), 2)}
+    source = LabelFractions(fractions=PURE)
+    single, double = source.fit(table), source.fit(twice)
+    np.testing.assert_allclose(double.yields, 2 * single.yields)
+    np.testing.assert_allclose(double.yield_errors, 2 * single.yield_errors)
+    assert double.n_eff == pytest.approx(single.n_eff)
+    rng = np.random.default_rng(43)
+    mixed = {"sample": rng.integers(0, 2, 400).astype(float), EVENT: rng.integers(0, 150, 400).astype(np.uint64)}
+    fit, weight = source.fit(mixed), source.weights(mixed)
+    by_key = [weight[mixed[EVENT] == key].sum() for key in range(150)]
+    assert fit.sum_w2[0, 0] == pytest.approx(np.sum(np.square(by_key)))
+
+
+def overdetermined(seed, *, error=0.0, off=0.0, copies=1):
+    """Table and columns of three samples of two species; the middle one's fraction is off, all of them by an error."""
+    rng = np.random.default_rng(seed)
+    sample = np.repeat([0.0, 1.0, 2.0], [3000, 2000, 1000])
+    fraction = np.array([0.9, 0.5 + off, 0.2]) + rng.normal(0, error, 3)
+    signal = rng.random(6000) < fraction[sample.astype(int)]
+    x, flag = np.where(signal, rng.normal(1, 0.5, 6000), rng.normal(0, 0.5, 6000)), rng.integers(0, 2, 6000) * 1.0
+    table = {"sample": sample, EVENT: np.arange(6000, dtype=np.uint64)}
+    return tuple({k: np.repeat(v, copies) for k, v in named.items()} for named in (table, {"x": x, "flag": flag}))
+
+
+@pytest.mark.parametrize("options", [{}, {"error": 0.03}, {"copies": 2}])
+def test_consistency_of_more_samples_than_species(options):
+    """Seeds (45, 0..99): p-values are uniform (KS above 1e-4), with errors of the fractions and with candidates."""
+    errors = {name: {"signal": options["error"]} for name in MIXED} if "error" in options else None
+    source = LabelFractions(fractions=MIXED, errors=errors)
+    p_values = [consistency_test(source, *overdetermined([45, seed], **options))[0].p_value for seed in range(100)]
+    assert distributions.kstest(p_values, "uniform").pvalue > 1e-4
+
+
+def test_samples_that_disagree_are_refused():
+    """Seed 46: 0.65 where 0.5 is claimed, p about 1e-12; two samples of two species always agree."""
+    table, columns = overdetermined(46, off=0.15)
+    source = LabelFractions(fractions=MIXED)
+    with pytest.raises(FactorizationError, match="same species with these fractions, by x: chi2/ndf"):
+        source.check(source.fit(table), table, columns)
+    with pytest.warns(FactorizationWarning, match="by x: .* largest deviation: middle by"):
+        tests = source.check(source.fit(table), table, columns, dependence="warn")
+    assert [test.ndf for test in tests] == [4, 1]
+    two = LabelFractions(fractions=PURE)
+    assert two.check(two.fit(numbers([300, 200])), numbers([300, 200]), {"x": np.arange(500.0)}) == []
+
+
+def test_consistency_in_bins_of_context():
+    """Seed 47: both bins count; the one that deviates is named."""
+    table, columns = overdetermined(47, off=0.2)
+    table["c"] = np.where(table["sample"] == 1, 1.5, np.arange(6000) % 2)
+    source = LabelFractions(fractions=MIXED, in_bins_of={"c": [0.0, 1.0, 2.0]})
+    test = consistency_test(source, table, columns)[0]
+    assert (test.ndf, test.where) == (4, "1 <= c <= 2")

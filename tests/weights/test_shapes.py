@@ -5,9 +5,11 @@ import pytest
 from scipy import integrate, stats
 
 from calorefine.errors import ConfigError
+from calorefine.weights import SPlot
 from calorefine.weights.mixture import Mixture
 from calorefine.weights.peaks import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Gaussian
 from calorefine.weights.polynomials import Bernstein, BernsteinTerm, Chebyshev
+from calorefine.weights.resonances import BreitWigner, Voigt
 from calorefine.weights.shapes import Exponential, Guess, Sum
 
 LOW, HIGH = 2.6, 3.6
@@ -17,6 +19,11 @@ CASES = {
     "double gaussian": (DoubleGaussian(), (3.1, 0.03, 2.2, 0.7, -0.01)),
     "crystal ball": (CrystalBall(), (3.1, 0.04, 1.2, 2.5)),
     "double-sided crystal ball": (DoubleSidedCrystalBall(), (3.1, 0.04, 1.2, 2.5, 1.7, 4.0)),
+    "voigt": (Voigt(), (3.1, 0.03, 0.02)),
+    "narrow voigt": (Voigt(), (3.1, 0.002, 0.001)),
+    "voigt beyond the range": (Voigt(), (3.7, 0.1, 0.2)),
+    "breit-wigner": (BreitWigner(), (3.1, 0.03, 0.02)),
+    "wide breit-wigner": (BreitWigner(), (3.0, 0.01, 0.5)),
     "exponential": (Exponential(), (-1.4,)),
     "steep rising exponential": (Exponential(), (90.0,)),
     "flat exponential": (Exponential(), (0.0,)),
@@ -52,6 +59,28 @@ def test_crystal_ball_agrees_with_scipy():
     reference = stats.crystalball(1.2, 2.5, loc=3.1, scale=0.04)
     inside = reference.cdf(HIGH) - reference.cdf(LOW)
     np.testing.assert_allclose(CrystalBall().pdf(m, LOW, HIGH, 3.1, 0.04, 1.2, 2.5), reference.pdf(m) / inside)
+
+
+def test_breit_wigner_is_the_convolution():
+    """By a sum over the relativistic Breit-Wigner's values, 20 resolutions to either side and more."""
+    m, true = np.linspace(60.0, 120.0, 31), np.linspace(-200, 400, 600_001)
+    natural = 1 / ((true**2 - 91.19**2) ** 2 + (91.19 * 2.495) ** 2)
+    convolved = np.array([natural @ np.exp(-0.5 * ((value - true) / 1.7) ** 2) for value in m])
+    density = BreitWigner().density(m, 91.19, 1.7, 2.495)
+    np.testing.assert_allclose(density / density.sum(), convolved / convolved.sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Voigt, BreitWigner])
+def test_resonances_find_resolution_and_natural_width(kind):
+    """Seed 3; a Breit-Wigner of 2.5 with a resolution of 1.5: within 4 standard deviations (6e-5 each)."""
+    rng = np.random.default_rng(3)
+    peak = 91.2 + 1.25 * rng.standard_cauchy(8000) + rng.normal(0, 1.5, 8000)
+    m = np.concatenate([peak, rng.uniform(60, 120, 4000)])
+    species = {"signal": kind(mean=91.0), "background": Exponential()}
+    fit = SPlot(spectator="m", range=(60, 120), species=species).fit_spectator(m)
+    found, error = np.array(fit.values[2:5]), np.array(fit.errors[2:5])
+    assert np.all(np.abs(found - [91.2, 1.5, 2.5]) < 4 * error)
+    assert np.all(error < [0.1, 0.2, 0.3])
 
 
 def test_double_sided_crystal_ball_is_symmetric_for_equal_tails():
