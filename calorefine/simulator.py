@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys
 from calorefine.data.module import Prepared
+from calorefine.data.support import Support
 from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
 from calorefine.io.provenance import digest, made_by
@@ -20,6 +22,7 @@ from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood, recipe_named
 
 BLOCK, BLOCK_VALUES = 8192, 2**22
+COMBINATION = "in combination"  # beside the names of the context's columns, which are no two words
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
 
 
@@ -37,6 +40,7 @@ class Simulator:
         self.spec = dict(spec)
         self.columns = Columns.from_dict(spec["columns"])
         self.domain = np.asarray(spec["domain"], np.float64).reshape(-1, 2)
+        self.support = Support.from_dict(spec["support"]) if spec.get("support") else None
 
     @classmethod
     def load(cls, path: str | Path, *, models: Iterable[type[GenerativeModel]] = ()) -> Simulator:
@@ -85,8 +89,8 @@ class Simulator:
 
         Returns:
             Features float32 by name, (n * n_per_event,) or (n * n_per_event, *shape) of an array, in the units of
-            `columns`, unweighted, and `in_domain` (n * n_per_event,) bool: whether every context column is within the
-            range of the training events.
+            `columns`, unweighted, and `in_domain` (n * n_per_event,) bool: whether there are training events at such
+            conditions, as `inside` tells.
 
         Raises:
             ConfigError: a context column is missing or has another length, or `n_per_event` is less than 1.
@@ -114,8 +118,8 @@ class Simulator:
 
         Returns:
             (n,) in nats: of a density per product of the features' units; of a probability where a feature is an atom
-            or an integer; -inf for what is impossible.  Where context is outside the training range, which `inside`
-            tells, it is an extrapolation.
+            or an integer; -inf for what is impossible.  Where `inside` tells that there are no training events at such
+            conditions, it is an extrapolation.
 
         Raises:
             ConfigError: the model has no likelihood, or a column is missing or has another length.
@@ -139,16 +143,27 @@ class Simulator:
         raise ConfigError(f"a {self.spec['model']} has no likelihood, expected one of {', '.join(able)}")
 
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Tell which rows of encoded context (n, c) lie within the training range in every column."""
-        return self.columns.in_domain(encoded, self.domain)
+        """Tell for which rows of encoded context (n, c) there are training events, as `inside` does."""
+        return np.asarray(np.logical_and.reduce([np.ones(len(encoded), bool), *self._inside(encoded).values()]))
 
     def inside(self, context: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.bool_]]:
-        """Tell which conditions (n,) are within the training range, by context column."""
-        return self.columns.inside(self._encode(context), self.domain)
+        """Tell which conditions (n,) are within the training range, by context column, and under `COMBINATION`.
 
-    def count_outside(self, context: Mapping[str, ArrayLike]) -> dict[str, int]:
-        """Count the conditions outside the training range, by context column."""
-        return {name: int(np.sum(~inside)) for name, inside in self.inside(context).items()}
+        That is false for conditions that are within all ranges and far from any training event, as `Support` has it.
+        """
+        return self._inside(self._encode(context))
+
+    def _inside(self, encoded: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]:
+        out = self.columns.inside(encoded, self.domain)
+        if self.support:
+            within = self.columns.in_domain(encoded, self.domain)
+            out[COMBINATION] = ~within
+            out[COMBINATION][within] = self.support.holds(encoded[within])
+        return out
+
+    def count_outside(self, context: Mapping[str, ArrayLike]) -> Counter[str]:
+        """Count the conditions for which `inside` is false, by the same names."""
+        return Counter({name: int(np.sum(~inside)) for name, inside in self.inside(context).items()})
 
     def _encode(self, context: Mapping[str, ArrayLike], *, n_unconditional: int = 0) -> NDArray[np.float32]:
         table = {}

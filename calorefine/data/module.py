@@ -20,6 +20,7 @@ from calorefine import keys, stats
 from calorefine.data.batches import Batch, BatchDataset, Epoch, ShuffledBatches, counted
 from calorefine.data.column_transforms import ColumnTransforms, Conditions, row_blocks
 from calorefine.data.preprocessing import Preprocessing
+from calorefine.data.support import Support
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.events import Columns, Events
@@ -45,6 +46,7 @@ class Prepared:
         domain: (c, 2) smallest and largest training value of each encoded context column.
         mean_weight: mean weight of the training events.
         provenance: source, number of events, sums of weights, digest: plain containers.
+        support: which combinations of the context training events have, if that is known.
     """
 
     columns: Columns
@@ -53,6 +55,7 @@ class Prepared:
     domain: NDArray[np.float64]
     mean_weight: float
     provenance: dict[str, Any]
+    support: Support | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for the checkpoint, which holds the tensors of the maps beside."""
@@ -60,6 +63,7 @@ class Prepared:
             "columns": self.columns.to_dict(),
             "preprocessing": self.features.to_dict(),
             "domain": self.domain.tolist(),
+            "support": self.support.to_dict() if self.support else None,
             "mean_weight": self.mean_weight,
             "provenance": self.provenance,
         }
@@ -86,6 +90,7 @@ class Prepared:
             domain=np.asarray(values["domain"], np.float64).reshape(-1, 2),
             mean_weight=values["mean_weight"],
             provenance=values["provenance"],
+            support=Support.from_dict(values["support"]) if values.get("support") else None,
         )
 
 
@@ -169,7 +174,7 @@ class EventDataModule(pl.LightningDataModule):
         self.train, self.validation = events.take(train), events.take(validation)
         self.n_eff_signed = stats.n_eff(signed[~held_out])
         try:
-            self.prepared = self._prepare()
+            self.prepared = self._prepare(signed[train])
         except ValueRangeError as error:
             if self.replica.index == 0:
                 raise
@@ -313,7 +318,8 @@ class EventDataModule(pl.LightningDataModule):
             raise ConfigError(msg)
         return np.asarray(table["\0weight"], np.float64)
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self, signed: NDArray[np.float64]) -> Prepared:
+        """Fit all to the training events, whose weights (n,) before positive ones were made of them are these."""
         train, columns = self.train, self.columns
         for name, events in (("training", train), ("held-out", self.validation)):
             stats.require_positive_sum(events.weight, f"{self.source}, {name} events")
@@ -326,6 +332,7 @@ class EventDataModule(pl.LightningDataModule):
             domain=domain,
             mean_weight=stats.sum_w(train.weight) / len(train),
             provenance=self._provenance(),
+            support=Support.fit(train.context, signed, train.event_key, columns),
         )
 
     def _provenance(self) -> dict[str, Any]:

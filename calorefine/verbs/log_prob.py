@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,8 @@ class LogProbSummary:
         n_events: rows written.
         n_impossible: rows with -inf.
         total: sum of the other ones.
-        n_outside: rows outside the training domain, by context column.
-        n_outside_any: rows outside in any column.
+        n_outside: rows outside the training domain, by context column, and in combination.
+        n_outside_any: rows outside in any way.
     """
 
     output: Path
@@ -39,7 +40,7 @@ class LogProbSummary:
     n_events: int = 0
     n_impossible: int = 0
     total: float = 0.0
-    n_outside: dict[str, int] = field(default_factory=dict)
+    n_outside: Counter[str] = field(default_factory=Counter)
     n_outside_any: int = 0
 
     def __str__(self) -> str:
@@ -66,7 +67,7 @@ def log_prob_file(
 ) -> LogProbSummary:
     """Write the events of ROOT files with the log density of their features given their context as a further branch.
 
-    Another one, `<branch>_in_domain`, tells whether every context column is within the range of the training events.
+    Another one, `<branch>_in_domain`, tells whether training events have such a context.
 
     The density is that of a trained model with a likelihood, in original units; where a feature is an atom or an
     integer, it is a probability.  The difference of two models' branches is the log likelihood ratio of two hypotheses.
@@ -93,7 +94,7 @@ def log_prob_file(
     sample, known = WeightedFiles(files, tree), simulator.columns
     unknown_columns(columns or {}, [*known.features, *known.context], option="--columns")
     adapted = adapted_columns(known, columns or {}, option="--columns")
-    summary = LogProbSummary(Path(output), branch, n_outside=dict.fromkeys(known.context, 0))
+    summary = LogProbSummary(Path(output), branch)
     with rewriting(
         sample.source,
         sample.request(adapted, adapted.expressions("features", "context")),
@@ -130,5 +131,4 @@ def _count(
     summary.n_impossible += int(np.sum(~finite))
     summary.total += float(values[finite].sum())
     summary.n_outside_any += int(np.sum(~in_domain))
-    for name, rows in inside.items():
-        summary.n_outside[name] += int(np.sum(~rows))
+    summary.n_outside += Counter({name: int(np.sum(~rows)) for name, rows in inside.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class SampleSummary:
         output: the file.
         n_conditions: rows read.
         n_generated: rows written.
-        n_outside: conditions outside the training domain, by context column.
-        n_outside_any: conditions outside in any column.
+        n_outside: conditions outside the training domain, by context column, and in combination.
+        n_outside_any: conditions outside in any way.
         seconds: wall time.
         refined: the simulator with a reweighter's correction, which counted its draws.
     """
@@ -41,7 +42,7 @@ class SampleSummary:
     output: Path
     n_conditions: int = 0
     n_generated: int = 0
-    n_outside: dict[str, int] = field(default_factory=dict)
+    n_outside: Counter[str] = field(default_factory=Counter)
     n_outside_any: int = 0
     seconds: float = 0.0
     refined: RefinedSimulator | None = None
@@ -108,7 +109,7 @@ def sample_file(
         warn_of_row_keys(sample.source)
     corrections = [Path(reweighter)] if reweighter else []
     refined = RefinedSimulator(simulator, Reweighter.load(reweighter)) if reweighter else None
-    summary = SampleSummary(Path(output), n_outside=dict.fromkeys(columns.context, 0), refined=refined)
+    summary = SampleSummary(Path(output), refined=refined)
     seen: list[KeyArray] = []
     with rewriting(
         sample.source,
@@ -170,7 +171,6 @@ def _generated(
     summary.n_conditions += len(chunk)
     summary.n_generated += len(chunk) * n_per_event
     summary.n_outside_any += int(np.sum(~generated["in_domain"][::n_per_event]))
-    for name, count in simulator.count_outside(chunk.values).items():
-        summary.n_outside[name] += count
+    summary.n_outside += simulator.count_outside(chunk.values)
     copy = {} if n_per_event == 1 else {"copy": np.tile(np.arange(n_per_event, dtype=np.int32), len(chunk))}
     return generated | copy
