@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from calorefine.errors import ConfigError, KeyWarning
 from calorefine.events import Columns
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance, recorded
+from calorefine.io.provenance import made_by, read_provenance, recorded, write_json
 from calorefine.io.sources import Source
 from calorefine.io.table import read_table
 from calorefine.io.writer import replacing
@@ -86,7 +85,7 @@ def weights_report(
     ):
         sample = _read(source, columns, weights=weights, splot=splot, nonfinite=nonfinite)
         report = _report(target, source, columns=columns, expressions=weights, splot=splot, sample=sample)
-        numbers.write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        write_json(numbers, report.to_dict() | {"provenance": made_by()})
         title = f"Weights of {first_three(report.files)}"
         write_page(page, title, sections=weights_sections(report, columns), lead=lead(report))
     return report
