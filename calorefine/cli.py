@@ -3,6 +3,7 @@
 `calorefine fit|test|predict` are those of `lightning`; `calorefine validate` compares files.
 
 All verbs take their options from YAML (`-c file.yaml`), from the command line, or both; `--print_config` shows all.
+A sample is an option with parts: `--reference.files F --reference.weight w`; a plain `--reference F` names its files.
 Only the module of the verb that was asked for is imported.
 """
 
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from calorefine.errors import CalorefineError, ConfigError, nearest, without_hints
 
@@ -60,18 +64,56 @@ def _lightning(args: Sequence[str] | None = None) -> Any:
 def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     """Call the function of a verb with the options of its command line."""
     import torch
-    from jsonargparse import ArgumentParser
+    import yaml  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
+    from jsonargparse import ArgumentParser, get_loader, set_loader
 
+    from calorefine.io.sample import WeightedFiles
+
+    hints = get_type_hints(function)
+    samples = [name for name, kind in hints.items() if WeightedFiles in (kind, *get_args(kind))]
+    set_loader("samples", lambda text: _records(get_loader("yaml")(text), samples), (yaml.YAMLError,))
     description = (function.__doc__ or "").partition("\n")[0]
-    parser = ArgumentParser(prog=f"calorefine {verb}", allow_abbrev=False, description=description)
+    options: dict[str, Any] = {"allow_abbrev": False, "exit_on_error": False, "parser_mode": "samples"}
+    parser = ArgumentParser(prog=f"calorefine {verb}", description=description, **options)
     parser.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
     parser.add_argument("--modules", type=str, default="", help="Files of your own recipes, such as my_generators.")
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
-    parsed = parser.parse_args([_underscores(arg) for arg in args])
+    try:
+        parsed = parser.parse_args(_spelled(args, samples))
+    except argparse.ArgumentError as error:
+        parts = [f"{name}.{part.name}" for name in samples for part in fields(WeightedFiles)]
+        parser.exit_on_error = True
+        parser.error(f"{error}{_hint(str(error), [*inspect.signature(function).parameters, *parts])}")
     _import_modules(parsed.pop("modules"))
-    options = parser.instantiate(parsed)
+    given = parser.instantiate(parsed)
     torch.set_num_threads(1)
-    return function(**{key: value for key, value in options.items() if key != "config"})
+    return function(**{key: value for key, value in given.items() if key != "config"})
+
+
+def _records(content: Any, samples: Sequence[str]) -> Any:
+    """Options of a YAML file, where a path, a glob or a list of them stands for a sample of these files."""
+    if not isinstance(content, dict):
+        return content
+    plain = {name for name in samples if isinstance(content.get(name), str | list)}
+    return {name: {"files": value} if name in plain else value for name, value in content.items()}
+
+
+def _spelled(args: Sequence[str], samples: Sequence[str]) -> list[str]:
+    """Let `--n-per-event` mean `--n_per_event`, and `--reference F` `--reference.files F`."""
+    spelled = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+            name += ".files" if name[2:] in samples and not (value or following).startswith(("{", "null")) else ""
+        spelled.append(name + equals + value)
+    return spelled
+
+
+def _hint(message: str, options: Sequence[str]) -> str:
+    """The option nearest to one that isn't known."""
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted", message)
+    return nearest(unknown[1] or unknown[2], options) if unknown else ""
 
 
 def _import_modules(names: str) -> None:
@@ -107,14 +149,6 @@ def _summary(module: str, function: str) -> str:
     source = (Path(__file__).parent / "verbs" / f"{module}.py").read_text()
     definition = next(node for node in ast.parse(source).body if getattr(node, "name", "") == function)
     return (ast.get_docstring(definition) or "").partition("\n")[0]  # type: ignore[arg-type]  # a function
-
-
-def _underscores(arg: str) -> str:
-    """Let `--n-per-event` mean `--n_per_event`."""
-    if not arg.startswith("--"):
-        return arg
-    name, equals, value = arg.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _on_purpose(error: BaseException | None) -> CalorefineError | None:

@@ -24,33 +24,10 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Arrays
 
-FUNCTIONS = frozenset(
-    [
-        "where",
-        "sin",
-        "cos",
-        "tan",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arctan2",
-        "sinh",
-        "cosh",
-        "tanh",
-        "arcsinh",
-        "arccosh",
-        "arctanh",
-        "log",
-        "log10",
-        "log1p",
-        "exp",
-        "expm1",
-        "sqrt",
-        "abs",
-        "floor",
-        "ceil",
-    ]
-)
+FUNCTIONS = frozenset([
+    "where", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh",
+    "arctanh", "log", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "floor", "ceil",
+])  # fmt: skip
 _ALLOWED = (
     ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Load,
     ast.boolop,

@@ -78,6 +78,11 @@ class Configured:
         return {item.name: getattr(self, item.name) for item in fields(parameters) if item.init}
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file; NaN is an error."""
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def made_by() -> dict[str, Any]:
     """Versions, and `verb`, `options` and the names of those that are not the default (`changed`), if a verb runs."""
     versions = {"calorefine": version("calorefine"), "python": platform.python_version(), "torch": version("torch")}
@@ -127,8 +132,3 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """
     with open_file(path) as file:
         return json.loads(str(file[PROVENANCE])) if PROVENANCE in file else {}
-
-
-def write_provenance(path: Path) -> None:
-    """Write what runs as a JSON file, beside outputs that hold no provenance themselves."""
-    path.write_text(json.dumps(made_by(), indent=1) + "\n", encoding="utf-8")

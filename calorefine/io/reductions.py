@@ -32,9 +32,10 @@ from calorefine.io import expressions
 Branches = Mapping[str, Any]
 """Arrays (n,), fixed-size arrays (n, k) or awkward arrays (n, var) by branch."""
 
-_NUMBERS = ("max", "min", "mean", "first", "sum")
+_HOW = {"max": ak.max, "min": ak.min, "mean": ak.mean, "first": ak.firsts, "any": ak.any, "all": ak.all}
+_HOW |= {"sum": ak.sum, "count": ak.sum}
 _CONDITIONS = ("count", "any", "all")
-REDUCTIONS = frozenset([*_NUMBERS, *_CONDITIONS])
+REDUCTIONS = frozenset(_HOW)
 _CALL = re.compile(rf"\b({'|'.join(sorted(REDUCTIONS))})\s*\(")
 _WITH_FALLBACK = ("max", "min", "mean", "first")
 
@@ -267,29 +268,12 @@ def _reduce(reduction: Reduction, table: Branches, n: int) -> NDArray[Any]:
     elements = ak.unflatten(values, counts)
     if reduction.selected:
         elements = elements[ak.unflatten(_truth(selected[0], reduction.selected.text), counts)]
-    if reduction.function in _CONDITIONS:
-        how = {"count": ak.sum, "any": ak.any, "all": ak.all}[reduction.function]
-        return np.asarray(how(elements, axis=1))
-    result = _numbers(reduction.function, elements)
+    result = np.asarray(ak.fill_none(_HOW[reduction.function](elements, axis=1), np.nan))
+    if reduction.function in ("max", "min"):  # which ignore NaN in awkward
+        result = np.where(ak.any(np.isnan(elements), axis=1), np.nan, result)
     if reduction.fallback:
-        empty = ak.to_numpy(ak.num(elements, axis=1)) == 0
-        result = np.where(empty, _evaluate(reduction.fallback, table, n), result)
-    return result
-
-
-def _numbers(function: str, elements: ak.Array) -> NDArray[np.float64]:
-    """Reduce lists of numbers; NaN where a list is empty (but for the sum) or an element that matters is NaN."""
-    if function == "sum":
-        return np.asarray(ak.sum(elements, axis=1), np.float64)
-    if function == "mean":
-        size = ak.to_numpy(ak.num(elements, axis=1))
-        sums = np.asarray(ak.sum(elements, axis=1), np.float64)
-        return np.asarray(np.divide(sums, size, out=np.full(len(size), np.nan), where=size > 0))
-    if function == "first":
-        return np.asarray(ak.fill_none(ak.firsts(elements, axis=1), np.nan), np.float64)
-    how = ak.max if function == "max" else ak.min
-    found = np.asarray(ak.fill_none(how(elements, axis=1), np.nan), np.float64)
-    return np.where(np.asarray(ak.any(np.isnan(elements), axis=1)), np.nan, found)  # which awkward's maximum ignores
+        result = np.where(ak.num(elements, axis=1) == 0, _evaluate(reduction.fallback, table, n), result)
+    return np.asarray(result)
 
 
 def _counts(reduction: Reduction, table: Branches) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ class WeightedFiles:
 
     Args:
         files: paths or globs.
-        tree: name of the tree; that of the nominal sample, if left out.
+        tree: name of the tree; that of the other samples, if left out.
         weight: branch or expression of the events' weight, signed ones included, or "none".
     """
 

@@ -25,7 +25,7 @@ from calorefine.systematics.systematics import ObservableBins
 from calorefine.systematics.variations import Variables, Variations
 from calorefine.twosample.context_check import warn_of_file_contexts
 
-GENERATED, REWEIGHTED, REFERENCE = "generated", "reweighted", "reference"
+REWEIGHTED, REFERENCE = "reweighted", "reference"
 REPLICAS = "weight_replica"
 Test = tuple[float | None, float | None]
 
@@ -77,8 +77,9 @@ def measure_features(
     samples = {name: sample.within(tree) for name, sample in samples.items()}
     described = next((files.columns for name, files in samples.items() if name != REFERENCE and _tells(files)), None)
     texts, lacking = _expressions(samples, described, names)
-    if REFERENCE in samples:
-        warn_of_file_contexts(samples[REWEIGHTED if REWEIGHTED in samples else GENERATED], samples[REFERENCE])
+    for name in samples if REFERENCE in samples else ():
+        if name != REFERENCE:
+            warn_of_file_contexts(samples[name], samples[REFERENCE])
     last, files = list(samples.items())[-1]
     rows = files.rows(files.request(None, {name: text[last] for name, text in texts.items()}))
     edges = {name: display_edges(rows.table[name], rows.weight, bins=bins).tolist() for name in texts}

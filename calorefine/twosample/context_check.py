@@ -52,17 +52,19 @@ def _hint(weights: tuple[str, str]) -> str:
         names = ",".join(branches(weights[1]))
         return (
             f"weight both sides: calorefine sample at the reference's conditions with --pass_through {names}, then "
-            f"--generated_weight '{weights[1]}'"
+            f"--generated.weight '{weights[1]}'"
         )
     return "expected events generated at the reference's conditions, with the same weight on both sides"
 
 
 def warn_of_file_contexts(generated: WeightedFiles, reference: WeightedFiles) -> None:
-    """`warn_of_contexts` for the context that the generated file's provenance names, as far as both files tell it."""
+    """`warn_of_contexts` for the context that the generated file's provenance names, or say why it isn't compared."""
     if not generated.provenance.get("columns", {}).get("context"):
         return
     try:
         samples = read_samples(generated, reference, columns=None)
-    except CalorefineError:  # other files than those that belong together: there is no context to compare
+    except CalorefineError as error:
+        text = "contexts are not compared, and features may differ for their reason alone"
+        warnings.warn(f"{generated.source} and {reference.source}: {text}: {error}", CalorefineWarning, stacklevel=2)
         return
     warn_of_contexts(samples, (generated.weight, reference.weight))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
 from calorefine.io.chunks import Request
-from calorefine.io.formats import open_source
-from calorefine.io.provenance import recorded
+from calorefine.io.provenance import made_by, recorded, write_json
+from calorefine.io.reductions import branches
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
 from calorefine.io.writer import replacing
 from calorefine.pages.page import Picture, Section, Table, write_page
 from calorefine.simulator import Simulator
-from calorefine.text import number, with_error
+from calorefine.text import first_three, number, with_error
 from calorefine.twosample.binned import corrected_smallest
 from calorefine.twosample.distances import N_REPLICATES
 from calorefine.twosample.results import Validation
@@ -122,10 +123,9 @@ class ModelComparison:
 def compare_models(
     *,
     models: dict[str, Candidate],
-    reference: str,
+    reference: WeightedFiles,
     output: str,
     tree: str = "events",
-    reference_weight: str = "none",
     training: str | None = None,
     repetitions: int = 10,
     seed: int = 1,
@@ -137,10 +137,10 @@ def compare_models(
 
     Args:
         models: name to configuration or checkpoint, the same data in all of them.
-        reference: ROOT file with features and context.
+        reference: events with features and context, and a weight of any sign, which what is generated at their
+            conditions gets as well.
         output: the page to write, an .html file.
-        tree: name of the tree.
-        reference_weight: branch or expression of the reference's weight, signed ones included, or "none".
+        tree: name of the tree, if the reference doesn't name it.
         training: ROOT file of the training events, to look for memorized ones.
         repetitions: how often the classifier is trained for each.
         seed: of training and sampling.
@@ -152,34 +152,37 @@ def compare_models(
     Raises:
         CalorefineError: bad input, or a training that fails.
     """
-    target = Path(output)
+    target, reference = Path(output), reference.within(tree)
     if target.suffix != ".html":
         raise ConfigError(f"output: {output} found, expected a name that ends in .html")
     if not models:
         raise ConfigError("models: none given, expected a configuration or a checkpoint of each")
     for name, candidate in models.items():
         _check(name, candidate)
+    weights = [] if reference.weight == "none" else branches(reference.weight)
+    conditions: dict[str, Any] = {"conditions": reference.files, "tree": reference.source.tree, "seed": seed}
+    conditions["pass_through"] = list(dict.fromkeys(name.partition("[")[0] for name in weights))
+    judged: dict[str, Any] = {"reference": reference, "training": training, "repetitions": repetitions}
     folder = target.with_suffix("")
     folder.mkdir(exist_ok=True)
     rows, validations = [], {}
-    with replacing(target, overwrite=overwrite) as page:
+    with ExitStack() as stack:
+        page, markdown, numbers = (
+            stack.enter_context(replacing(target.with_suffix(end), overwrite=overwrite))
+            for end in (".html", ".md", ".json")
+        )
         for name, candidate in models.items():
             checkpoint, seconds = _trained(name, candidate, folder, seed)
-            made = str(folder / f"{name}.root")
-            given: dict[str, Any] = {"tree": tree, "overwrite": True}
-            sample_file(checkpoint=checkpoint, conditions=reference, output=made, seed=seed, **given)
-            given |= {"reference_weight": reference_weight, "training": training, "repetitions": repetitions}
-            output = str(folder / f"{name}.json")
-            validations[name] = validate_files(generated=made, reference=reference, output=output, **given)
-            rows.append(
-                _row(name, Simulator.load(checkpoint), validations[name], seconds, open_source(reference, tree))
-            )
+            generated, validated = (str(folder / f"{name}{end}") for end in (".root", ".json"))
+            sample_file(checkpoint=checkpoint, output=generated, overwrite=True, **conditions)
+            sample = replace(reference, files=generated)
+            validations[name] = validate_files(generated=sample, output=validated, overwrite=True, **judged)
+            rows.append(_row(name, Simulator.load(checkpoint), validations[name], seconds, reference.source))
         result = ModelComparison(target, _floor(validations), rows)
-        title = f"Generators against {Path(reference).name}"
+        title = f"Generators against {first_three([path.name for path in reference.source.paths])}"
         write_page(page, title, sections=_sections(result, validations), lead=result.floor)
-    for ending, text in ((".md", result.markdown()), (".json", json.dumps([asdict(row) for row in rows], indent=1))):
-        with replacing(target.with_suffix(ending), overwrite=overwrite) as beside:
-            beside.write_text(text, encoding="utf-8")
+        markdown.write_text(result.markdown(), encoding="utf-8")
+        write_json(numbers, {"generators": [asdict(row) for row in rows], "provenance": made_by()})
     return result
 
 

@@ -24,7 +24,7 @@ from calorefine.data.batches import COUNTED
 from calorefine.ensemble.members import RECORD, Ensemble, Member, alike, planned
 from calorefine.ensemble.train import Recipe, train_members
 from calorefine.errors import ConfigError, TrainingError
-from calorefine.io.provenance import PROVENANCE_FILE, recorded, write_provenance
+from calorefine.io.provenance import PROVENANCE_FILE, made_by, recorded, write_json
 from calorefine.stats import error_of_error
 
 MOST_TOGETHER = 16
@@ -115,7 +115,7 @@ def ensemble_models(
     else:
         _run(recipe, todo, processes)
     if only is None:
-        write_provenance(folder / PROVENANCE_FILE)
+        write_json(folder / PROVENANCE_FILE, made_by())
     names = [member.name for group in todo for member in group]
     return EnsembleSummary(Ensemble.load(folder, complete=only is None), names, time.perf_counter() - start)
 

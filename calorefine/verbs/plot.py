@@ -18,14 +18,11 @@ from calorefine.twosample.overlay import overlay
 @recorded("plot")
 def plot_files(
     *,
-    generated: str,
-    reference: str,
+    generated: WeightedFiles,
+    reference: WeightedFiles,
     output: str,
     features: list[str] | None = None,
     tree: str = "events",
-    reference_tree: str | None = None,
-    generated_weight: str = "none",
-    reference_weight: str = "none",
     bins: int = 40,
     overwrite: bool = False,
 ) -> str:
@@ -35,14 +32,11 @@ def plot_files(
     independent events.  A warning tells if the contexts of both are distributed differently.
 
     Args:
-        generated: ROOT file of generated events.
-        reference: ROOT file of reference events.
+        generated: generated events, with a weight if they have one.
+        reference: reference events, with a weight of any sign.
         output: picture to write; its ending tells the format (png, pdf, svg).
         features: branches or expressions in both files; the generated features if left out.
-        tree: name of the tree in the generated file.
-        reference_tree: name of the tree in the reference file, if it is another one.
-        generated_weight: branch or expression of the generated events' weight, or "none".
-        reference_weight: branch or expression of the reference events' weight, signed ones included, or "none".
+        tree: name of the tree in samples that don't name theirs.
         bins: number of bins.
         overwrite: replace an existing picture.
 
@@ -56,14 +50,13 @@ def plot_files(
     if bins < 1:
         raise ConfigError(f"bins: {bins} found, expected at least 1")
     picture = _format(Path(output))
-    made = WeightedFiles(generated, tree, generated_weight)
-    target = WeightedFiles(reference, reference_tree or tree, reference_weight)
-    names = features or list(made.provenance.get("columns", {}).get("features", {}))
+    files = generated.within(tree), reference.within(tree)
+    names = features or list(files[0].provenance.get("columns", {}).get("features", {}))
     if not names:
-        raise ConfigError(f"{generated}: has no provenance that names its features; name them with --features")
+        raise ConfigError(f"{generated.files}: has no provenance that names its features; name them with --features")
     wanted = {name: name for name in names}
-    samples = [sample.rows(sample.request(None, wanted)) for sample in (made, target)]
-    warn_of_file_contexts(made, target)
+    samples = [sample.rows(sample.request(None, wanted)) for sample in files]
+    warn_of_file_contexts(*files)
     figure = overlay_figure({name: overlay(name, *samples, bins=bins) for name in names})
     with replacing(Path(output), overwrite=overwrite) as beside:
         figure.savefig(beside, format=picture, dpi=110)

@@ -65,10 +65,9 @@ def report_files(
     title: str = "Report of a pipeline run",
     splot: str | None = None,
     ensemble: str | None = None,
-    generated: str | list[str] | None = None,
-    weighted: str | list[str] | None = None,
+    generated: WeightedFiles | None = None,
+    weighted: WeightedFiles | None = None,
     tree: str = "events",
-    weight: str = "weight",
     calibration: Variations | None = None,
     reference: WeightedFiles | None = None,
     features: list[str] | None = None,
@@ -88,10 +87,9 @@ def report_files(
         title: heading of the page.
         splot: the JSON file of `calorefine splot`.
         ensemble: folder of `calorefine ensemble`.
-        generated: ROOT files of generated events before the correction; a path, a glob, or a list.
-        weighted: ROOT files of the same events with the weights of the correction.
-        tree: name of the tree of generated events, and of others that don't name theirs.
-        weight: branch or expression of the weights of `weighted`.
+        generated: generated events before the correction, with the reference's weight if that has one.
+        weighted: the same events with the weights of the correction, such as the branch `weight`.
+        tree: name of the tree in samples that don't name theirs.
         calibration: bootstrap replicas of `weighted`, for the systematic band: weights of its events, or files; its
             branch `weight_replica`, if left out and there is one.
         reference: events to compare features with, such as the sWeighted calibration sample.
@@ -114,10 +112,11 @@ def report_files(
         raise ConfigError(f"output: {output} found, expected a name that ends in .html")
     if truth and not systematics:
         raise ConfigError("truth: given without systematics, expected the .npz file of 'calorefine propagate' as well")
-    given = WeightedFiles(generated or [], tree), WeightedFiles(weighted or [], tree, weight), reference
-    named = zip(("generated", REWEIGHTED, REFERENCE), given, strict=True)
-    samples = {name: sample for name, sample in named if sample and sample.files}
-    roles = {"weighted" if name == REWEIGHTED else name: sample for name, sample in samples.items()}
+    if weighted and weighted.weight == "none":
+        raise ConfigError("weighted.weight: none given, expected the correction's, such as weight")
+    given = {"generated": generated, "weighted": weighted, REFERENCE: reference}
+    roles = {role: sample for role, sample in given.items() if sample}
+    samples = {REWEIGHTED if role == "weighted" else role: sample for role, sample in roles.items()}
     members = Ensemble.load(ensemble) if ensemble else None
     singles = {"splot": splot, "reweighter": reweighter, "systematics": systematics}
     files = _files(singles, members, roles | ({"truth": truth} if truth else {}))

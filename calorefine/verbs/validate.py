@@ -16,7 +16,6 @@ say whether the two samples differ, and those of a perfect generator, trained on
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from matplotlib.figure import Figure
 
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
-from calorefine.io.provenance import recorded
+from calorefine.io.provenance import made_by, recorded, write_json
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.writer import replacing
 from calorefine.pages.validation import efficiency_figure, overlay_figure, widths_figure
@@ -42,14 +41,11 @@ from calorefine.twosample.validation import validation
 @recorded("validate")
 def validate_files(
     *,
-    generated: str,
-    reference: str,
+    generated: WeightedFiles,
+    reference: WeightedFiles,
     output: str,
     columns: Columns | None = None,
     tree: str = "events",
-    reference_tree: str | None = None,
-    generated_weight: str = "none",
-    reference_weight: str = "none",
     training: str | None = None,
     repetitions: int = 10,
     seed: int = 0,
@@ -61,16 +57,14 @@ def validate_files(
     context is that of the same event key, where both files have the key branches, or of the same row.
 
     Args:
-        generated: ROOT file of generated events.
-        reference: ROOT file of reference events.
+        generated: generated events, with a weight of any sign if they have one.
+        reference: reference events, likewise.
         output: JSON file to write; pictures with the same stem go beside it.
         columns: features, context, key and cut; those that the generated file was made with, without their cut, if
             left out.
-        tree: name of the tree in the generated file.
-        reference_tree: name of the tree in the reference and training files, if it is another one.
-        generated_weight: branch or expression of the generated events' weight, signed ones included, or "none".
-        reference_weight: branch or expression of the reference events' weight, signed ones included, or "none".
-        training: ROOT file that the generator was trained on, to look for memorized events.
+        tree: name of the tree in samples that don't name theirs.
+        training: ROOT file that the generator was trained on, to look for memorized events; its tree is named as the
+            reference's.
         repetitions: how often the classifier is trained on another half of the events.
         seed: of splits, multipliers and directions.
         overwrite: replace existing outputs.
@@ -84,16 +78,13 @@ def validate_files(
     """
     if Path(output).suffix != ".json":
         raise ConfigError(f"output: {output} found, expected a name that ends in .json; pictures go beside it")
-    files = (
-        WeightedFiles(generated, tree, generated_weight),
-        WeightedFiles(reference, reference_tree or tree, reference_weight),
-    )
+    files = generated.within(tree), reference.within(tree)
     samples = read_samples(*files, columns=columns)
-    warn_of_contexts(samples, (generated_weight, reference_weight))
+    warn_of_contexts(samples, (generated.weight, reference.weight))
     paths = [Path(output), *_pictures(Path(output), samples.columns.feature_names)]
     with ExitStack() as stack:
         partial = [stack.enter_context(replacing(path, overwrite=overwrite)) for path in paths]
-        known = read_training(training, reference_tree or tree, columns or files[0].columns) if training else None
+        known = read_training(training, files[1].source.tree, columns or files[0].columns) if training else None
         result = validation(
             samples,
             known,
@@ -103,7 +94,7 @@ def validate_files(
             repetitions=repetitions,
             seed=seed,
         )
-        partial[0].write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(partial[0], result.to_dict() | {"provenance": made_by()})
         for path, figure in zip(partial[1:], _figures(samples, result), strict=True):
             figure.savefig(path, format="png", dpi=110)
     return result

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calorefine.errors import ConfigError, KeyWarning
-from calorefine.events import Columns
+from calorefine.events import Arrays, Columns
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
-from calorefine.io.provenance import read_provenance, recorded
+from calorefine.io.provenance import made_by, read_provenance, recorded, write_json
 from calorefine.io.sources import Source
 from calorefine.io.table import read_table
 from calorefine.io.writer import replacing
@@ -30,15 +28,6 @@ from calorefine.weights.source import EVENT, shared_keys
 from calorefine.weights.splot import SPlot
 from calorefine.weights.stored import dependence, stored_part, stored_tests, stored_yields
 from calorefine.weights.summary import Dependence, SpeciesNumbers, WeightsReport
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """Columns and what the spectator fit needs, by name; weights by species; keys; all (n,)."""
-
-    table: dict[str, FloatArray]
-    weights: dict[str, FloatArray]
-    key: KeyArray
 
 
 @recorded("weights-report")
@@ -85,52 +74,60 @@ def weights_report(
         replacing(target, overwrite=overwrite) as page,
         replacing(target.with_suffix(".json"), overwrite=overwrite) as numbers,
     ):
-        sample = _read(source, columns, weights=weights, splot=splot, nonfinite=nonfinite)
-        report = _report(target, source, columns=columns, expressions=weights, splot=splot, sample=sample)
-        numbers.write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        report = _report(target, source, columns, weights, splot, nonfinite)
+        write_json(numbers, report.to_dict() | {"provenance": made_by()})
         title = f"Weights of {first_three(report.files)}"
         write_page(page, title, sections=weights_sections(report, columns), lead=lead(report))
     return report
 
 
-def _read(
-    source: Source, columns: Columns, *, weights: Mapping[str, str], splot: SPlot | None, nonfinite: NonFinite
-) -> _Sample:
-    hidden = {f"\0weight of {name}": text for name, text in weights.items()}
-    wanted = columns.expressions("features", "context") | (splot.branches if splot else {}) | hidden
-    request = Request.of(columns, wanted, nonfinite=nonfinite)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", KeyWarning)  # nothing here goes by the key
-        table, key, event = read_table(source, request)
-    table[EVENT] = event
-    return _Sample(table, {name: table.pop(column) for name, column in zip(weights, hidden, strict=True)}, key)
-
-
 def _report(
     output: Path,
     source: Source,
-    *,
     columns: Columns,
     expressions: Mapping[str, str],
     splot: SPlot | None,
-    sample: _Sample,
+    nonfinite: NonFinite,
 ) -> WeightsReport:
+    hidden = {f"\0weight of {name}": text for name, text in expressions.items()}
+    wanted = columns.expressions("features", "context") | (splot.branches if splot else {}) | hidden
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KeyWarning)  # nothing here goes by the key
+        table, key, event = read_table(source, Request.of(columns, wanted, nonfinite=nonfinite))
+    table[EVENT] = event
+    weights = {name: table.pop(column) for name, column in zip(expressions, hidden, strict=True)}
     parts = [_stored(path) for path in source.paths]
-    tests = _tests(splot, columns, sample.table) if splot else stored_tests(parts)
-    shown = columns.totals(sample.table)
+    tests = _tests(splot, columns, table) if splot else stored_tests(parts)
+    shown = columns.totals(table)
+    group = shared_keys(event)
+    largest = _largest(source, columns, shown, weights, key)
+    edges = {name: column_edges(shown[name], summary.N_BINS) for name in columns.context}
+    species = {
+        name: SpeciesNumbers(
+            expression=expressions[name],
+            weights=summary.weight_numbers(weight, group),
+            largest=largest[name],
+            moments={column: summary.weighted_moments(values, weight, group) for column, values in shown.items()},
+            bins={
+                column: summary.in_bins(shown[column], weight, edges=cuts, group=group)
+                for column, cuts in edges.items()
+            },
+        )
+        for name, weight in weights.items()
+    }
     return WeightsReport(
         output=output,
         files=[path.name for path in source.paths],
         tree=source.tree,
         cut=columns.cut,
         n_rows=source.n_entries(),
-        n_events=len(sample.key),
-        species=_species(source, columns, shown, expressions=expressions, sample=sample),
-        sum_rules=summary.sum_rules(sample.weights, stored_yields(expressions, parts)),
+        n_events=len(key),
+        species=species,
+        sum_rules=summary.sum_rules(weights, stored_yields(expressions, parts)),
         factorization_from="test" if splot else "file" if tests else "none",
         factorization=tests,
-        distribution=summary.weight_counts(sample.weights),
-        columns={name: summary.column_shares(values, sample.weights) for name, values in shown.items()},
+        distribution=summary.weight_counts(weights),
+        columns={name: summary.column_shares(values, weights) for name, values in shown.items()},
     )
 
 
@@ -142,46 +139,28 @@ def _stored(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _species(
-    source: Source,
-    columns: Columns,
-    table: Mapping[str, FloatArray],
-    *,
-    expressions: Mapping[str, str],
-    sample: _Sample,
-) -> dict[str, SpeciesNumbers]:
-    edges = {name: column_edges(table[name], summary.N_BINS) for name in columns.context}
-    group = shared_keys(sample.table[EVENT])
-    rows = {name: summary.largest(weight) for name, weight in sample.weights.items()}
-    known = _identified(source, columns, sample.key[np.concatenate(list(rows.values()))])
-    species = {}
-    for name, weight in sample.weights.items():
-        events = [
-            {"row": int(row), **known.get(int(sample.key[row]), {}), "weight": float(weight[row])}
-            | {column: float(values[row]) for column, values in table.items()}
-            for row in rows[name]
-        ]
-        moments = {column: summary.weighted_moments(values, weight, group) for column, values in table.items()}
-        bins = {
-            column: summary.in_bins(table[column], weight, edges=cuts, group=group) for column, cuts in edges.items()
-        }
-        species[name] = SpeciesNumbers(expressions[name], summary.weight_numbers(weight, group), events, moments, bins)
-    return species
-
-
-def _identified(source: Source, columns: Columns, wanted: KeyArray) -> dict[int, dict[str, int]]:
-    """Values of the key branches of these keys, exactly, read once more; empty without key branches."""
-    if not columns.key:
-        return {}
+def _largest(
+    source: Source, columns: Columns, table: Arrays, weights: Mapping[str, FloatArray], key: KeyArray
+) -> dict[str, list[dict[str, float | int]]]:
+    """Events of the largest weights of each species; values of the key branches exactly, read once more."""
+    rows = {name: summary.largest(weight) for name, weight in weights.items()}
+    wanted = key[np.concatenate(list(rows.values()))]
     request = Request({}, columns.key, columns.candidate, columns.cut, branches=columns.key_branches)
-    known = {}
-    for chunk in source.chunks(request):
+    known: dict[int, dict[str, int]] = {}
+    for chunk in source.chunks(request) if columns.key else ():
         for row in np.flatnonzero(np.isin(chunk.key, wanted)):
             known[int(chunk.key[row])] = {name: int(chunk.branches[name][row]) for name in columns.key_branches}
-    return known
+    return {
+        name: [
+            {"row": int(row), **known.get(int(key[row]), {}), "weight": float(weights[name][row])}
+            | {column: float(values[row]) for column, values in table.items()}
+            for row in chosen
+        ]
+        for name, chosen in rows.items()
+    }
 
 
-def _tests(splot: SPlot, columns: Columns, table: Mapping[str, FloatArray]) -> list[Dependence]:
+def _tests(splot: SPlot, columns: Columns, table: Arrays) -> list[Dependence]:
     """Factorization of every column."""
     results = splot.tests(splot.fit(table), table, columns.totals(table))
     return [test for result in results if (test := dependence(vars(result)))]

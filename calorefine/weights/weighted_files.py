@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError, FitError, KeyColumnError
 from calorefine.events import Arrays, Columns
 from calorefine.io.chunks import Chunk, NonFinite, Request
+from calorefine.io.provenance import made_by, write_json
 from calorefine.io.rewrite import Rewriter, rewriting
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import read_table
@@ -196,7 +196,7 @@ class WeightedOutput:
         content = self.content | {"replicas": replicas}
         copy.finish({self.kind: content, "files": source.names()})
         with replacing(self.path.with_suffix(".json"), overwrite=self.overwrite) as beside:
-            beside.write_text(json.dumps(content, indent=1, default=_plain))
+            write_json(beside, content | {"provenance": made_by()})
         for path, figure in self.pictures.items():
             with replacing(path, overwrite=self.overwrite) as beside:
                 figure.savefig(beside, format="png", dpi=120)
@@ -218,7 +218,3 @@ class WeightsSummary:
         beside = ", ".join(path.name for path in [self.output.with_suffix(".json"), *self.pictures])
         last = f"{self.output}: with {', '.join(self.branches)}; beside it {beside}"
         return "\n".join([self.fit.summary(), "", *self.lines, last])
-
-
-def _plain(value: NDArray[Any] | np.generic) -> Any:
-    return value.tolist()

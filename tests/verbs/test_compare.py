@@ -9,7 +9,7 @@ import uproot
 import yaml
 
 from calorefine.cli import calorefine
-from calorefine.datasets import CorrelatedToy
+from calorefine.datasets import CorrelatedToy, ImpureToy
 from calorefine.errors import ConfigError, FileError, TrainingError
 from calorefine.fit.command import lightning
 
@@ -46,7 +46,9 @@ def test_trained_and_loaded_generators(folder, self_contained):
         "flow": {"checkpoint": str(run / "checkpoints" / "best.ckpt")},
     }
     result = compare(folder, models, "--training", str(folder / "training.root"))
-    rows = json.loads((folder / "comparison.json").read_text())
+    content = json.loads((folder / "comparison.json").read_text())
+    assert content["provenance"]["verb"] == "compare"
+    rows = content["generators"]
     assert [row["name"] for row in rows] == ["nearest", "flow"]
     assert rows[0]["train_seconds"] > 0 and rows[1]["train_seconds"] is None
     assert rows[0]["n_parameters"] == 0 and rows[1]["n_parameters"] > 1000
@@ -65,6 +67,34 @@ def test_trained_and_loaded_generators(folder, self_contained):
     assert "| flow | Flow |" in str(result)
     with pytest.raises(ConfigError, match=r"comparison\.html: exists already"):
         compare(folder, models)
+
+
+def test_weights_of_an_impure_reference_are_those_of_its_conditions(folder):
+    """The same AUC as by `sample` and `validate`, and no warning of contexts: an identity, without any chance."""
+    table = ImpureToy(fraction=0.4, resolution=0.05).generate(1500, seed=63)
+    table["sw"] = ImpureToy(fraction=0.4, resolution=0.05).sweights(table["m"])
+    reference = folder / "impure.root"
+    with uproot.recreate(reference) as file:
+        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    run = lightning(["fit", "-c", str(folder / "Library.yaml"), "--runs", str(folder)]).run_dir
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    models = json.dumps({"known": {"checkpoint": checkpoint}})
+    options = ["--reference", str(reference), "--reference.weight", "sw", "--repetitions", "2"]
+    given = ["--models", models, "--output", str(folder / "impure.html"), "--seed", "3"]
+    compared = calorefine(["compare", *given, *options]).rows[0]
+    generated = ["--conditions", str(reference), "--output", str(folder / "made.root"), "--pass-through", "sw"]
+    calorefine(["sample", "--checkpoint", checkpoint, *generated, "--seed", "3"])
+    samples = ["--generated", str(folder / "made.root"), "--generated.weight", "sw", *options]
+    validated = calorefine(["validate", *samples, "--output", str(folder / "made.json")])
+    assert compared.auc == validated.classifier.separation.auc
+    assert validated.generated.sum_w == pytest.approx(table["sw"].sum())
+
+
+def test_options_of_before_are_answered_by_those_of_now(folder, capsys):
+    for option, now in (("--reference_weight", "reference.weight"), ("--reference-tree", "reference.tree")):
+        with pytest.raises(SystemExit):
+            compare(folder, {}, option, "w")
+        assert f"did you mean '{now}'?" in capsys.readouterr().err
 
 
 def test_errors(folder):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, FileError, ValueRangeError, WeightError
-from calorefine.io.sample import SampleRows
+from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.pages.validation import overlay_figure
 from calorefine.twosample.overlay import overlay
 from calorefine.verbs.plot import plot_files
@@ -19,7 +19,8 @@ def pair(root_file):
     rng = np.random.default_rng(41)
     made = {"x": rng.normal(size=2000), "k": rng.poisson(2, 2000)}
     target = {"x": rng.normal(size=1000), "k": rng.poisson(2, 1000), "w": rng.normal(0.5, 1.0, 1000)}
-    return {"generated": str(root_file(made, "made.root")), "reference": str(root_file(target, "target.root"))}
+    paths = {"generated": root_file(made, "made.root"), "reference": root_file(target, "target.root")}
+    return {name: WeightedFiles(str(path)) for name, path in paths.items()}
 
 
 def sample(values, weight, first=0):
@@ -40,7 +41,8 @@ def errors(figure):
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_picture(pair, tmp_path, ending):
     output = tmp_path / f"plot.{ending}"
-    report = plot_files(**pair, output=str(output), features=["x", "k * 2"], reference_weight="w")
+    pair["reference"] = WeightedFiles(pair["reference"].files, weight="w")
+    report = plot_files(**pair, output=str(output), features=["x", "k * 2"])
     assert report == f"{output}: 2 features of 2000 generated and 1000 reference events"
     start = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[ending]
     assert output.read_bytes().startswith(start)
@@ -50,10 +52,9 @@ def test_features_come_from_the_provenance(one_checkpoint, root_file, toy, tmp_p
     source = root_file(toy(200))
     sample_file(checkpoint=str(one_checkpoint), conditions=str(source), output=str(tmp_path / "made.root"))
     report = plot_files(
-        generated=str(tmp_path / "made.root"),
-        reference=str(source),
+        generated=WeightedFiles(str(tmp_path / "made.root")),
+        reference=WeightedFiles(str(source), weight="w"),
         output=str(tmp_path / "p.png"),
-        reference_weight="w",
     )
     assert "2 features of 200 generated and 200 reference" in report
 
@@ -102,15 +103,16 @@ def test_bins_without_reference_have_no_ratio():
         ({"features": ["y"]}, BranchError, r"made\.root, tree 'events': there is no branch 'y'"),
         ({"features": ["w"]}, BranchError, r"made\.root, tree 'events': there is no branch 'w'"),
         ({"features": ["1 / (k - 2)"]}, ValueRangeError, "NaN or infinite values in"),
-        ({"reference_weight": "-w"}, WeightError, r"target\.root, tree 'events', weight '-w': .*positive sum"),
+        ({"weight": "-w"}, WeightError, r"target\.root, tree 'events', weight '-w': .*positive sum"),
         ({"bins": 0}, ConfigError, "bins: 0 found"),
         ({"output": "plot.pngg"}, ConfigError, r"plot\.pngg: no known picture format; did you mean 'png'"),
-        ({"generated": "nothing.root"}, FileError, r"nothing\.root: no such file"),
+        ({"generated": WeightedFiles("nothing.root")}, FileError, r"nothing\.root: no such file"),
         ({"output": "/no/such/folder/p.png"}, FileError, "there is no folder"),
     ],
 )
 def test_bad_input(pair, tmp_path, change, error, message):
-    options = {**pair, "output": str(tmp_path / "plot.png"), "features": ["x"], "reference_weight": "w"} | change
+    options = {**pair, "output": str(tmp_path / "plot.png"), "features": ["x"], "weight": "w"} | change
+    options["reference"] = WeightedFiles(pair["reference"].files, weight=options.pop("weight"))
     with pytest.raises(error, match=message):
         plot_files(**options)
     assert not (tmp_path / "plot.png").exists()
@@ -119,13 +121,15 @@ def test_bad_input(pair, tmp_path, change, error, message):
 def test_generated_file_that_is_no_root_file(pair, tmp_path):
     (tmp_path / "text.root").write_text("hello world" * 50)
     with pytest.raises(FileError, match=r"text\.root: not a readable ROOT file"):
-        plot_files(generated=str(tmp_path / "text.root"), reference=pair["reference"], output=str(tmp_path / "p.png"))
+        generated = WeightedFiles(str(tmp_path / "text.root"))
+        plot_files(generated=generated, reference=pair["reference"], output=str(tmp_path / "p.png"))
 
 
 def test_reference_without_rows(pair, root_file, tmp_path):
     empty = root_file({"x": np.zeros(0)}, "empty.root")
     with pytest.raises(EmptySelectionError, match=r"empty\.root, tree 'events': the tree has no rows"):
-        plot_files(generated=pair["generated"], reference=str(empty), output=str(tmp_path / "p.png"), features=["x"])
+        options = {"reference": WeightedFiles(str(empty)), "output": str(tmp_path / "p.png"), "features": ["x"]}
+        plot_files(generated=pair["generated"], **options)
 
 
 def test_existing_picture_stays(pair, tmp_path):

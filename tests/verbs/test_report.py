@@ -141,8 +141,8 @@ def everything(run, **options):
     given = {
         "splot": str(run / "sw.json"),
         "ensemble": str(run / "ensemble"),
-        "generated": str(run / "generated.root"),
-        "weighted": str(run / "weighted.root"),
+        "generated": WeightedFiles(str(run / "generated.root")),
+        "weighted": WeightedFiles(str(run / "weighted.root"), weight="weight"),
         "reference": WeightedFiles(str(run / "sw.root"), weight="sw_signal"),
         "reweighter": str(run / "reweighter.json"),
         "systematics": str(run / "systematics.npz"),
@@ -289,7 +289,7 @@ def test_what_is_missing_is_named(tmp_path, run):
 
 def test_without_replicas_there_is_no_band(tmp_path, run):
     path = tmp_path / "report.html"
-    summary = report_files(output=str(path), generated=str(run / "generated.root"), bins=8)
+    summary = report_files(output=str(path), generated=WeightedFiles(str(run / "generated.root")), bins=8)
     features = part(path.read_text(), "Features")
     assert "There is no systematic band" in features
     assert features.count("<img") == 3
@@ -307,7 +307,8 @@ def test_replicas_in_files_give_the_same_band_as_weights(tmp_path, run):
     pages = {}
     for name, calibration in (("weights", None), ("files", Variations(files=str(tmp_path / "replica_*.root")))):
         path = tmp_path / f"{name}.html"
-        report_files(output=str(path), weighted=str(run / "weighted.root"), calibration=calibration, bins=8)
+        weighted = WeightedFiles(str(run / "weighted.root"), weight="weight")
+        report_files(output=str(path), weighted=weighted, calibration=calibration, bins=8)
         pages[name] = part(path.read_text(), "Features")
     assert pages["files"] == pages["weights"]
 
@@ -320,9 +321,40 @@ def test_other_contexts_are_warned_of(tmp_path, run):
     with write_tree(tmp_path / "half.root", "events") as writer:
         writer.extend({name: array[half] for name, array in table.items()})
         writer.finish({})
-    given = {"generated": str(run / "generated.root"), "reference": WeightedFiles(str(tmp_path / "half.root"))}
+    given = {
+        name: WeightedFiles(str(path))
+        for name, path in (("generated", run / "generated.root"), ("reference", tmp_path / "half.root"))
+    }
     summary = report_files(output=str(tmp_path / "report.html"), bins=8, **given)
     assert any("distributed differently" in text for text in summary.warnings)
+
+
+def test_each_sample_has_the_weight_of_its_conditions(tmp_path, run):
+    """sWeights on the reference alone change its contexts: said for each sample, gone with weights on both sides.
+
+    The weights vary fivefold with the context, and p-values of equal contexts are never below 1e-6: chance below 1e-5.
+    """
+    tables = {}
+    for name in ("generated", "weighted", "sw"):
+        with uproot.open(run / f"{name}.root") as file:
+            tables[name] = file["events"].arrays(library="np")
+    extreme = np.where(tables["sw"]["c"] < np.median(tables["sw"]["c"]), 1.0, 0.2)
+    for name, table in tables.items():
+        with write_tree(tmp_path / f"{name}.root", "events") as writer:
+            writer.extend({key: table[key] for key in ("run", "event", "x", "y", "c")} | {"sw": extreme})
+            writer.finish(read_provenance(run / f"{name}.root"))
+    warned = {}
+    for weight in ("1", "sw"):
+        samples = {
+            "generated": WeightedFiles(str(tmp_path / "generated.root"), weight="none" if weight == "1" else weight)
+        }
+        samples |= {"weighted": WeightedFiles(str(tmp_path / "weighted.root"), weight="sw")}
+        samples |= {"reference": WeightedFiles(str(tmp_path / "sw.root"), weight="sw")}
+        summary = report_files(output=str(tmp_path / f"{weight}.html"), bins=8, **samples)
+        warned[weight] = [text for text in summary.warnings if "distributed differently" in text]
+    assert warned["sw"] == []
+    assert len(warned["1"]) == 1
+    assert "then --generated.weight 'sw'" in warned["1"][0]
 
 
 def test_files_of_different_runs_are_told(tmp_path, run):
@@ -332,7 +364,7 @@ def test_files_of_different_runs_are_told(tmp_path, run):
         writer.extend(table)
         writer.finish(read_provenance(run / "weighted.root") | {"checkpoint_sha256": "0" * 64})
     given = {name: everything(run)[name] for name in ("ensemble", "generated", "systematics")}
-    given |= {"weighted": str(tmp_path / "weighted.root"), "features": ["x"]}
+    given |= {"weighted": WeightedFiles(str(tmp_path / "weighted.root"), weight="weight"), "features": ["x"]}
     summary = report_files(output=str(tmp_path / "report.html"), **given)
     told = [text for text in summary.warnings if text.startswith("Provenance")]
     assert any("by another checkpoint than the nominal one" in text for text in told)
@@ -358,7 +390,9 @@ def test_files_of_an_earlier_version_have_no_command(tmp_path, run):
     with write_tree(tmp_path / "generated.root", "events") as writer:
         writer.extend(table)
         writer.finish({name: value for name, value in told.items() if name not in ("verb", "options", "changed")})
-    report_files(output=str(tmp_path / "report.html"), generated=str(tmp_path / "generated.root"), bins=8)
+    report_files(
+        output=str(tmp_path / "report.html"), generated=WeightedFiles(str(tmp_path / "generated.root")), bins=8
+    )
     provenance = part((tmp_path / "report.html").read_text(), "Provenance")
     assert "# generated: written by an earlier version of &#39;calorefine sample&#39;: its command" in provenance
 
@@ -394,6 +428,7 @@ def test_shipped_configuration_names_options(tmp_path):
         ({"generated": "generated.root", "features": ["xx"]}, BranchError, "there is no branch 'xx'; did you mean 'x'"),
         ({"generated": "generated.root", "bins": 0}, ConfigError, "bins: 0 found, expected at least 1"),
         ({"splot": "sw.json", "truth": "toy.root"}, ConfigError, "truth: given without systematics"),
+        ({"weighted": "weighted.root"}, ConfigError, r"weighted\.weight: none given, expected the correction's"),
         ({"splot": "sw.json", "output": "page.txt"}, ConfigError, r"expected a name that ends in \.html"),
         ({"splot": "sw.json", "configs": {"splot": "splt.yaml"}}, FileError, r"configs\.splot: .*splot\.yaml'\?"),
     ],
@@ -403,7 +438,7 @@ def test_errors_say_what_is_expected(tmp_path, run, options, error, message):
     for name, value in options.items():
         if name == "configs":
             given[name] = {verb: str(run / file) for verb, file in value.items()}
-        elif name == "truth":
+        elif name in ("truth", "generated", "weighted"):
             given[name] = WeightedFiles(str(run / value))
         else:
             given[name] = str(run / value) if isinstance(value, str) else value

@@ -87,6 +87,7 @@ def test_splot_writes_alternatives_and_bins(toy_file, tmp_path):
     assert {"sw_signal", "sw_background", "sw_signal_line", "sw_background_line"} == set(written) - set(arrays)
     assert 0 < np.max(np.abs(written["sw_signal_line"] - written["sw_signal"])) < 0.5
     content = json.loads((tmp_path / "a.json").read_text())
+    assert (content["provenance"]["verb"], content["provenance"]["options"]["tree"]) == ("splot", "events")
     assert len(content["bins"]) == len(content["alternatives"]["line"]["bins"]) == 2
     assert {path.name for path in tmp_path.glob("*.png")} == {"a.png", "a_1.png"}
     assert "alternative shapes: yields" in str(report)

@@ -49,7 +49,7 @@ def without(arrays, *names):
 def files(root_file):
     reference = root_file(table(seed=1), "reference.root")
     generated = root_file(without(table(seed=2, shift=0.8), "P", "charge", *KEYS), "generated.root")
-    return {"generated": str(generated), "reference": str(reference)}
+    return {"generated": WeightedFiles(str(generated)), "reference": WeightedFiles(str(reference))}
 
 
 def test_verb_writes_numbers_and_pictures(files, tmp_path, root_file):
@@ -59,6 +59,9 @@ def test_verb_writes_numbers_and_pictures(files, tmp_path, root_file):
     output = tmp_path / "validation.json"
     found = validate_files(**files, output=str(output), columns=COLUMNS, repetitions=2, training=training)
     content = json.loads(output.read_text())
+    made = content.pop("provenance")
+    assert made["verb"] == "validate"
+    assert made["options"]["generated"] == {"files": files["generated"].files, "tree": None, "weight": "none"}
     assert content == json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert all(path.stat().st_size > 10_000 for path in found.pictures)
     assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in found.pictures}
@@ -78,9 +81,9 @@ def test_command_line_and_signed_weights(files, tmp_path):
     config.write_text(
         "columns: {features: {x: , y: }, context: {p_gev: {expression: P, branch_unit: MeV}}}\nrepetitions: 1\n"
     )
-    options = [f"--{name}={value}" for name, value in files.items()]
+    options = [f"--{name}={sample.files}" for name, sample in files.items()]
     output = tmp_path / "signed.json"
-    options += ["--generated-weight=w", "--reference_weight", "w", "--output", str(output)]
+    options += ["--generated.weight=w", "--reference.weight", "w", "--output", str(output)]
     found = calorefine(["validate", "-c", str(config), *options])
     assert found.classifier.separation.jsd is None
     assert found.reference.n_eff < found.reference.sum_w
@@ -101,23 +104,29 @@ def purer_at_low_momentum(root_file):
     paths = root_file(made, "made.root"), root_file(reference, "purer.root")
     with uproot.update(paths[0]) as file:
         file["calorefine_provenance"] = json.dumps(note)
-    return dict(zip(("generated", "reference"), map(str, paths), strict=True))
+    return [str(path) for path in paths]
 
 
 @pytest.mark.parametrize("verb", [validate_files, plot_files])
 def test_contexts_that_differ_by_their_weights_are_warned_of(purer_at_low_momentum, tmp_path, verb):
     """Weights on the reference alone make other spectra; on both sides, or on neither, the same."""
-    given = {**purer_at_low_momentum, "output": str(tmp_path / ("v.json" if verb is validate_files else "p.png"))}
+    given = {"output": str(tmp_path / ("v.json" if verb is validate_files else "p.png")), "overwrite": True}
     given |= {"repetitions": 1} if verb is validate_files else {}
+    plain, weighted = (
+        dict(zip(("generated", "reference"), samples, strict=True))
+        for samples in (
+            [WeightedFiles(path, weight=weight) for path in purer_at_low_momentum] for weight in ("none", "w")
+        )
+    )
     with pytest.warns(
         CalorefineWarning, match=r"context 'p_gev' \([0-9.]+% of the events, p .*distributed differently"
     ) as caught:
-        verb(**given, reference_weight="w")
+        verb(**given, generated=plain["generated"], reference=weighted["reference"])
     text = str(caught[0].message)
     assert "charge" not in text
-    assert "--pass_through w, then --generated_weight 'w'" in text
-    verb(**given, reference_weight="w", generated_weight="w", overwrite=True)  # warnings are errors
-    verb(**given, overwrite=True)
+    assert "--pass_through w, then --generated.weight 'w'" in text
+    verb(**given, **weighted)  # warnings are errors
+    verb(**given, **plain)
 
 
 def test_context_tests_are_uniform_for_independent_samples():
@@ -141,12 +150,12 @@ def test_copies_at_other_conditions_and_training_statistics_are_found(files, tmp
     copied = {name: np.roll(training[name], 7) * np.float32(1 + 1e-7) for name in "xy"}
     given = {"reference": files["reference"], "columns": COLUMNS, "repetitions": 1}
     given |= {"training": str(root_file(training, "training.root")), "output": str(tmp_path / "v.json")}
-    found = validate_files(generated=str(root_file(copied, "copied.root")), **given)
+    found = validate_files(generated=WeightedFiles(str(root_file(copied, "copied.root"))), **given)
     assert (found.memorization.zero_generated, found.memorization.zero_reference) == (1.0, pytest.approx(0, abs=0.01))
     assert found.training_n_eff is None
     assert "training sample: unknown" in str(found)
     with pytest.warns(CalorefineWarning, match="100 % of the reference's events are in the training sample"):
-        validate_files(generated=files["generated"], **given | {"training": files["reference"]}, overwrite=True)
+        validate_files(generated=files["generated"], **given | {"training": files["reference"].files}, overwrite=True)
 
 
 def read(generated, reference, **options):
@@ -191,7 +200,9 @@ def test_errors(files, tmp_path, root_file):
         validate_files(**files, output=output)
     short = root_file({name: array[:500] for name, array in table(seed=2).items() if name in "xy"}, "short.root")
     with pytest.raises(BranchError, match="has 500 rows, expected 600"):
-        validate_files(generated=str(short), reference=files["reference"], output=output, columns=COLUMNS)
+        sample = WeightedFiles(str(short))
+        validate_files(generated=sample, reference=files["reference"], output=output, columns=COLUMNS)
     with pytest.raises(WeightError, match=r"generated\.root.*sum to"):
-        validate_files(**files, output=output, columns=COLUMNS, generated_weight="0 * w")
+        files["generated"] = WeightedFiles(files["generated"].files, weight="0 * w")
+        validate_files(**files, output=output, columns=COLUMNS)
     assert not list(tmp_path.glob("out*"))

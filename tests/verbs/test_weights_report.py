@@ -68,6 +68,7 @@ def report_on(root_file, tmp_path, toy, monkeypatch):
         )
         page = output.read_text(encoding="utf-8")
         content = json.loads((tmp_path / "report.json").read_text(), parse_constant=_no_constant)
+        assert content.pop("provenance")["verb"] == "weights-report"
         assert content == json.loads(json.dumps(report.to_dict()))
         return report, page, content
 
