@@ -1,44 +1,33 @@
 r"""Do the intervals of an ensemble cover the truth?  Toy experiments on a problem whose truth is a known integral.
 
-**A toy experiment** is all that an analysis does, from a new calibration sample to a covariance, by the code behind
-`calorefine ensemble` and by `Systematics`:
+**A toy experiment** is all that an analysis does, from a new calibration sample to a covariance, by the verbs'
+functions, as the workflow calls them (`ensemble`, `sample`, `propagate`), for the flow and for a WGAN:
 
 1. 4000 events of `ImpureToy` (half of them signal, peak of width 0.02): features x and y, context c, spectator m; about
    1640 effective signal events.  Keys differ between toys.
-2. The nominal generator and 50 bootstrap replicas, each with its own Poisson counts, spectator fit, positive weights
-   (boosted trees in two folds), preprocessing, seed and held-out events: a `Flow` of two couplings.
-3. 20 000 events of each, at conditions and with latent noise of its own.  The conditions follow another spectrum than
-   the signal of the calibration sample (uniform in [0, 1]): :math:`c = 0.1 + 0.8 \sqrt u`.
-4. Shares of x, y and x + y in 20 bins of equal width each, the outer ones open.  The covariance is that of the
-   replicas, which holds the generated samples' own; no inflation, no closure term, no other source.
+2. `ensemble`: the nominal generator and 50 bootstrap replicas, each with its own Poisson counts, spectator fit,
+   preprocessing, seed and held-out events; for the flow also positive weights (boosted trees in two folds).
+3. `sample`: 20 000 events of each member at the conditions of one file.  They follow another spectrum than the signal
+   of the calibration sample (uniform in [0, 1]): :math:`c = 0.1 + 0.8 \sqrt u`.
+4. `propagate`: shares of x, y and x + y in 14 bins of equal width each, the outer ones open, and their covariance; no
+   inflation, no closure, no other source.
 
 **The truth** is the law's share of each bin, integrated over the spectrum at 400 midpoints, and over y at 1000 for the
 sum: exact to 1e-5.
 
-**Figures**: share of (toy, bin) whose central 68.27 and 95.45 % interval (Student's t) holds the truth.  `chi2_ks_p` is
-the lowest of four KS tests of uniform p-values over toys: Hotelling's T2 of the 20 bins of each observable (19
-directions, which take 50 replicas), and of all 60 bins in the groups of neighbors that 50 replicas support.  A perfect
-covariance has one below 0.01 with a probability of 3 to 4 %.  No toy is left out; toys are numbered and the number is
-their seed.
+**Figures**, `_gan` appended for the WGAN: share of (toy, bin) whose central 68.27 and 95.45 % interval (Student's t)
+holds the truth, and `worst_bin_68`, the lowest share of toys of any bin.  `chi2_ks_p` is the lowest of four KS tests of
+uniform p-values over toys: Hotelling's T2 of the bins of each observable, and of all bins in the groups of neighbors
+that 50 replicas support.  A perfect covariance has one below 0.01 with a probability of 3 to 4 %.  No toy is left out;
+toys are numbered and the number is their seed.
 
-**What was chosen, and on what.**  The size of the sample, the training and the sampling, on other toys than these.
+**What was chosen, and on what.**  Sample, flow and training on other toys than these, by how much other seeds at the
+same data vary (a replica has half the effective events and about twice the variance from the order of the batches) and
+by the nominal's bias, not by coverage.
 
-* Six settings were compared by the nominal's bias alone; 23 toys of the cheapest had coverages inside the bounds but a
-  lowest KS p-value of 0.002: replicas spread too much, by the noise of the training.  A replica has half the effective
-  events, thus about twice the variance from the order of the batches; where other seeds at the same data give a part t
-  of the variance (0.2 for x + y), replicas give 1 + t of it.
-* About 20 further settings were compared by t, by bias, and by variance over replica variance.  With more effective
-  events, a smaller network, a higher rate and one validation at the end, t is 0.03, 0.05 and 0.11 for x, y and x + y,
-  and the bias 0.15 of the spread.  100 toys had coverages 0.704 and 0.962, and KS p-values 0.08, 0.20, 0.33 for x, y
-  and all bins, but below 1e-4 for x + y: its p-values were too high.
-* There all members were sampled at the same conditions with the same noise, and the generated sample's multinomial
-  covariance was added, as `calorefine propagate` does.  But the same noise gives other events of x + y in another
-  member: replicas had part of the generated statistics already, which counted twice in directions where they dominate.
-  Hence the samples of their own.  Nothing else was selected by results.
-
-**Naive alternatives**, on the first toys: `_no_refit` keeps the nominal spectator fit in all replicas, `_no_bootstrap`
-has other seeds at the same data instead of replicas, `_unweighted` trains on all events with weight 1.  `width` is the
-mean error in units of that of the full method.
+**Naive alternatives** of the flow, on request (`--toys-naive 30`): `_no_refit` keeps the nominal spectator fit in all
+replicas, `_no_bootstrap` has other seeds at the same data instead of replicas, `_unweighted` trains on all events with
+weight 1.  `width` is the mean error in units of that of the full method.
 
     python benchmarks/coverage.py --json coverage.json
 """
@@ -65,17 +54,25 @@ import yaml
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
-from calorefine import Simulator, keys
+from calorefine import keys
 from calorefine.datasets import GAMMA_SHAPE, ImpureToy
-from calorefine.ensemble.members import Ensemble, planned
-from calorefine.ensemble.train import Recipe, train_members
-from calorefine.systematics import ObservableBins, Systematics, assemble
+from calorefine.observables import Histogram
+from calorefine.systematics import Systematics
+from calorefine.systematics.variations import Variations
+from calorefine.verbs.ensemble import ensemble_models
+from calorefine.verbs.propagate import propagate_files
+from calorefine.verbs.sample import sample_file
 
 N_EVENTS, N_REPLICAS, N_GENERATED, FIRST = 4000, 50, 20_000, 30_001
 TOY = ImpureToy(fraction=0.5, resolution=0.02)
-EDGES = {"x": np.linspace(0.1, 3.3, 21), "y": np.linspace(0.3, 3.9, 21), "x + y": np.linspace(1.2, 5.2, 21)}
+N_BINS = 14
+RANGES = {"x": (0.1, 3.3), "y": (0.3, 3.9), "x + y": (1.2, 5.2)}
+BEYOND = 1e6  # of the outer bins, which are open
+EDGES = {
+    name: np.concatenate([[-BEYOND], np.linspace(*ends, N_BINS + 1)[1:-1], [BEYOND]]) for name, ends in RANGES.items()
+}
 LEVELS = {"coverage_68": 0.6827, "coverage_95": 0.9545}
-FULL, NAIVE = "", ("_no_refit", "_no_bootstrap", "_unweighted")
+FLOW, GAN, NAIVE = "", "_gan", ("_no_refit", "_no_bootstrap", "_unweighted")
 
 SPLOT = {
     "class_path": "SPlot",
@@ -115,6 +112,17 @@ RECIPE: dict[str, Any] = {
         "log_every_n_steps": 1000,
     },
 }
+WGAN = {
+    "class_path": "WGAN",
+    "init_args": {
+        "latent_size": 4,
+        "generator_hidden": [32, 32],
+        "critic_hidden": [64, 64],
+        "penalty_stride": 4,
+        "learning_rate": 2e-3,
+    },
+}
+GAN_BATCH, GAN_EPOCHS = 1024, 500
 
 
 @dataclass(frozen=True)
@@ -122,11 +130,11 @@ class Experiment:
     """What one toy found.
 
     Attributes:
-        covered: level to (60,) whether the interval holds the truth.
+        covered: level to (42,) whether the interval holds the truth.
         p_values: (4,) of the chi2 of each observable and of all bins.
-        nominal: (60,) shares.
-        errors: (60,) total error.
-        replica_mean: (60,) mean of the replicas.
+        nominal: (42,) shares.
+        errors: (42,) total error.
+        replica_mean: (42,) mean of the replicas.
         n_eff: effective signal events of the calibration sample, from the signed weights.
         seconds: processor time.
     """
@@ -147,7 +155,7 @@ def spectrum(u: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @cache
 def true_shares() -> NDArray[np.float64]:
-    """Shares (60,) of the bins under the law of the signal at the target spectrum."""
+    """Shares (42,) of the bins under the law of the signal at the target spectrum."""
     mean, width = TOY.signal_moments(spectrum((np.arange(400) + 0.5) / 400))
     scale = mean[:, 1, None] / GAMMA_SHAPE
     y = scale * distributions.gamma.ppf((np.arange(1000) + 0.5) / 1000, GAMMA_SHAPE)
@@ -157,44 +165,48 @@ def true_shares() -> NDArray[np.float64]:
     return np.concatenate([np.diff([0.0, *below[1:-1], 1.0]) for below in (x_below, y_below, sum_below)])
 
 
-def write_recipe(variant: str, number: int, folder: Path) -> Recipe:
-    """Draw a calibration sample, and describe the training on it."""
+def write_inputs(variant: str, number: int, folder: Path) -> None:
+    """Draw a calibration sample and conditions, and describe the training."""
     table = TOY.generate(N_EVENTS, seed=number)
     table["run"][:] = number  # else all toys had the same bootstrap counts
-    with uproot.recreate(folder / "toy.root") as file:
-        file.mktree("events", {name: values.dtype for name, values in table.items()}).extend(table)
+    event = np.arange(N_GENERATED)
+    run = np.full(N_GENERATED, number)
+    drawn = keys.uniform(keys.stream(keys.make_keys([run, event]), "conditions"))
+    for name, columns in (("toy", table), ("conditions", {"c": spectrum(drawn), "run": run, "event": event})):
+        with uproot.recreate(folder / f"{name}.root") as file:
+            file.mktree("events", {key: values.dtype for key, values in columns.items()}).extend(columns)
     data = {**RECIPE["data"], "files": str(folder / "toy.root"), "replica": {"refit": variant != "_no_refit"}}
+    recipe = {**RECIPE, "seed_everything": number}
     if variant == "_unweighted":
         data |= {"weights": "none", "positive": None}
-    (folder / "fit.yaml").write_text(yaml.safe_dump({**RECIPE, "data": data, "seed_everything": number}))
-    return Recipe(str(folder / "fit.yaml"), (), folder / "ensemble")
+    if variant == GAN:
+        data |= {"positive": None, "batch_size": GAN_BATCH}
+        trainer = RECIPE["trainer"] | {"max_epochs": GAN_EPOCHS, "check_val_every_n_epoch": GAN_EPOCHS}
+        recipe |= {"model": WGAN, "trainer": trainer}
+    (folder / "fit.yaml").write_text(yaml.safe_dump(recipe | {"data": data}))
 
 
-def trained(variant: str, number: int, folder: Path) -> list[Simulator]:
-    """The nominal generator and its replicas, or other seeds, of one toy."""
-    recipe = write_recipe(variant, number, folder)
-    members = planned(0, N_REPLICAS) if variant == "_no_bootstrap" else planned(N_REPLICAS, 0)
-    train_members(recipe, members)
-    ensemble = Ensemble.load(recipe.folder)
-    return [Simulator.load(ensemble.checkpoint(member.name)) for member in members]
-
-
-def measured(variant: str, simulators: list[Simulator], number: int) -> Systematics:
-    """Shares and their covariance, each member at conditions and with noise of its own."""
-    nominal, *rows = (shares(simulator, number, member) for member, simulator in enumerate(simulators))
-    kind = "training" if variant == "_no_bootstrap" else "calibration"
-    bins = {name: ObservableBins(edges, counts=False) for name, edges in EDGES.items()}
-    return assemble(nominal, bins, **{kind: rows})
-
-
-def shares(simulator: Simulator, number: int, member: int) -> NDArray[np.float64]:
-    """Shares (60,) of the bins in events of one member."""
-    key = keys.make_keys([np.full(N_GENERATED, number), np.full(N_GENERATED, member), np.arange(N_GENERATED)])
-    context = {"c": spectrum(keys.uniform(keys.stream(key, "conditions")))}
-    events = simulator.sample(context, seed=number, key=key)
-    values = {"x": events["x"], "y": events["y"], "x + y": events["x"] + events["y"]}
-    filled = (np.bincount(np.digitize(values[k], EDGES[k][1:-1]), minlength=20) for k in EDGES)
-    return np.concatenate(list(filled)) / N_GENERATED
+def propagated(variant: str, number: int, folder: Path) -> tuple[Systematics, float]:
+    """Train, sample and propagate as an analysis does; shares with their covariance, and the sample's n_eff."""
+    write_inputs(variant, number, folder)
+    counts = {"replicas": 0, "seeds": N_REPLICAS} if variant == "_no_bootstrap" else {"replicas": N_REPLICAS}
+    trained = ensemble_models(fit=str(folder / "fit.yaml"), output=str(folder / "ensemble"), processes=1, **counts)
+    for name in trained.ensemble.records:
+        sample_file(
+            checkpoint=str(trained.ensemble.checkpoint(name)),
+            conditions=str(folder / "conditions.root"),
+            output=str(folder / f"{name}.root"),
+            seed=number,
+        )
+    kind, files = ("training", "seed_*") if variant == "_no_bootstrap" else ("calibration", "replica_*")
+    summary = propagate_files(
+        nominal=str(folder / "nominal.root"),
+        observables={name: Histogram(name, edges=edges.tolist(), normalize="unit") for name, edges in EDGES.items()},
+        output=str(folder / "systematics"),
+        outside="ignore",
+        **{kind: Variations(files=str(folder / f"{files}.root"))},
+    )
+    return summary.systematics, float(trained.ensemble.records["nominal"]["n_eff_signed"])
 
 
 def experiment(task: tuple[str, int]) -> tuple[str, int, Experiment]:
@@ -205,23 +217,22 @@ def experiment(task: tuple[str, int]) -> tuple[str, int, Experiment]:
     start = time.process_time()
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # Lightning's advice, and that seeds alone are too few
-        simulators = trained(variant, number, Path(folder))
-        systematics = measured(variant, simulators, number)
+        systematics, n_eff = propagated(variant, number, Path(folder))
     truth = true_shares()
     ends = {key: systematics.interval(level) for key, level in LEVELS.items()}
     difference = systematics.nominal - truth
     parts = [*((systematics.only(k), difference[systematics.part(k)]) for k in EDGES), (systematics, difference)]
     (rows,) = systematics.replicas.values()
-    found = Experiment(
+    toy = Experiment(
         covered={key: (low <= truth) & (truth <= high) for key, (low, high) in ends.items()},
-        p_values=np.array([one.chi2(values).p_value for one, values in parts]),
+        p_values=np.array([part.chi2(values).p_value for part, values in parts]),
         nominal=systematics.nominal,
         errors=systematics.errors(),
         replica_mean=rows.mean(axis=0),
-        n_eff=simulators[0].spec["provenance"]["n_eff_signed"],
+        n_eff=n_eff,
         seconds=time.process_time() - start,
     )
-    return variant, number, found
+    return variant, number, toy
 
 
 def rms(values: NDArray[np.float64]) -> float:
@@ -233,9 +244,10 @@ def summarized(toys: list[Experiment], suffix: str) -> dict[str, float]:
     """Figures of one variant; each error is from the spread over toys, whose bins are correlated."""
     figures = {}
     for key in LEVELS:
-        each = np.array([one.covered[key].mean() for one in toys])
+        each = np.array([toy.covered[key].mean() for toy in toys])
         figures |= {key: each.mean(), f"{key}_error": each.std(ddof=1) / np.sqrt(len(toys))}
-    p_values = np.stack([one.p_values for one in toys], axis=1)
+    figures["worst_bin_68"] = np.mean([toy.covered["coverage_68"] for toy in toys], axis=0).min()
+    p_values = np.stack([toy.p_values for toy in toys], axis=1)
     ks = [float(distributions.kstest(p, "uniform").pvalue) for p in p_values]
     figures |= {"chi2_ks_p": min(ks)} | dict(zip(("ks_p_x", "ks_p_y", "ks_p_sum", "ks_p_all"), ks, strict=True))
     nominal, errors, mean = (np.stack([getattr(t, k) for t in toys]) for k in ("nominal", "errors", "replica_mean"))
@@ -246,8 +258,8 @@ def summarized(toys: list[Experiment], suffix: str) -> dict[str, float]:
     figures["spread_over_error"] = rms(nominal.std(axis=0, ddof=1) / typical)
     figures["pull_width"] = float(pull.std(axis=0, ddof=1).mean())
     figures["mean_error"] = float(typical.mean())
-    figures["n_eff"] = float(np.mean([one.n_eff for one in toys]))
-    figures["core_seconds"] = float(np.mean([one.seconds for one in toys]))
+    figures["n_eff"] = float(np.mean([toy.n_eff for toy in toys]))
+    figures["core_seconds"] = float(np.mean([toy.seconds for toy in toys]))
     return {f"{key}{suffix}": float(value) for key, value in figures.items()}
 
 
@@ -265,7 +277,7 @@ def by_bin(toys: list[Experiment]) -> str:
         "replicas": (mean - nominal).mean(axis=0) / typical,
         **{key[-2:] + " %": 100 * np.mean([t.covered[key] for t in toys], axis=0) for key in LEVELS},
     }
-    names = [f"{name:>5} {number:>2}" for name in EDGES for number in range(20)]
+    names = [f"{name:>5} {number:>2}" for name in EDGES for number in range(N_BINS)]
     rows = ("".join(f"{value:9.2f}" for value in row) for row in zip(*columns.values(), strict=True))
     head = " " * 8 + "".join(f"{name:>9}" for name in columns)
     return "\n".join([head, *(f"{name}{row}" for name, row in zip(names, rows, strict=True))])
@@ -275,27 +287,31 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--toys", type=int, default=100)
-    parser.add_argument("--toys-naive", type=int, default=30, help="of each naive alternative; 0 for none of them")
+    parser.add_argument("--toys", type=int, default=100, help="of the flow")
+    parser.add_argument("--toys-gan", type=int, default=30)
+    parser.add_argument("--toys-naive", type=int, default=0, help="of each naive alternative")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
-    counts = {FULL: options.toys} | (dict.fromkeys(NAIVE, options.toys_naive) if options.toys_naive else {})
+    counts = {FLOW: options.toys, GAN: options.toys_gan} | dict.fromkeys(NAIVE, options.toys_naive)
+    counts = {variant: count for variant, count in counts.items() if count}
     tasks = [(variant, number + FIRST) for variant, count in counts.items() for number in range(count)]
-    found: dict[str, dict[int, Experiment]] = {variant: {} for variant in counts}
+    tasks.sort(key=lambda task: task[0] != GAN)  # the longest first
+    results: dict[str, dict[int, Experiment]] = {variant: {} for variant in counts}
     start = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-        for done, (variant, number, one) in enumerate(pool.imap_unordered(experiment, tasks), 1):
-            found[variant][number] = one
+        for done, (variant, number, toy) in enumerate(pool.imap_unordered(experiment, tasks), 1):
+            results[variant][number] = toy
             if done % 5 == 0 or done == len(tasks):
                 print(f"{done} of {len(tasks)} toys, {time.perf_counter() - start:.0f} s", flush=True)
     figures: dict[str, float] = {}
-    for variant, toys in found.items():
+    for variant, toys in results.items():
         figures |= summarized([toys[number] for number in sorted(toys)], variant)
-    for variant in [v for v in counts if v]:
+    for variant in [v for v in NAIVE if v in counts and FLOW in counts]:
         figures[f"width{variant}"] = figures[f"mean_error{variant}"] / figures["mean_error"]
     figures["seconds"] = time.perf_counter() - start
-    print(by_bin(list(found[FULL].values())))
+    for variant in [v for v in (FLOW, GAN) if v in counts]:
+        print(by_bin(list(results[variant].values())))
     for key, value in figures.items():
         print(f"{key:>36} {value:.4f}")
     if options.json:

@@ -21,6 +21,7 @@ are those of `calorefine.stats.quantile`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -136,18 +137,18 @@ class ColumnTransforms(Preprocessing):
 
     def _whitening(self, values: NDArray[Any], weight: NDArray[np.float64]) -> dict[str, torch.Tensor]:
         """`mixing`, and with arrays `scales`, of values (n, d)."""
-        scalars, sums = [], np.zeros((2, self.n_columns))
+        scalars = self.scalars.numpy() if self.has_arrays else slice(None)
+        centers, sums = [], np.zeros((3, self.n_columns))
         for rows in row_blocks(len(values), self.n_columns):
-            x = torch.from_numpy(values[rows])
-            scalars.append(self._edges(x).numpy())
-            if self.has_arrays:
-                low, high = self.intervals(x).clamp(-Z_CLIP, Z_CLIP).numpy()
-                sums += np.stack([weight[rows] @ (low + high) / 2, weight[rows] @ (low**2 + low * high + high**2) / 3])
-        state = {"mixing": torch.from_numpy(_mixing(np.concatenate(scalars), weight))}
+            ends = self.intervals(torch.from_numpy(values[rows])).clamp(-Z_CLIP, Z_CLIP)
+            mean, variance = (moment.numpy() for moment in _moments_within(*ends))
+            centers.append(mean[:, scalars])
+            sums += np.stack([weight[rows] @ moment for moment in (mean, mean**2 + variance, variance)])
+        mean, square, within = sums / stats.sum_w(weight)
+        state = {"mixing": torch.from_numpy(_mixing(np.concatenate(centers), weight, within[scalars]))}
         if self.has_arrays:
-            mean, square = sums / stats.sum_w(weight)
             scales = np.stack([mean, np.sqrt(np.maximum(square - mean**2, MIN_VARIANCE))])
-            scales[:, self.scalars.numpy()] = [[0.0], [1.0]]
+            scales[:, scalars] = [[0.0], [1.0]]
             state["scales"] = torch.from_numpy(scales)
         return state
 
@@ -236,7 +237,7 @@ class ColumnTransforms(Preprocessing):
         return ends.mT.contiguous()
 
     def dequantize(self, u: torch.Tensor, noise: torch.Generator, ranks: Ranks = ALONE) -> torch.Tensor:
-        """Spread network values (n, d) of atoms and integers uniformly over the z that belong to them."""
+        """Spread network values (n, d) of atoms and integers over the z that belong to them, as a normal law would."""
         if not self.is_discrete:
             return u
         z = self.unwhiten(u)
@@ -253,7 +254,8 @@ class ColumnTransforms(Preprocessing):
                 end[:, self.integer] = values.T
         low, high = ends
         uniform = ranks.own(torch.rand(ranks.whole(low.shape), generator=noise, dtype=low.dtype, device=noise.device))
-        spread = low + (high - low) * uniform.to(low.device)
+        levels = torch.special.ndtr(low), torch.special.ndtr(high)
+        spread = torch.special.ndtri(levels[0] + (levels[1] - levels[0]) * uniform.to(low.device)).clamp(low, high)
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
     def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -289,14 +291,6 @@ class ColumnTransforms(Preprocessing):
         room = torch.where(beyond < 0, self.bounds[:, 0] - self.knots[:, 0], self.bounds[:, 1] - self.knots[:, -1])
         bent = room * -torch.expm1(-distance / room)
         return torch.where(room.isfinite(), torch.where(room == 0, 0.0, bent), distance)
-
-    def _edges(self, x: torch.Tensor) -> torch.Tensor:
-        """Values z (n, s) of the scalars of x (n, d), float32: with an atom at the upper end of its interval.
-
-        From its middle the width would be larger, and the interval of an atom at a bound end within the noise.
-        """
-        maps, x = (self.maps.of(self.scalars), x[:, self.scalars]) if self.has_arrays else (self.maps, x)
-        return maps.to_normal(x.T.contiguous().double()).clamp(-Z_CLIP, Z_CLIP).float().T.contiguous()
 
     def _off_bounds(self, x: torch.Tensor) -> torch.Tensor:
         """Values (n, d), float64: those at a bound, which is at infinite z, as far inside as float32 can't tell."""
@@ -341,12 +335,22 @@ def _blocks(values: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
         yield np.ascontiguousarray(values[:, first : first + size].T, np.float64)
 
 
-def _mixing(z: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def _moments_within(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of a standard normal number that is known to lie between these ends, float64."""
+    share = (torch.special.ndtr(high) - torch.special.ndtr(low)).clamp_min(1e-300)
+    density = [(-0.5 * end.square()).exp() / math.sqrt(2 * math.pi) for end in (low, high)]
+    shift = (density[0] - density[1]) / share
+    variance = 1 + (low * density[0] - high * density[1]) / share - shift.square()
+    wide = high - low > 1e-6
+    return torch.where(wide, shift, (low + high) / 2), torch.where(wide, variance.clamp(0, 1), 0.0)
+
+
+def _mixing(z: NDArray[np.float64], weight: NDArray[np.float64], within: NDArray[np.float64]) -> NDArray[np.float64]:
     """Symmetric square root of the weighted covariance of z (n, d), and the mean below it: (d + 1, d).
 
-    With signed weights small eigenvalues can come out negative; all are at least 0.01, in units where the columns have
-    width 1.
+    The variances within atoms (d,) are added.  With signed weights small eigenvalues can come out negative; all are at
+    least 0.01, in units where the columns have width 1.
     """
-    values, vectors = np.linalg.eigh(stats.covariance(z, weight))
+    values, vectors = np.linalg.eigh(stats.covariance(z, weight) + np.diag(within))
     root = vectors @ np.diag(np.sqrt(np.maximum(values, MIN_VARIANCE))) @ vectors.T
     return np.concatenate([root, stats.mean(z, weight)[None]])

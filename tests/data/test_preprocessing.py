@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 
 from calorefine.data.column_transforms import Z_CLIP, ColumnTransforms
 from calorefine.errors import ValueRangeError, WeightError
@@ -200,6 +200,21 @@ def test_atoms_are_spread_and_come_back(seed):
     low, high = fitted.intervals(torch.from_numpy(x[at][:1]))[:, 0, 1].tolist()
     middle = fitted.to_normal(torch.from_numpy(x[at][:1]))[0, 1]
     assert middle == pytest.approx((low + high) / 2)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_atom_of_any_size_is_spread_to_a_normal_distribution(share):
+    """Also where it holds most events, as an isolation that is mostly 0.
+
+    5000 events, seed 0: the largest difference of distribution functions is beyond 0.035 by chance with 1e-5 (KS).
+    Spread evenly over the interval of z it would be 0.22, 0.48 and 0.82.
+    """
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(5000) < share, 0.0, rng.exponential(1, 5000))[:, None].astype(np.float32)
+    fitted = ColumnTransforms().fit_columns(values, np.ones(5000), ["quantile"], ["q"], whiten=True, bounds=[(0, None)])
+    u = fitted.dequantize(fitted(torch.from_numpy(values)), torch.Generator().manual_seed(0))
+    assert kstest(u[:, 0].numpy(), "norm").statistic < 0.035
+    np.testing.assert_array_equal(fitted.inverse(u).numpy() == 0, values == 0)
 
 
 def test_slope_above_an_atom_is_that_of_its_cell():
