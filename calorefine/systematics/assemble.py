@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, UncertaintyWarning
+from calorefine.stats import error_of_error
 from calorefine.systematics.sources import (
     GENERATED,
     AlternativesRule,
@@ -18,6 +19,8 @@ from calorefine.systematics.sources import (
     from_replicas,
 )
 from calorefine.systematics.systematics import ObservableBins, Systematics
+
+FEWEST = 5  # degrees of freedom that the data have to allow for intervals that cover what they say
 
 
 def assemble(
@@ -32,6 +35,7 @@ def assemble(
     residual_correlated: bool = True,
     generated: ArrayLike | None = None,
     outside: ArrayLike | None = None,
+    data_dof: float = np.inf,
 ) -> Systematics:
     """Systematics from values of all bins under variations.
 
@@ -46,6 +50,7 @@ def assemble(
         residual_correlated: whether it moves all bins together.
         generated: (n, n) covariance of the generated sample's own statistics.
         outside: (n,) deviation of events outside the training domain.
+        data_dof: degrees of freedom that the calibration sample allows (`stats.weights_dof`).
 
     Raises:
         ConfigError, ValueRangeError: as `Systematics` and the functions of `sources`.
@@ -56,8 +61,17 @@ def assemble(
     values, given = np.asarray(nominal, np.float64), {"calibration": calibration, "training": training}
     replicas = {name: np.asarray(rows, np.float64) for name, rows in given.items() if rows is not None}
     whole = "calibration" if "calibration" in replicas else None
-    sources = [from_replicas(name, rows, part_of=None if name == whole else whole) for name, rows in replicas.items()]
+    sources = [
+        from_replicas(name, rows, data_dof=data_dof)
+        if name == "calibration"
+        else from_replicas(name, rows, part_of=whole)
+        for name, rows in replicas.items()
+    ]
     notes = _notes(*sources)
+    if whole and data_dof < FEWEST:
+        note = f"the calibration sample allows {data_dof:.2g} degrees of freedom (few blocks, or a few heavy events): "
+        known = f"its errors are known to {error_of_error(data_dof):.0%}"
+        notes.append(f"{note}{known}, and intervals may cover less than they say")
     for name, rows in (alternatives or {}).items():
         sources += from_alternatives(name, values, rows, rule=rule)
     if residual is not None:
