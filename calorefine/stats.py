@@ -285,6 +285,33 @@ def chi2_p_value(chi2: float, ndf: int) -> float:
     return float(distributions.chi2.sf(chi2, ndf)) if ndf > 0 else 1.0
 
 
+def weights_dof(weight: ArrayLike, group: IntArray | None = None) -> float:
+    r"""Degrees of freedom that a sample's weights allow to a variance that is estimated from it, by whatever method.
+
+    Of g independent groups (runs, events), with weights W summed in each,
+
+    .. math:: \nu = \min\Big(g - 1, \; \frac{2}{3 \sum W^4 / (\sum W^2)^2 - 1 / g}\Big),
+
+    which matches the variance of :math:`\sum W^2 a^2` for Gaussian a (Satterthwaite): g - 1 for equal weights, few
+    where some events carry most of :math:`\sum W^2`, at least 1.
+
+    Args:
+        weight: (n,) any sign.
+        group: (n,) numbers from 0; each event by itself if left out.
+
+    References: Satterthwaite, doi:10.2307/3002019.
+
+    >>> round(weights_dof(np.ones(30)))
+    29
+    """
+    sums = np.asarray(weight, np.float64) if group is None else group_sums(weight, group)
+    sums = sums[sums != 0]
+    squares = float(np.sum(sums**2))
+    if len(sums) < 2:
+        return 1.0
+    return max(1.0, min(len(sums) - 1.0, 2 / (3 * float(np.sum(sums**4)) / squares**2 - 1 / len(sums))))
+
+
 def error_of_error(dof: ArrayLike) -> FloatArray:
     """Relative error of a standard error with these degrees of freedom, 1 / sqrt(2 dof); 0 if it is known.
 

@@ -199,6 +199,7 @@ class EventDataModule(pl.LightningDataModule):
         counts = self.replica.counts(block_key)
         weight = self._weight({**table, EVENT: event_key}, block_key)
         signed = counts * weight
+        self.weights_dof = stats.weights_dof(signed, keys.group(block_key))
         stats.require_positive_sum(signed, f"{self.source}, weights '{self._weight_name()}'")
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
         if self.positive is not None:
@@ -348,6 +349,7 @@ class EventDataModule(pl.LightningDataModule):
             "sum_w": stats.sum_w(self.train.weight),
             "n_eff": stats.n_eff(self.train.weight),
             "n_eff_signed": self.n_eff_signed,
+            "weights_dof": self.weights_dof,
             "digest": digest_of_events(self.train),
         }
 

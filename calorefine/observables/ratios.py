@@ -90,8 +90,8 @@ class Efficiency(_RatioOfSums):
 
     def unseen(self, sums: FloatArray, squares: FloatArray, variance: FloatArray, bins: BinStatistics) -> FloatArray:  # noqa: ARG002
         """A few more events that pass, and that fail; see `Observable.unseen`."""
-        values = self.evaluate(sums)
-        return np.diag(bins.unseen[1:-1] * (values**2 + (1 - values) ** 2) / bins.sum_w[1:-1] ** 2)
+        changes = np.sum(self.changes(self.evaluate(sums)) ** 2, axis=1)
+        return np.diag(bins.unseen[1:-1] * changes / bins.sum_w[1:-1] ** 2)
 
     def interval(self, values: FloatArray, variance: FloatArray, errors: FloatArray, bins: BinStatistics) -> FloatArray:
         """Clopper and Pearson's; see `Observable.interval`."""

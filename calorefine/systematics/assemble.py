@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, UncertaintyWarning
 from calorefine.systematics.alternatives import beyond_seeds
+from calorefine.stats import error_of_error
 from calorefine.systematics.sources import (
     GENERATED,
     NOISE,
@@ -22,6 +23,8 @@ from calorefine.systematics.sources import (
     less,
 )
 from calorefine.systematics.systematics import ObservableBins, Systematics
+
+FEWEST = 5  # degrees of freedom that the data have to allow for intervals that cover what they say
 
 
 def assemble(
@@ -38,6 +41,7 @@ def assemble(
     generated: ArrayLike | None = None,
     own_noise: ArrayLike | None = None,
     outside: ArrayLike | None = None,
+    data_dof: float = np.inf,
 ) -> Systematics:
     """Systematics from values of all bins under variations.
 
@@ -56,6 +60,7 @@ def assemble(
         own_noise: (n, n) the part of it that the members' samples don't share: their spread holds it, as the source
             `noise`, so that it isn't added.
         outside: (n,) deviation of events outside the training domain.
+        data_dof: degrees of freedom that the calibration sample allows (`stats.weights_dof`).
 
     Raises:
         ConfigError, ValueRangeError: as `Systematics` and the functions of `sources`.
@@ -66,8 +71,17 @@ def assemble(
     values, given = np.asarray(nominal, np.float64), {"calibration": calibration, "training": training}
     replicas = {name: np.asarray(rows, np.float64) for name, rows in given.items() if rows is not None}
     whole = "calibration" if "calibration" in replicas else None
-    sources = [from_replicas(name, rows, part_of=None if name == whole else whole) for name, rows in replicas.items()]
+    sources = [
+        from_replicas(name, rows, data_dof=data_dof)
+        if name == "calibration"
+        else from_replicas(name, rows, part_of=whole)
+        for name, rows in replicas.items()
+    ]
     notes = _notes(*sources)
+    if whole and data_dof < FEWEST:
+        note = f"the calibration sample allows {data_dof:.2g} degrees of freedom (few blocks, or a few heavy events): "
+        known = f"its errors are known to {error_of_error(data_dof):.0%}"
+        notes.append(f"{note}{known}, and intervals may cover less than they say")
     for name, rows in (alternatives or {}).items():
         varied = finite_rows(name, rows)
         if retrained is None or name in retrained:

@@ -1,7 +1,9 @@
 r"""One source of uncertainty: a covariance of all bins, and how well it is known.
 
 * *Replicas* y_k, k = 1 ... K: the sample covariance about their mean, :math:`S = \sum_k (y_k - \bar y)(y_k - \bar
-  y)^T / (K - 1)`, has K - 1 degrees of freedom and at most that rank.
+  y)^T / (K - 1)`, has K - 1 degrees of freedom and at most that rank.  Bootstrap replicas estimate a variance from the
+  data, of which few blocks or a few heavy events tell little however many replicas there are: with the data's own
+  :math:`\nu` (`stats.weights_dof`) there are :math:`1 / (1 / (K - 1) + 1 / \nu)`.
 * A *deviation* d from the nominal (closure of a reweighting, events outside the domain): :math:`d d^T`, one nuisance
   parameter that moves all bins together, or :math:`\mathrm{diag}(d^2)`.
 * *Alternatives* of the same choice, d_1 ... d_m: they are not draws of a distribution.  The default is the envelope:
@@ -28,6 +30,7 @@ from calorefine.stats import FloatArray
 AlternativesRule = Literal["envelope", "mean", "separate"]
 NOISE = "noise"  # name of the part of the members' spread that is their samples' statistics
 GENERATED = "generated"  # name of the source that the generated sample's own statistics are
+FEW_OF_DATA = 0.8  # of the replicas' degrees of freedom: what is left of them is said
 NEGATIVE = 1e-8  # eigenvalues of the correlation matrix: what is below -NEGATIVE is not rounding
 
 
@@ -81,13 +84,14 @@ def _require_covariance(matrix: FloatArray, what: str) -> None:
         raise ValueRangeError(f"{what}: the correlation matrix has the eigenvalue {lowest:.2g}, expected none below 0")
 
 
-def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None) -> ErrorSource:
+def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None, data_dof: float = np.inf) -> ErrorSource:
     """Sample covariance of replicas about their mean.
 
     Args:
         name: of the source.
         rows: (K, n) values of each replica, without the nominal one.
         part_of: source that holds this one.
+        data_dof: degrees of freedom that the data allow; infinite for replicas that don't stand for a variance of data.
 
     Raises:
         ConfigError: fewer than two replicas.
@@ -100,7 +104,10 @@ def from_replicas(name: str, rows: ArrayLike, *, part_of: str | None = None) -> 
     rounding = np.abs(centred) <= 1e-14 * np.abs(values).max(axis=0)
     centred[:, rounding.all(axis=0)] = 0.0
     rule = f"covariance of {len(values)} replicas about their mean"
-    return ErrorSource(name, centred.T @ centred / (len(values) - 1), float(len(values) - 1), part_of, rule)
+    dof = 1 / (1 / (len(values) - 1) + 1 / data_dof)
+    if dof < FEW_OF_DATA * (len(values) - 1):
+        rule += f"; {dof:.3g} degrees of freedom, as the data's weights or blocks allow {data_dof:.3g}"
+    return ErrorSource(name, centred.T @ centred / (len(values) - 1), dof, part_of, rule)
 
 
 def from_deviation(name: str, row: ArrayLike, *, correlated: bool = True) -> ErrorSource:

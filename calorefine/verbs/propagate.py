@@ -11,8 +11,9 @@ import numpy as np
 
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io.formats import open_source
-from calorefine.io.provenance import recorded
+from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.sample import WeightedFiles
+from calorefine.io.sources import Source
 from calorefine.observables import Measured, Observable
 from calorefine.systematics import checks
 from calorefine.systematics.assemble import assemble
@@ -149,6 +150,7 @@ def propagate_files(
         residual=deviation,
         generated=measured.statistics,
         own_noise=own,
+        data_dof=_data_dof(variables.source),
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
     true = at_totals(truth.within(tree), measured.observables, totals_of(measured)) if truth else None
@@ -166,6 +168,12 @@ def propagate_files(
         provenance=_provenance(variables, powers, biases, lines),
     )
     return PropagateSummary(systematics, measured, powers, biases, saved, lines)
+
+
+def _data_dof(source: Source) -> float:
+    """Degrees of freedom that the generator's training sample allows; its effective number where it isn't told."""
+    training = read_provenance(source.paths[0]).get("training", {})
+    return float(training.get("weights_dof") or training.get("n_eff_signed") or np.inf)
 
 
 def _provenance(
