@@ -301,6 +301,8 @@ class EventDataModule(pl.LightningDataModule):
                 columns = self.columns.totals(table)
                 self.weights.check(self._nominal_fit, table, columns, dependence=self.dependence)
             self.weight_fit = replica_fit(self.weights, self._nominal_fit, table, block_key, self.replica)
+            for text in self.weight_fit.refits:
+                logger.warning("replica %d of the weights: %s", self.replica.index, text)
             return self.weight_fit.weights(table)
         if self.weights == "none":
             return np.ones(len(block_key))
