@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -29,7 +29,7 @@ from calorefine.io.formats import open_source
 from calorefine.io.table import memory_map, read_table
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 from calorefine.weights.bootstrap import check_blocks
-from calorefine.weights.source import EVENT
+from calorefine.weights.source import EVENT, Dependence
 
 logger = logging.getLogger(__name__)
 VALIDATION_EVENTS = 8192
@@ -131,7 +131,7 @@ class EventDataModule(pl.LightningDataModule):
         batch_size: int = 512,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
-        dependence: Literal["error", "warn"] = "error",
+        dependence: Dependence = "error",
         nonfinite: NonFinite = "error",
         max_memory_gb: float = 4.0,
         cache_dir: str | None = None,
@@ -151,7 +151,7 @@ class EventDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
-        self.dependence: Literal["error", "warn"] = dependence
+        self.dependence = dependence
         self.nonfinite = nonfinite
         self.max_memory_gb = max_memory_gb
         self.cache_dir = Path(cache_dir) if cache_dir else None
@@ -307,6 +307,8 @@ class EventDataModule(pl.LightningDataModule):
                 columns = self.columns.totals(table)
                 self.weights.check(self._nominal_fit, table, columns, dependence=self.dependence)
             self.weight_fit = replica_fit(self.weights, self._nominal_fit, table, block_key, self.replica)
+            for text in self.weight_fit.refits:
+                logger.warning("replica %d of the weights: %s", self.replica.index, text)
             return self.weight_fit.weights(table)
         if self.weights == "none":
             return np.ones(len(block_key))

@@ -8,7 +8,7 @@ from pathlib import Path
 from calorefine.pages.page import Picture, Record, Section, Table
 from calorefine.text import number, percent, with_error
 
-SUSPICIOUS = 0.01  # p-value
+SUSPICIOUS, LOW = 0.01, 0.05  # p-values
 
 
 def fits_of(record: Record) -> list[Record]:
@@ -96,8 +96,8 @@ def _alternatives(record: Record) -> Table:
 
 def _factorization(record: Record) -> Table:
     return Table.of(
-        "Does the spectator's shape depend on a column?",
-        record.get("factorization") or [],
+        f"Does the spectator's shape depend on a column, or on two together (pairs of p < {LOW})?",
+        [test for test in record.get("factorization") or [] if test.get("edges", True) or test["p_value"] < LOW],
         {
             "column": lambda test: test["column"],
             "\u03c7\u00b2/ndf": lambda test: f"{test['chi2']:.1f}/{test['ndf']}",
@@ -123,6 +123,9 @@ def _warnings(record: Record, fits: Sequence[Record]) -> list[str]:
     dependent = [test["column"] for test in record.get("factorization") or [] if _depends(test)]
     out += [f"the spectator's shape depends on {', '.join(dependent)}: sWeights are biased there"] if dependent else []
     replicas = record.get("replicas") or {}
+    odd, left_out = replicas.get("fits") or {}, replicas.get("left_out") or {}
+    out += [f"{len(odd)} of {replicas['n']} replicas had a fit that ran away or ended at a limit"] if odd else []
+    out += [f"replica {index} is left out, with weights 0: {text}" for index, text in left_out.items()]
     if replicas.get("n") and not replicas.get("refit"):
         out.append("replicas of the sWeights keep the nominal fit: their spread lacks its uncertainty")
     return out

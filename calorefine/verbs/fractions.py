@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from calorefine.errors import ConfigError, nearest
 from calorefine.events import Columns
@@ -13,7 +12,7 @@ from calorefine.io.provenance import recorded
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.weights.factorization import tests_table
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
-from calorefine.weights.source import WeightSource
+from calorefine.weights.source import Dependence, WeightSource
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
 
 TITLE = "consistency: are the samples mixtures of the same species, with these fractions?"
@@ -30,7 +29,7 @@ def fractions_file(
     replicas: int = 0,
     seed: int = 0,
     refit: bool = True,
-    dependence: Literal["error", "warn"] = "error",
+    dependence: Dependence = "error",
     nonfinite: NonFinite = "error",
     tree_format: TreeFormat = "ttree",
     overwrite: bool = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from calorefine.errors import FactorizationError
 from calorefine.events import Arrays, Columns
@@ -13,6 +12,7 @@ from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.pages.figures.spectator import fit_figure
 from calorefine.weights.factorization import FactorizationResult, tests_table
+from calorefine.weights.source import Dependence
 from calorefine.weights.splot import SPlot, SPlotResult
 from calorefine.weights.weighted_files import Replicas, WeightedInput, WeightedOutput, WeightsSummary
 
@@ -30,7 +30,7 @@ def splot_file(
     replicas: int = 0,
     seed: int = 0,
     refit: bool = True,
-    dependence: Literal["error", "warn"] = "error",
+    dependence: Dependence = "error",
     nonfinite: NonFinite = "error",
     tree_format: TreeFormat = "ttree",
     overwrite: bool = False,
@@ -88,7 +88,7 @@ def splot_file(
 
 
 def _tested(
-    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: Literal["error", "warn"], what: str
+    splot: SPlot, fit: SPlotResult, table: Arrays, columns: Arrays, dependence: Dependence, what: str
 ) -> list[FactorizationResult]:
     """Test factorization; a refusal shows fit and tests, since nothing is written then."""
     try:

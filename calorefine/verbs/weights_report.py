@@ -23,7 +23,7 @@ from calorefine.pages.weights import lead, weights_sections
 from calorefine.stats import FloatArray
 from calorefine.text import first_three
 from calorefine.weights import summary
-from calorefine.weights.factorization import column_edges
+from calorefine.weights.column_bins import column_edges
 from calorefine.weights.source import EVENT, shared_keys
 from calorefine.weights.splot import SPlot
 from calorefine.weights.stored import dependence, stored_part, stored_tests, stored_yields

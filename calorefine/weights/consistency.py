@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,29 @@ from scipy import linalg
 
 from calorefine.events import Arrays
 from calorefine.stats import FloatArray, IntArray
-from calorefine.weights.factorization import ColumnBins, FactorizationResult, added, corrected
-from calorefine.weights.linear_weights import ratio
+from calorefine.weights.bins import ContextBins
+from calorefine.weights.column_bins import ColumnBins
+from calorefine.weights.factorization import FactorizationResult, added, corrected
+from calorefine.weights.linear_weights import ProbabilityRows, ratio
 from calorefine.weights.source import EVENT, shared_keys
-
-if TYPE_CHECKING:
-    from calorefine.weights.fractions import LabelFractions
 
 N_BINS, LEAST_EVENTS = 5, 50
 
 
+class Fractions(Protocol):
+    """Samples of known fractions: a `LabelFractions`."""
+
+    samples: tuple[str, ...]
+    bins: ContextBins
+    values: FloatArray
+    variances: FloatArray
+
+    def rows(self, table: Arrays) -> ProbabilityRows:
+        """Probabilities of the table's events."""
+
+
 def consistency_test(
-    source: LabelFractions, table: Arrays, columns: Mapping[str, NDArray[Any]]
+    source: Fractions, table: Arrays, columns: Mapping[str, NDArray[Any]]
 ) -> list[FactorizationResult]:
     """Test for each column whether the samples are mixtures of the same species; nothing for as many as species.
 
@@ -60,7 +71,7 @@ def consistency_test(
 
 def _test(
     name: str,
-    source: LabelFractions,
+    source: Fractions,
     number: int,
     used: IntArray,
     sample: IntArray,

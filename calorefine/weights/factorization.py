@@ -31,20 +31,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import FactorizationError, FactorizationWarning, ValueRangeError
+from calorefine.events import Arrays
 from calorefine.keys import KeyArray
-from calorefine.stats import FloatArray, IntArray, chi2_p_value
+from calorefine.stats import FloatArray, chi2_p_value
+from calorefine.weights.bins import ContextBins
+from calorefine.weights.column_bins import ColumnBins, column_edges
 from calorefine.weights.scores import Scored, Scores
 from calorefine.weights.source import shared_keys
+from calorefine.weights.splot_fit import SPlotFit
 
-if TYPE_CHECKING:
-    from calorefine.weights.splot import SPlot, SPlotResult
+__all__ = ["ColumnBins", "FactorizationResult", "column_edges", "factorization_test", "reject_if_dependent"]
 
 PAIR_BINS, SHOWN_PAIRS = 3, 5
 REMEDY = (
@@ -52,6 +55,27 @@ REMEDY = (
     "several terms (class_path: Bernstein); if the signal's does, fit in bins of context (in_bins_of) or make the "
     "spectator independent of it; `dependence: warn` goes on as it is"
 )
+
+
+class Fitted(Protocol):
+    """Spectator fits, one in each bin of context: an `SPlotResult`."""
+
+    @property
+    def bins(self) -> ContextBins:
+        """Bins of context."""
+
+    @property
+    def fits(self) -> tuple[SPlotFit, ...]:
+        """The fits."""
+
+
+class SpectatorSource(Protocol):
+    """What is fitted: an `SPlot`."""
+
+    spectator: str
+
+    def fit(self, table: Arrays) -> Fitted:
+        """Fit the spectator."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +129,12 @@ class FactorizationResult:
 
 
 def factorization_test(
-    splot: SPlot,
+    splot: SpectatorSource,
     spectator: NDArray[Any],
     columns: Mapping[str, NDArray[Any]],
     *,
     n_bins: int = 5,
-    result: SPlotResult | None = None,
+    result: Fitted | None = None,
     pairs: bool = False,
     key: KeyArray | None = None,
 ) -> list[FactorizationResult]:
@@ -201,29 +225,6 @@ def added(parts: list[FactorizationResult]) -> FactorizationResult:
     return replace(worst, chi2=chi2, ndf=ndf, p_value=p_value, p_corrected=p_value)
 
 
-@dataclass(frozen=True)
-class ColumnBins:
-    """Bins of a column: their edges, and the number (n,) of each event's."""
-
-    edges: FloatArray
-    number: IntArray
-
-    @classmethod
-    def of(cls, values: FloatArray, n_bins: int) -> ColumnBins:
-        """Bins of values (n,), see `column_edges`."""
-        edges = column_edges(values, n_bins)
-        return cls(edges, np.searchsorted(edges[1:-1], values, side="right"))
-
-    def __len__(self) -> int:
-        """Return the number of bins."""
-        return max(len(self.edges) - 1, 1)
-
-    @property
-    def labels(self) -> list[str]:
-        """The bins as intervals."""
-        return [f"[{low:.4g}, {high:.4g}]" for low, high in pairwise(self.edges)]
-
-
 def _test(name: str, bins: ColumnBins, scores: Scores) -> FactorizationResult:
     if len(bins) < 2:
         return FactorizationResult.of(name, 0.0, 0, bins.edges, {}, ())
@@ -258,42 +259,6 @@ def _column(name: str, values: NDArray[Any], inside: NDArray[np.bool_]) -> Float
         problem = f"{missing} of {int(inside.sum())} values are NaN"
         raise ValueRangeError(f"column {name}: {problem}, expected none; add a cut")
     return values[inside]
-
-
-def column_edges(values: FloatArray, n_bins: int) -> FloatArray:
-    """Edges of the bins of a column: quantiles, or the values themselves if there are at most `2 n_bins` of them.
-
-    Bins are closed on the left; the last edge is the largest value.  A value that holds more than an equal share (most
-    events have no second cluster, say) is a bin of its own.  Of few values, those that hold less than a fourth of an
-    equal share are merged with the next.
-
-    Args:
-        values: (n,), finite or infinite, not NaN.
-        n_bins: number of bins wanted.
-
-    Returns:
-        (q + 1,) increasing; two edges (or one, for a single value) if the column can't be divided.
-
-    >>> column_edges(np.array([0.0, 0.0, 1.0, 1.0]), 5)
-    array([0., 1., 1.])
-    """
-    unique, counts = np.unique(values, return_counts=True)
-    if len(unique) > 2 * n_bins:
-        heavy = counts > len(values) / n_bins
-        levels = np.linspace(0, 1, max(n_bins - int(heavy.sum()), 1) + 1)
-        rest = np.quantile(values[~np.isin(values, unique[heavy])], levels, method="inverted_cdf")
-        after = unique[1:][heavy[:-1]]
-        lower = np.unique([*rest[:-1], *unique[heavy], *after])
-        return np.append(lower, unique[-1]) if heavy.any() else np.unique(rest)
-    starts, held = [unique[0]], 0
-    for value, count in zip(unique, counts, strict=True):
-        if held >= len(values) / n_bins / 4:
-            starts.append(value)
-            held = 0
-        held += int(count)
-    if held < len(values) / n_bins / 4 and len(starts) > 1:
-        starts.pop()
-    return np.array([*starts, unique[-1]])
 
 
 def corrected(tests: list[FactorizationResult]) -> list[FactorizationResult]:

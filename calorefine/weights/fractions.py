@@ -32,7 +32,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ from calorefine.weights.factorization import FactorizationResult, reject_if_depe
 from calorefine.weights.fraction_errors import balanced_variances, can_balance
 from calorefine.weights.labels import LabelSource
 from calorefine.weights.linear_weights import ProbabilityRows, ratio
-from calorefine.weights.source import WeightFit, column_of, known_name
+from calorefine.weights.source import Dependence, WeightFit, column_of, known_name
 
 Numbers = dict[str, dict[str, float | list[float]]]
 
@@ -147,13 +147,7 @@ class LabelFractions(LabelSource):
         return ProbabilityRows(of_event, cell, cell // len(self.samples), self.values.reshape(len(cell), -1))
 
     def check(
-        self,
-        fit: WeightFit,  # noqa: ARG002 (what is fitted doesn't matter)
-        table: Arrays,
-        columns: Arrays,
-        *,
-        dependence: Literal["error", "warn"] = "error",
-        what: str = "",
+        self, fit: WeightFit, table: Arrays, columns: Arrays, *, dependence: Dependence = "error", what: str = ""
     ) -> list[FactorizationResult]:
         """Test whether more samples than species agree with each other; see `WeightSource.check` and `consistency`.
 
@@ -163,6 +157,7 @@ class LabelFractions(LabelSource):
         Warns:
             FactorizationWarning: p < 1e-2.
         """
+        del fit
         tests = consistency_test(self, table, columns)
         least = 1e-3 if dependence == "error" else 0.0
         reject_if_dependent(tests, what=what, raise_below=least, claim=DISAGREE, remedy=REMEDY)

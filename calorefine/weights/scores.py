@@ -21,11 +21,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from iminuit import Minuit
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from calorefine.stats import FloatArray, IntArray
+from calorefine.stats import FloatArray, IntArray, summed
+from calorefine.weights.mixture import Mixture
 from calorefine.weights.splot_fit import SPlotFit
 
 SPECTATOR_BINS, LEAST_YIELD, RANK = 200, 10.0, 1e-6
@@ -137,6 +139,21 @@ class Scores:
             return np.asarray((sums.T @ sums).todense())
 
         return squares(self.group[rows]) - squares(np.arange(len(rows)))
+
+
+def covariance_by_key(mixture: Mixture, minuit: Minuit, m: FloatArray, group: IntArray) -> FloatArray:
+    r"""Covariance :math:`C (\sum_g s_g s_g^T) C` of the parameters, with the scores s summed over events of equal key.
+
+    C is the inverse of the second derivatives, and numbers of events are Poisson: White, Econometrica 50 (1982) 1.
+    """
+    values, covariance, scores = np.array(minuit.values), np.array(minuit.covariance), []
+    for k, (name, error) in enumerate(zip(minuit.parameters, minuit.errors, strict=True)):
+        ends = np.repeat(values[None], 2, axis=0)
+        ends[:, k] = np.clip(values[k] + 0.1 * error * np.array([-1, 1]), *minuit.limits[name])
+        low, high = (mixture.scaled_log_pdf(m, *end)[1] for end in ends.tolist())
+        score = np.zeros(len(m)) if minuit.fixed[name] else (high - low) / (ends[1, k] - ends[0, k])
+        scores.append(summed(score, group))
+    return np.asarray(covariance @ (np.array(scores) @ np.array(scores).T) @ covariance)
 
 
 def _quadratic(

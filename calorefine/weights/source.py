@@ -34,6 +34,7 @@ from calorefine.events import Arrays
 from calorefine.io.provenance import Configured
 from calorefine.stats import FloatArray, IntArray
 
+Dependence = Literal["error", "warn"]
 EVENT = "\0event"
 """Name in a table of the events' keys (n,): what shares one, as candidates do, doesn't count as independent."""
 SUM_RULE_WARNING = 5e-3
@@ -102,13 +103,7 @@ class WeightSource(Configured, ABC):
         """
 
     def check(
-        self,
-        fit: WeightFit,  # noqa: ARG002 (for subclasses)
-        table: Arrays,  # noqa: ARG002
-        columns: Arrays,  # noqa: ARG002
-        *,
-        dependence: Literal["error", "warn"] = "error",  # noqa: ARG002
-        what: str = "",  # noqa: ARG002
+        self, fit: WeightFit, table: Arrays, columns: Arrays, *, dependence: Dependence = "error", what: str = ""
     ) -> list[Any]:
         """Test what the weights assume about these columns, warn, and raise beyond doubt; nothing is tested by default.
 
@@ -122,6 +117,7 @@ class WeightSource(Configured, ABC):
         Returns:
             One record for each test.
         """
+        del fit, table, columns, dependence, what
         return []
 
     def varied(self, replica: int, seed: int = 0) -> WeightSource:  # noqa: ARG002 (for subclasses)

@@ -23,6 +23,7 @@ from calorefine import keys
 from calorefine.errors import EmptySelectionError, FitError, SumRuleWarning, ValueRangeError
 from calorefine.stats import FloatArray, IntArray, WeightSums, n_eff, summed
 from calorefine.weights.mixture import Mixture
+from calorefine.weights.scores import covariance_by_key
 from calorefine.weights.shapes import Guess, Parameter
 from calorefine.weights.source import SUM_RULE_WARNING, checked_counts, shared_keys, sum_rules
 from calorefine.weights.splot_fit import SPlotFit
@@ -91,7 +92,7 @@ class SpectatorFit:
         edges, observed, expected, inflation = _binned(self.mixture, values, m, group)
         covariance = np.array(minuit.covariance)
         if group is not None:
-            covariance = _by_key(self.mixture, minuit, m, group)
+            covariance = covariance_by_key(self.mixture, minuit, m, group)
         return SPlotFit(
             spectator=self.spectator,
             target=self.target,
@@ -270,21 +271,6 @@ def _check_sum_rule(weights: dict[str, FloatArray], yields: dict[str, float], sp
     if worst > SUM_RULE_WARNING:
         warnings.warn(msg, SumRuleWarning, stacklevel=4)
     return deviations
-
-
-def _by_key(mixture: Mixture, minuit: Minuit, m: FloatArray, group: IntArray) -> FloatArray:
-    r"""Covariance :math:`C (\sum_g s_g s_g^T) C` of the parameters, with the scores s summed over events of equal key.
-
-    C is the inverse of the second derivatives, and numbers of events are Poisson: White, Econometrica 50 (1982) 1.
-    """
-    values, covariance, scores = np.array(minuit.values), np.array(minuit.covariance), []
-    for k, (name, error) in enumerate(zip(minuit.parameters, minuit.errors, strict=True)):
-        ends = np.repeat(values[None], 2, axis=0)
-        ends[:, k] = np.clip(values[k] + 0.1 * error * np.array([-1, 1]), *minuit.limits[name])
-        low, high = (mixture.scaled_log_pdf(m, *end)[1] for end in ends.tolist())
-        score = np.zeros(len(m)) if minuit.fixed[name] else (high - low) / (ends[1, k] - ends[0, k])
-        scores.append(summed(score, group))
-    return np.asarray(covariance @ (np.array(scores) @ np.array(scores).T) @ covariance)
 
 
 def _binned(

@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ from calorefine.weights.factorization import FactorizationResult, factorization_
 from calorefine.weights.mixture import Mixture
 from calorefine.weights.refits import refit
 from calorefine.weights.shapes import SpectatorModel
-from calorefine.weights.source import EVENT, WeightFit, WeightSource, checked_counts, column_of, known_name
+from calorefine.weights.source import EVENT, Dependence, WeightFit, WeightSource, checked_counts, column_of, known_name
 from calorefine.weights.spectator import SpectatorFit
 from calorefine.weights.splot_fit import SPlotFit
 
@@ -106,13 +106,7 @@ class SPlot(WeightSource):
         return factorization_test(self, spectator, tested, result=fit, pairs=True, key=table.get(EVENT))
 
     def check(
-        self,
-        fit: WeightFit,
-        table: Arrays,
-        columns: Arrays,
-        *,
-        dependence: Literal["error", "warn"] = "error",
-        what: str = "",
+        self, fit: WeightFit, table: Arrays, columns: Arrays, *, dependence: Dependence = "error", what: str = ""
     ) -> list[FactorizationResult]:
         """Test factorization; see `WeightSource.check` and `reject_if_dependent`.
 
