@@ -80,6 +80,10 @@ class FactorizationWarning(CalorefineWarning):
     """The spectator's shape depends on a column: sWeights are biased."""
 
 
+class ColumnWarning(CalorefineWarning):
+    """Events have in a column what its options don't say, and a generator would not have it."""
+
+
 class UncertaintyWarning(CalorefineWarning):
     """An uncertainty leaves something out, or a difference lies where there is no uncertainty."""
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from calorefine.errors import ConfigError, KeyColumnError, ValueRangeError, nearest
 from calorefine.keys import KeyArray, make_keys
 
 Arrays = Mapping[str, NDArray[Any]]
 _BLOCK = "\0block "
+COARSE = 1e-3  # step of single precision, in widths of a column
 
 UNITS = {
     "energy": {"eV": 1e-6, "keV": 1e-3, "MeV": 1.0, "GeV": 1e3, "TeV": 1e6},
@@ -45,6 +46,8 @@ class Column:
         categories: allowed values of a categorical context; it is one-hot encoded in this order.
         shape: of a feature that is an array of numbers in each event, such as [504] for the cells of a calorimeter;
             left out for a single number.
+        offset: constant that is taken off before a value is kept in single precision; found at set-up, and given to the
+            columns that need one, if left out.
     """
 
     expression: str | None = None
@@ -54,6 +57,27 @@ class Column:
     bounds: tuple[float | None, float | None] | None = None
     categories: list[int | float] | None = None
     shape: list[int] | None = None
+    offset: float | None = None
+
+    def encoded(self, values: ArrayLike) -> NDArray[np.float32]:
+        """Values in single precision, less the offset."""
+        if self.offset is None:
+            return np.asarray(values, np.float32)
+        return (np.asarray(values, np.float64) - self.offset).astype(np.float32)
+
+    def decoded(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Inverse of `encoded`: in double precision where there is an offset."""
+        return values if self.offset is None else values.astype(np.float64) + self.offset
+
+    def centered(self, values: NDArray[Any]) -> Column:
+        """Column with an offset, if values (n,) in single precision would be coarse against their spread."""
+        low, center, high = np.quantile(values, [0.16, 0.5, 0.84])
+        width = (high - low) / 2
+        step = float(np.spacing(np.float32(np.abs(values).max())))
+        if self.offset is not None or width == 0 or step < COARSE * width:
+            return self
+        digit = 10.0 ** math.floor(math.log10(width))
+        return replace(self, offset=float(np.round(center / digit) * digit))
 
     @property
     def size(self) -> int | None:
@@ -252,7 +276,7 @@ class Columns:
         """
         parts = []
         for name, column in self.feature_columns.items():
-            values, shape = np.asarray(table[name], np.float32), tuple(column.shape or ())
+            values, shape = column.encoded(table[name]), tuple(column.shape or ())
             if values.shape[1:] != shape:
                 msg = f"feature '{name}': {values.shape[1:]} numbers in each event found, expected {shape}"
                 raise ValueRangeError(f"{msg}: the shape of the column")
@@ -264,13 +288,30 @@ class Columns:
         sums = {f"sum of {name}": np.asarray(table[name]).reshape(len(table[name]), -1).sum(1) for name in self.shapes}
         return {name: table[name] for name in [*self.features, *self.context] if name not in self.shapes} | sums
 
-    def decode_features(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Inverse of `encode_features`: arrays (n,) or (n, *shape) by name."""
-        shapes = self.shapes
+    def decode_features(self, x: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Inverse of `encode_features`: arrays (n,) or (n, *shape) by name, float64 of columns with an offset."""
+        shapes, described = self.shapes, self.feature_columns
         return {
-            name: np.ascontiguousarray(x[:, columns]).reshape(len(x), *shapes.get(name, ()))
+            name: described[name].decoded(np.ascontiguousarray(x[:, columns]).reshape(len(x), *shapes.get(name, ())))
             for name, columns in self.slices.items()
         }
+
+    def centered(self, table: Arrays) -> Columns:
+        """Columns with the offsets that numbers in a table (n,) need, to be kept in single precision."""
+        groups: list[dict[str, Column | None]] = [
+            {
+                name: column if column.shape or column.categories else column.centered(np.asarray(table[name]))
+                for name, column in group.items()
+            }
+            for group in (self.feature_columns, self.context_columns)
+        ]
+        return replace(self, features=groups[0], context=groups[1])
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """Offsets of the columns that have one, by name."""
+        described = self.feature_columns | self.context_columns
+        return {name: column.offset for name, column in described.items() if column.offset is not None}
 
     def encode_context(self, table: Arrays, *, strict: bool = True) -> NDArray[np.float32]:
         """Stack the context to (n, c) float32, with categories one-hot encoded.
@@ -287,7 +328,7 @@ class Columns:
         for name, column in self.context_columns.items():
             values = np.asarray(table[name])
             if column.categories is None:
-                parts.append(values[:, None])
+                parts.append(column.encoded(values)[:, None])
                 continue
             encoded = values[:, None] == np.asarray(column.categories)
             if strict and not encoded.any(axis=1).all():
@@ -299,9 +340,7 @@ class Columns:
                 )
                 raise ValueRangeError(msg)
             parts.append(encoded)
-        return (
-            np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe") if parts else np.zeros((n, 0), np.float32)
-        )
+        return np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.zeros((n, 0), np.float32)
 
     def inside(self, encoded: NDArray[np.float32], domain: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
         """Tell by context column which rows (n,) lie in a domain; an unknown category lies outside.

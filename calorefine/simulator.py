@@ -88,9 +88,9 @@ class Simulator:
             n_per_event: how many events to generate at each condition; copies of an event follow each other.
 
         Returns:
-            Features float32 by name, (n * n_per_event,) or (n * n_per_event, *shape) of an array, in the units of
-            `columns`, unweighted, and `in_domain` (n * n_per_event,) bool: whether there are training events at such
-            conditions, as `inside` tells.
+            Features by name, (n * n_per_event,) or (n * n_per_event, *shape) of an array, in the units of `columns`,
+            unweighted; float32, float64 of a column with an offset.  And `in_domain` (n * n_per_event,) bool: whether
+            there are training events at such conditions, as `inside` tells.
 
         Raises:
             ConfigError: a context column is missing or has another length, or `n_per_event` is less than 1.
@@ -189,13 +189,13 @@ class Simulator:
             out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
 
 
-def _feature(table: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _feature(table: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
     if name not in table:
         raise ConfigError(f"features: column '{name}' is missing{nearest(name, table)}")
     values = _finite(name, np.atleast_1d(np.asarray(table[name])))
     if values.shape != shape:
         raise ConfigError(f"feature '{name}': shape {values.shape} found, expected {shape} as for the context")
-    return values.astype(np.float32)
+    return values
 
 
 def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -50,15 +50,20 @@ def bounded_and_atomic(n, seed):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Seed 51."""
+    """Seed 51.  Over 12 seeds of the training, with the chance to fail from a normal distribution of that spread:
+
+    the sum is off by 0.0056(2) at c = 0.1 and 0.0008(2) at 0.9 (limit 0.01), the atom by -0.004(3) and -0.034(1) (limit
+    0.06), its share at c = 0.5 by -0.028(1) (limit 0.04): the nearest limit is 8 spreads away, a chance below 1e-14.
+    """
     folder = tmp_path_factory.mktemp("mixed")
-    path = write(folder / "mixed.root", bounded_and_atomic(6000, 51))
-    return trained(path, "{x: {bounds: [0, 1]}, y: {bounds: [0, null]}}", folder, epochs=8)
+    path = write(folder / "mixed.root", bounded_and_atomic(12_000, 51))
+    columns = "{x: {bounds: [0, 1]}, y: {bounds: [0, null]}}"
+    return trained(path, columns, folder, epochs=20, **{"data.batch_size": 256})
 
 
 @pytest.mark.parametrize("c", [0.1, 0.9])
 def test_log_prob_sums_and_integrates_to_one(mixed, c):
-    x, edges = (np.arange(400) + 0.5) / 400, np.geomspace(1e-4, 60, 801)
+    x, edges = (np.arange(100) + 0.5) / 100, np.geomspace(1e-4, 60, 401)
     y = np.concatenate([[0.0], (edges[1:] + edges[:-1]) / 2])
     grid = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
     log_prob = mixed.log_prob({"x": grid[:, 0], "y": grid[:, 1], "c": np.full(len(grid), c)})
@@ -77,14 +82,22 @@ def test_atoms_and_bounds_are_generated_as_such(mixed):
     assert mixed.log_prob({"x": [1.5, 0.5], "y": [1.0, -0.1], "c": [0.5, 0.5]}).tolist() == [-math.inf, -math.inf]
 
 
+@pytest.mark.filterwarnings("ignore:.*the density ends at 0")
 def test_counts_have_probabilities(tmp_path):
-    """Seed 52; a Poisson distribution to 0.03 in each probability, several times the flow's error."""
-    path = write(tmp_path / "k.root", bounded_and_atomic(6000, 52))
-    simulator = trained(path, "{k: {transform: integer, bounds: [0, null]}, x: }", tmp_path, epochs=15)
+    """Seed 52; a Poisson distribution to 0.03 in each probability, for the mean of two trainings.
+
+    Over 10 seeds of the training the largest deviation of one was 0.0192 with a spread of 0.0032, hence of two at most
+    that with 0.0023: 4.7 spreads below the limit, a chance below 1e-5.  The sum is off by 0.0041(2), the limit is 0.01.
+    """
+    path = write(tmp_path / "k.root", bounded_and_atomic(24_000, 52))
+    options = {"epochs": 15, "data.batch_size": 512}
+    columns = "{k: {transform: integer, bounds: [0, null]}, x: }"
+    simulator, other = (trained(path, columns, tmp_path, seed=seed, **options) for seed in (1, 2))
     k, x = np.arange(-1, 16), np.linspace(-0.3, 1.3, 161)
     grid = np.stack(np.meshgrid(k, x, indexing="ij"), axis=-1).reshape(-1, 2)
-    log_prob = simulator.log_prob({"k": grid[:, 0], "x": grid[:, 1], "c": np.full(len(grid), 0.5)})
-    probability = np.trapezoid(np.exp(log_prob).reshape(len(k), len(x)), x, axis=1)
+    table = {"k": grid[:, 0], "x": grid[:, 1], "c": np.full(len(grid), 0.5)}
+    density = (np.exp(simulator.log_prob(table)) + np.exp(other.log_prob(table))) / 2
+    probability = np.trapezoid(density.reshape(len(k), len(x)), x, axis=1)
     assert probability.sum() == pytest.approx(1, abs=0.01)
     np.testing.assert_allclose(probability, distributions.poisson(2).pmf(k), atol=0.03)
     made = simulator.sample({"c": np.full(5000, 0.5)}, seed=1)["k"]
@@ -116,14 +129,22 @@ def true_log_prob(table):
 
 
 def test_likelihood_is_that_of_the_truth(analytic):
-    """Seed 54, 20 000 held-out events: within 0.02 nats per dimension; the difference is known to 0.002."""
+    """Seed 54, 20 000 held-out events: within 0.02 nats per dimension; the difference is known to 0.002.
+
+    Over 12 seeds of the training it was 0.0093(2) for couplings and 0.0129(10) for the autoregressive flow: the limit
+    0.04 is 27 spreads away.
+    """
     table = signal(20_000, 54)
     difference = true_log_prob(table) - analytic.log_prob(table)
     assert abs(difference.mean()) < 2 * 0.02
 
 
 def test_ranks_of_true_among_generated_events_are_uniform(analytic):
-    """Simulation-based calibration (Talts et al., arXiv:1804.06788): seed 55, Kolmogorov-Smirnov at 1 %."""
+    """Simulation-based calibration (Talts et al., arXiv:1804.06788): seed 55, Kolmogorov-Smirnov at 1 %.
+
+    That is a distance of 0.0514.  With these events it was 0.0348(12) in x and 0.0214(8) in y for couplings, 0.0332(32)
+    and 0.0212(18) for the autoregressive flow, over 12 seeds of the training: 5.7 spreads below, a chance below 1e-7.
+    """
     table = signal(1000, 55)
     made = analytic.sample({"c": table["c"]}, seed=2, n_per_event=99)
     for name in ("x", "y"):

@@ -89,8 +89,14 @@ class ColumnTransforms(Preprocessing):
         """Fit a map for each column, and the linear one that makes scalars uncorrelated; arguments as in the base."""
         given = columns.values()
         kinds: list[Transform] = [column.transform for column in given]
-        sizes, bounds = [column.size for column in given], [column.bounds for column in given]
-        return self.fit_columns(values, weight, kinds, list(columns), whiten=True, bounds=bounds, sizes=sizes)
+        offsets = [column.offset or 0.0 for column in given]
+        names = [f"{name} - {offset:.15g}" if offset else name for name, offset in zip(columns, offsets, strict=True)]
+        bounds: list[Bounds | None] = [
+            column.bounds and (*(None if end is None else end - offset for end in column.bounds),)  # type: ignore[misc]
+            for column, offset in zip(given, offsets, strict=True)
+        ]
+        sizes = [column.size for column in given]
+        return self.fit_columns(values, weight, kinds, names, whiten=True, bounds=bounds, sizes=sizes)
 
     def fit_columns(
         self,

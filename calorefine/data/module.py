@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from calorefine import keys, stats
 from calorefine.data.batches import Batch, BatchDataset, Epoch, ShuffledBatches, counted
 from calorefine.data.column_transforms import ColumnTransforms, Conditions, row_blocks
 from calorefine.data.preprocessing import Preprocessing
+from calorefine.data.remarks import remarks
 from calorefine.data.support import Support
 from calorefine.ddp import Ranks
-from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError
+from calorefine.errors import ColumnWarning, ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.events import Columns, Events
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
@@ -31,7 +32,6 @@ from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightF
 from calorefine.weights.bootstrap import check_blocks
 from calorefine.weights.source import EVENT, Dependence
 
-logger = logging.getLogger(__name__)
 VALIDATION_EVENTS = 8192
 
 
@@ -179,6 +179,8 @@ class EventDataModule(pl.LightningDataModule):
             if self.replica.index == 0:
                 raise
             raise ValueRangeError(f"replica {self.replica.index}, of the events that it counts: {error}") from error
+        for text in remarks(self.train, self.columns) if self.replica.index == 0 else ():
+            warnings.warn(f"{self.source}: {text}", ColumnWarning, stacklevel=2)
         self._train_set = self._to_network(self.train, self.prepared)
 
     def read(self) -> Events:
@@ -194,6 +196,7 @@ class EventDataModule(pl.LightningDataModule):
         """Events, and their weights (n,) before positive ones are made of them, bootstrap counts included."""
         table, key, event_key = self._rows = self._rows or self._read_rows()
         block_key = self.columns.bootstrap_key(table, event_key)
+        self.columns = self.columns.centered(table)
         if self.replica.index and self.columns.block:
             check_blocks(block_key, self.columns.block)
         counts = self.replica.counts(block_key)

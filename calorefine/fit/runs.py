@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from calorefine.data.batches import Batch
+from calorefine.events import Columns
 from calorefine.models.base import GenerativeModel
 from calorefine.nets import n_parameters
 
@@ -139,7 +140,8 @@ class RunSummary(pl.Callback):
         """Print the summary, in the first of several processes."""
         if not trainer.is_global_zero:
             return
-        data: Any = pl_module.spec["provenance"]  # type: ignore[index]  # set before training
+        spec: Any = pl_module.spec  # set before training
+        data = spec["provenance"]
         score = self.best.best_model_score
         distance = "none: no validation ran" if score is None else f"{float(score):.5f}"
         checkpoint = self.best.best_model_path or self.run_dir / "checkpoints" / "last.ckpt"
@@ -148,6 +150,7 @@ class RunSummary(pl.Callback):
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
             "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {_n_eff(data)}",
             "replica": _replica(data),
+            "precision": _offsets(Columns.from_dict(spec["columns"])),
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
             "validation": f"{distance} ({pl_module.validated_by} of held-out events, chosen checkpoint)",
             "check": _check(trainer, pl_module, Path(str(checkpoint))),
@@ -196,6 +199,12 @@ def _n_eff(data: dict[str, Any]) -> str:
     if not data.get("positive"):
         return f"{data['n_eff']:.0f}"
     return f"{data['n_eff_signed']:.0f} (of the signed weights; positive ones were made of them)"
+
+
+def _offsets(columns: Columns) -> str:
+    """What is taken off columns that single precision would make coarse."""
+    texts = [f"{name} - {offset:.15g}" for name, offset in columns.offsets.items()]
+    return f"{', '.join(texts)} in single precision, which would be coarse without" if texts else ""
 
 
 def _replica(data: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from calorefine.data.batches import COUNTED
 from calorefine.ensemble.members import RECORD, Ensemble, Member, alike, planned
+from calorefine.ensemble.price import Price, price
 from calorefine.ensemble.train import Recipe, train_members
 from calorefine.errors import ConfigError, TrainingError
 from calorefine.io.provenance import PROVENANCE_FILE, made_by, recorded, write_json
@@ -75,7 +76,8 @@ def ensemble_models(
     processes: int = 2,
     together: int | None = None,
     only: list[str] | None = None,
-) -> EnsembleSummary:
+    dry_run: bool = False,
+) -> EnsembleSummary | Price:
     """Train a generator, its bootstrap replicas, and repetitions with other seeds; go on where an earlier run stopped.
 
     Each replica counts the events by its own Poisson(1) numbers, functions of the events' keys, and redoes all that is
@@ -93,9 +95,11 @@ def ensemble_models(
             if left out.  Replicas and members on all events are never in one group.  Members are the same to rounding,
             whatever it is.
         only: names of the members to train in this process; all that are missing, if left out.
+        dry_run: train a few steps alone, and tell what the members that are missing take: hours, disk, and how well the
+            error of so many replicas is known.
 
     Returns:
-        The finished members.
+        The finished members; what they take, of a dry run.
 
     Raises:
         CalorefineError: bad input; members that belong to another configuration; a training that failed.  What is
@@ -103,12 +107,14 @@ def ensemble_models(
     """
     start = time.perf_counter()
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(fit, tuple(options or ()), folder)
     _check_configuration(recipe)
     chosen = [Member.named(name) for name in only or ()]
     todo = _groups(planned(replicas, seeds), processes, together) if only is None else [chosen]
     todo = [group for group in todo if not all((folder / member.name / RECORD).is_file() for member in group)]
+    if dry_run:
+        return price(recipe, todo, processes=processes if only is None else 1, replicas=replicas)
+    folder.mkdir(parents=True, exist_ok=True)
     if only is not None or len(todo) == 1 or processes == 1:
         for group in todo:
             train_members(recipe, group)

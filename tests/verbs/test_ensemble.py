@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from calorefine import Simulator
 from calorefine.cli import calorefine
 from calorefine.datasets import ImpureToy
 from calorefine.ensemble.members import Ensemble, Member, alike, planned
+from calorefine.ensemble.price import Price
 from calorefine.ensemble.side_by_side import can_train_together
 from calorefine.errors import ConfigError, FileError
 from calorefine.fit.command import lightning
@@ -234,3 +236,31 @@ def test_errors(tmp_path, toy_file):
         Ensemble.load(tmp_path / "f")
     with pytest.raises(ConfigError, match="no member 'replica_001'"):
         Ensemble.load(tmp_path / "e").checkpoint("replica_001")
+
+
+@pytest.mark.parametrize("model", [{"class_path": "WGAN", "init_args": SMALL}, {"class_path": "Library"}])
+def test_dry_run_tells_the_price_and_writes_nothing(tmp_path, toy_file, model):
+    """Seconds are those of this machine, and not tested; the size of checkpoints is, against those of a training."""
+    config = write(tmp_path / "config.yaml", toy_file, model)
+    if model["class_path"] == "Library":
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"trainer": {"max_epochs": 1}}))
+    options = ["--data.weights", "none", "--trainer.enable_progress_bar", "false"]
+    given = ["ensemble", "--fit", str(config), "--output", str(tmp_path / "e"), f"--options={json.dumps(options)}"]
+    given += ["--replicas", "3", "--processes", "1"]
+    told = calorefine([*given, "--dry-run", "true"])
+    assert not (tmp_path / "e").exists()
+    assert "4 members are left to train" in str(told)
+    assert "an error from 3 replicas is known to 50.0%; from 50 to 10.1%, from 100 to 7.1%" in str(told)
+    assert 0 < told.seconds < 600
+    calorefine([*given, "--replicas", "1"])
+    size = sum(path.stat().st_size for path in (tmp_path / "e").rglob("*.ckpt"))
+    two = calorefine([*given, "--replicas", "1", "--output", str(tmp_path / "other"), "--dry-run", "true"])
+    assert 0.5 < two.disk / size < 2
+    assert "2 members are left to train" in str(calorefine([*given, "--dry-run", "true"]))
+
+
+def test_price_shares_groups_between_processes():
+    """Each group goes to the process that is free first."""
+    told = Price([(5.0, 1), (3.0, 1), (3.0, 1), (1.0, 1)], n_members=4, processes=2, replicas=2)
+    assert (told.seconds, told.disk) == (6.0, 4)
+    assert "known to 70.7%" in str(told)
