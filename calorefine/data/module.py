@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightF
 from calorefine.weights.bootstrap import check_blocks
 from calorefine.weights.source import EVENT, Dependence
 
+logger = logging.getLogger(__name__)
 VALIDATION_EVENTS = 8192
 
 

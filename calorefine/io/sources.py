@@ -22,6 +22,7 @@ import numpy as np
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
 from calorefine.io.expressions import ENTRY, TEXT
+from calorefine.text import first_three
 
 TreeFormat = Literal["ttree", "rntuple"]
 BranchShape = tuple[int, ...] | Literal["list", "text"] | None
@@ -72,10 +73,7 @@ class Source(ABC):
 
     def __str__(self) -> str:
         """Name the files and the tree, for messages."""
-        shown = ", ".join(map(str, self.paths[:3])) + (
-            f" and {len(self.paths) - 3} more" if len(self.paths) > 3 else ""
-        )
-        return f"{shown}, tree '{self.tree}'"
+        return f"{first_three(list(map(str, self.paths)))}, tree '{self.tree}'"
 
     @abstractmethod
     def open(self, path: Path) -> AbstractContextManager[Tree]:

@@ -59,7 +59,7 @@ def provenance_section(
     paths = {verb: path for verb, (path, _) in configs.items()}
     given = {k: v for k, v in own.get("options", {}).items() if v is not None}
     code = ["\n".join(_commands(provenances, paths)), *shown, f"# this report\n{json.dumps(given, indent=1)}"]
-    return Section("Provenance", [text], _mixed(files, digests, provenances), tables, code=code)
+    return Section("Provenance", [text], list(_mixed(files, digests, provenances)), tables, code=code)
 
 
 def _commands(provenances: Mapping[str, Provenance], configs: Mapping[str, str]) -> list[str]:
@@ -98,14 +98,8 @@ def _version(provenance: Provenance) -> str:
 
 def _mixed(
     files: Mapping[str, Sequence[Path]], digests: Mapping[Path, str], provenances: Mapping[str, Provenance]
-) -> list[str]:
-    """Files that don't belong to the same run, by the digests that they hold of each other."""
-    return [*_other_checkpoints(files, digests, provenances), *_other_files(files, digests, provenances)]
-
-
-def _other_checkpoints(
-    files: Mapping[str, Sequence[Path]], digests: Mapping[Path, str], provenances: Mapping[str, Provenance]
 ) -> Iterator[str]:
+    """Files that don't belong to the same run, by the digests that they hold of each other."""
     nominal = {digests[path]: path for path in files.get("nominal checkpoint", [])}
     told = {role: provenances.get(role, {}).get("checkpoint_sha256") for role in ("generated", "weighted")}
     for role, checkpoint in told.items():
@@ -114,19 +108,15 @@ def _other_checkpoints(
             yield f"{role} events were made by another checkpoint than the nominal one of {where}"
     if told["generated"] and told["weighted"] and told["generated"] != told["weighted"]:
         yield "generated and weighted events were made by different checkpoints"
-
-
-def _other_files(
-    files: Mapping[str, Sequence[Path]], digests: Mapping[Path, str], provenances: Mapping[str, Provenance]
-) -> Iterator[str]:
     entries = provenances.get("weighted", {}).get("reweight", {}).values()
-    used = {one["reweighter_sha256"] for one in entries if "reweighter_sha256" in one}
+    used = {entry["reweighter_sha256"] for entry in entries if "reweighter_sha256" in entry}
     for path in [name.with_suffix(".pt") for name in files.get("reweighter", [])]:
         if used and path in digests and digests[path] not in used:
             yield f"weighted events were made with another reweighter than {path}"
-    told = provenances.get("systematics", {}).get("files", {}).get("nominal", {})
-    if told and files.get("weighted") and not {digests[path] for path in files["weighted"]} & set(told.values()):
-        yield f"the systematics were made from other events ({', '.join(told)}) than the weighted ones shown here"
-    versions = sorted({_version(one) for one in provenances.values()} - {"-"})
+    events = provenances.get("systematics", {}).get("files", {}).get("nominal", {})
+    shown = {digests[path] for path in files.get("weighted", [])}
+    if events and shown and not shown & set(events.values()):
+        yield f"the systematics were made from other events ({', '.join(events)}) than the weighted ones shown here"
+    versions = sorted({_version(provenance) for provenance in provenances.values()} - {"-"})
     if len(versions) > 1:
         yield f"files were made by different versions of calorefine: {', '.join(versions)}"

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calorefine.pages.page import Picture, Record, Section, Table
-from calorefine.text import number, percent, with_error
+from calorefine.text import number, percent, short, with_error
+from calorefine.weights.stored import stored_tests
+from calorefine.weights.summary import LEAST_P_VALUE, Dependence
 
-SUSPICIOUS, LOW = 0.01, 0.05  # p-values
+LOW = 0.05  # p-value from which on pairs of columns are left out
 
 
 def fits_of(record: Record) -> list[Record]:
@@ -24,7 +26,7 @@ def splot_section(path: Path, record: Record, pictures: Mapping[Path, bytes | No
         record: what it holds.
         pictures: file to picture of each fit; None if there is no such file.
     """
-    fits = fits_of(record)
+    fits, tests = fits_of(record), stored_tests([record])
     target, (low, high), n_eff = fits[0]["target"], fits[0]["range"], record["n_effective"]
     text = (
         f"{path}: fit of the spectator {fits[0]['spectator']} in [{number(low)}, {number(high)}]; the weights are "
@@ -40,8 +42,8 @@ def splot_section(path: Path, record: Record, pictures: Mapping[Path, bytes | No
     return Section(
         "Calibration sample",
         [text],
-        _warnings(record, fits),
-        [_species(record, fits), _parameters(fits), _alternatives(record), _factorization(record)],
+        _warnings(record, fits, tests),
+        [_species(record, fits), _parameters(fits), _alternatives(record), factorization_table(tests)],
         figures,
         numbers=[("calibration sample", size)],
         missing=[f"there is no picture {name}" for name, data in pictures.items() if data is None],
@@ -94,33 +96,38 @@ def _alternatives(record: Record) -> Table:
     return Table("Yields with alternative shapes", ("shapes", *species), rows)
 
 
-def _factorization(record: Record) -> Table:
+def factorization_table(tests: Sequence[Dependence]) -> Table:
+    """What was tested, and the verdict; columns on which the spectator's shape depends are pointed out."""
     return Table.of(
         f"Does the spectator's shape depend on a column, or on two together (pairs of p < {LOW})?",
-        [test for test in record.get("factorization") or [] if test.get("edges", True) or test["p_value"] < LOW],
+        [test for test in tests if test.low is not None or test.p_value < LOW or not test.ndf],
         {
-            "column": lambda test: test["column"],
-            "\u03c7\u00b2/ndf": lambda test: f"{test['chi2']:.1f}/{test['ndf']}",
-            "p": lambda test: number(test["p_value"], 2),
-            "p, corrected": lambda test: number(test["p_corrected"], 2),
+            "column": lambda test: test.column,
+            "\u03c7\u00b2/ndf": lambda test: f"{test.chi2:.1f}/{test.ndf}",
+            "p": lambda test: number(test.p_value, 2),
+            "p, corrected": lambda test: number(test.p_corrected, 2),
+            "largest deviation": lambda test: f"{test.parameter} {test.deviation:+.1f}" if test.parameter else "-",
+            "where": _tested_where,
+            "verdict": lambda test: "dependent" if test.depends else "no sign of it" if test.ndf else "not testable",
         },
-        _depends,
+        lambda test: test.depends,
     )
 
 
-def _depends(test: Record) -> bool:
-    return bool(test["p_corrected"] < SUSPICIOUS)
+def _tested_where(test: Dependence) -> str:
+    within = f"{test.column} in [{short(test.low)}, {short(test.high)}]" if test.low is not None else ""
+    return ", ".join(filter(None, [within, test.where])) or "-"
 
 
-def _warnings(record: Record, fits: Sequence[Record]) -> list[str]:
+def _warnings(record: Record, fits: Sequence[Record], tests: Sequence[Dependence]) -> list[str]:
     out = []
     for fit in fits:
         where = f"spectator fit at {fit['bin']}" if fit.get("bin") else "spectator fit"
         p = fit["p_value"]
         out += [] if fit["valid"] else [f"{where}: did not converge"]
         out += [f"{where}: {', '.join(fit['at_limit'])} at the limit"] if fit["at_limit"] else []
-        out += [f"{where}: p = {p:.2g}, the shapes don't describe it"] if p is not None and p < SUSPICIOUS else []
-    dependent = [test["column"] for test in record.get("factorization") or [] if _depends(test)]
+        out += [f"{where}: p = {p:.2g}, the shapes don't describe it"] if p is not None and p < LEAST_P_VALUE else []
+    dependent = [test.column for test in tests if test.depends]
     out += [f"the spectator's shape depends on {', '.join(dependent)}: sWeights are biased there"] if dependent else []
     replicas = record.get("replicas") or {}
     odd, left_out = replicas.get("fits") or {}, replicas.get("left_out") or {}

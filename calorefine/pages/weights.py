@@ -9,12 +9,12 @@ import numpy as np
 from calorefine.events import Columns, units_of
 from calorefine.pages.figures.panels import Curve, Panel, panel_figure, shares_panel
 from calorefine.pages.page import Picture, Section, Table
+from calorefine.pages.splot import factorization_table
 from calorefine.pages.style import COLORS, LINES
 from calorefine.text import interval, labelled, number, percent, short, with_error
 from calorefine.weights import summary
 from calorefine.weights.summary import (
     BinNumbers,
-    Dependence,
     MeanAndWidth,
     SpeciesNumbers,
     WeightNumbers,
@@ -192,34 +192,8 @@ def _factorization(report: WeightsReport) -> Section:
         "p is the probability of a larger \u03c7\u00b2 if it does not; corrected for the number of tests, a "
         f"value below {summary.LEAST_P_VALUE:g} is hardly chance. Deviations are in standard deviations."
     )
-    table = Table.of(
-        "Tests that the spectator's shape does not depend on a column",
-        report.factorization,
-        {
-            "column": lambda test: test.column,
-            "\u03c7\u00b2/ndf": lambda test: f"{test.chi2:.1f}/{test.ndf}",
-            "p": lambda test: number(test.p_value, 2),
-            "p, corrected": lambda test: number(test.p_corrected, 2),
-            "largest deviation": lambda test: f"{test.parameter} {test.deviation:+.1f}" if test.parameter else "-",
-            "where": _tested_where,
-            "verdict": _verdict,
-        },
-        _depends,
-    )
+    table = factorization_table(report.factorization)
     return Section("Factorization", [text, origin] if report.factorization else [origin], (), [table])
-
-
-def _tested_where(test: Dependence) -> str:
-    within = f"{test.column} in [{short(test.low)}, {short(test.high)}]" if test.low is not None else ""
-    return ", ".join(filter(None, [within, test.where])) or "-"
-
-
-def _depends(test: Dependence) -> bool:
-    return test.p_corrected < summary.LEAST_P_VALUE
-
-
-def _verdict(test: Dependence) -> str:
-    return "dependent" if _depends(test) else "no sign of it" if test.ndf else "not testable"
 
 
 def _largest(report: WeightsReport, units: Mapping[str, str], key: Sequence[str]) -> Section:

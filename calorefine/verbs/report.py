@@ -132,9 +132,13 @@ def report_files(
     parts = [
         bias_section(propagated, true) if propagated else _absent("Bias", "systematics"),
         _splot_section(splot) if splot else _absent("Calibration sample", "splot"),
-        _ensemble_section(members) if members else _absent("Training", "ensemble"),
+        ensemble_section(members, Simulator.load(members.checkpoint("nominal")).spec)
+        if members
+        else _absent("Training", "ensemble"),
         features_section(measured, roles, warned),
-        _classifier_section(reweighter, diagnosed) if reweighter else _absent("Classifier test", "reweighter"),
+        classifier_section("Classifier test", reweighter, diagnosed["diagnostics"])
+        if reweighter
+        else _absent("Classifier test", "reweighter"),
         observables_section(propagated, true) if propagated else _absent("Observables", "systematics"),
         provenance_section(files, _digests(files), provenances, _configurations(configs or {})),
     ]
@@ -176,14 +180,6 @@ def _splot_section(name: str) -> Section:
     path, record = Path(name), _read(name, ("n_effective", "yields"), "calorefine splot")
     names = [path.with_name(f"{path.stem}{f'_{k}' if k else ''}.png") for k in range(len(fits_of(record)))]
     return splot_section(path, record, {one: one.read_bytes() if one.is_file() else None for one in names})
-
-
-def _classifier_section(name: str, record: Mapping[str, Any]) -> Section:
-    return classifier_section("Classifier test", name, record["diagnostics"])
-
-
-def _ensemble_section(members: Ensemble) -> Section:
-    return ensemble_section(members, Simulator.load(members.checkpoint("nominal")).spec)
 
 
 def _provenances(

@@ -151,6 +151,11 @@ class Dependence:
     high: float | None
     where: str
 
+    @property
+    def depends(self) -> bool:
+        """Whether it is hardly chance."""
+        return self.p_corrected < LEAST_P_VALUE
+
 
 @dataclass(frozen=True)
 class WeightsReport:
@@ -192,7 +197,7 @@ class WeightsReport:
             if abs(sums["relative"]) > SUM_TOLERANCE:
                 found.append(f"{name}: sum_w {sums['sum_w']:.6g} is not the fitted yield {sums['yield']:.6g}")
         for test in self.factorization:
-            if test.p_corrected < LEAST_P_VALUE:
+            if test.depends:
                 found.append(f"the spectator's shape depends on {test.column}: p = {test.p_corrected:.2g} (corrected)")
         return found
 
