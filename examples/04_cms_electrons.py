@@ -89,12 +89,12 @@ def subtracted(data: Path, replicas: int) -> dict[str, tuple[Path, str]]:
     return {"sWeights": (with_fit, "sw_signal"), "opposite - same sign": (with_signs, "w_signal")}
 
 
-def trained(model: str, data: Path, folder: Path, *, replicas: int, epochs: str | None) -> list[str]:
-    """Train a generator and its replicas; return the members' names."""
+def trained(model: str, data: Path, folder: Path, *, epochs: str | None, numbers: list[str]) -> list[str]:
+    """Train a generator and so many replicas of it; return the members' names."""
     options = ["--data.files", str(data)]
     options += ["--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", epochs] if epochs else []
     fit = ["--fit", str(CONFIGS / f"{model}.yaml"), f"--options={json.dumps(options)}"]
-    summary = calorefine(["ensemble", *fit, "--output", str(folder), "--replicas", str(replicas)])
+    summary = calorefine(["ensemble", *fit, "--output", str(folder), *numbers])
     print(summary)
     return list(summary.ensemble.records)
 
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--epochs", help="fewer epochs than the configurations say")
     parser.add_argument("--replicas", type=int, default=20, help="of each generator")
     parser.add_argument("--replicas-of-weights", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=2, help="that train at the same time")
     options = parser.parse_args()
     folder = Path(options.runs).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +164,8 @@ def main() -> None:
     }
     reference = subtractions["sWeights"][0]
     for model in ("flow", "wgan"):
-        members = trained(model, data, folder / model, replicas=options.replicas, epochs=options.epochs)
+        numbers = ["--replicas", str(options.replicas), "--processes", str(options.processes)]
+        members = trained(model, data, folder / model, epochs=options.epochs, numbers=numbers)
         generated = sampled(folder / model, members, reference)
         files = {"files": str(generated / "replica_*.root")}
         results[model] = measured(generated / "nominal.root", "sw_signal", files, folder / f"efficiencies_{model}")

@@ -169,6 +169,7 @@ def test_cms_electrons(tmp_path):
     """
     pairs_of_electrons(tmp_path / "pairs.csv", 1500, seed=1)
     short = ["--runs", str(tmp_path / "runs"), "--epochs", "2", "--replicas", "4", "--replicas-of-weights", "5"]
+    short += ["--processes", "1"]
     command = [sys.executable, "examples/04_cms_electrons.py", str(tmp_path / "pairs.csv"), *short]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
