@@ -24,16 +24,38 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Arrays
 
-FUNCTIONS = frozenset([
-    "where", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh",
-    "arctanh", "log", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "floor", "ceil",
-])  # fmt: skip
+FUNCTIONS = frozenset(
+    "where sin cos tan arcsin arccos arctan arctan2 sinh cosh tanh arcsinh arccosh arctanh log "
+    "log10 log1p exp expm1 sqrt abs floor ceil".split()
+)
 _ALLOWED = (
-    ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Load,
+    ast.Expression,
+    ast.BoolOp,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Compare,
+    ast.Call,
+    ast.Name,
+    ast.Constant,
+    ast.Load,
     ast.boolop,
-    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.BitAnd, ast.BitOr, ast.unaryop,
-    ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
-)  # fmt: skip
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.FloorDiv,
+    ast.Mod,
+    ast.Pow,
+    ast.BitAnd,
+    ast.BitOr,
+    ast.unaryop,
+    ast.Eq,
+    ast.NotEq,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
+    ast.GtE,
+)
 _LARGEST_EXACT = 2**53
 ENTRY, _MANGLED = re.compile(r"\b([A-Za-z_]\w*)\[\s*(\d+)\s*\]"), re.compile(r"^(\w+)__entry(\d+)$")
 TEXT = re.compile(r"""\b([A-Za-z_]\w*)\s*(==|!=)\s*(["'])([^"']*)\3""")

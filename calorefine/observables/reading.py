@@ -67,11 +67,11 @@ def names_of(source: Source, weights: Iterable[Weights]) -> list[str]:
     """
     names = []
     for weight in weights:
-        arrays = {}
+        arrays: dict[Path, int] = {}
         for path in source.paths:
             with source.open(path) as tree:
                 if weight.text in tree.names() and (shape := tree.shape(weight.text)) and shape != "list":
-                    arrays[path] = shape[0]
+                    arrays[path] = int(shape[0])
         if len(set(arrays.values())) > 1 or (arrays and len(arrays) < len(source.paths)):
             shown = ", ".join(f"{path}: {arrays.get(path, 'none')}" for path in source.paths[:5])
             msg = f"weights '{weight.text}': arrays of different lengths found ({shown}), expected equal ones"

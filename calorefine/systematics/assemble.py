@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calorefine.errors import ConfigError, UncertaintyWarning
-from calorefine.systematics.alternatives import beyond_seeds
 from calorefine.stats import error_of_error
+from calorefine.systematics.alternatives import beyond_seeds
 from calorefine.systematics.sources import (
     GENERATED,
     NOISE,
