@@ -25,8 +25,31 @@ from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Arrays
 
 FUNCTIONS = frozenset(
-    "where sin cos tan arcsin arccos arctan arctan2 sinh cosh tanh arcsinh arccosh arctanh log "
-    "log10 log1p exp expm1 sqrt abs floor ceil".split()
+    [
+        "where",
+        "sin",
+        "cos",
+        "tan",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arctan2",
+        "sinh",
+        "cosh",
+        "tanh",
+        "arcsinh",
+        "arccosh",
+        "arctanh",
+        "log",
+        "log10",
+        "log1p",
+        "exp",
+        "expm1",
+        "sqrt",
+        "abs",
+        "floor",
+        "ceil",
+    ]
 )
 _ALLOWED = (
     ast.Expression,
