@@ -4,8 +4,8 @@ An ensemble of flows (or of another configuration) generates at the conditions o
 features no training has seen.  Three observables in ten bins each: the shape of `e_over_p`, the efficiency of a
 selection against momentum, and the resolution (68 % half-width of `e_over_p`) against momentum.  Sources are those of
 the workflow: replicas, seeds, the generated sample, and what is left of the closure on the calibration sample, where
-the nominal generates once at each event's conditions with its sWeight (several times would have the same weight, which
-the variance takes for independent ones).  Counted are the bins where the reference lies inside the 95 % band, with and
+the nominal generates once at each event's conditions with its sWeight.
+Counted are the bins where the reference lies inside the 95 % band, with and
 without the reference's own statistical error in the band, and with and without the closure as a source.  The band's
 width is compared with the statistical error that the sWeighted calibration sample itself has in these bins.  The same
 again at a shifted spectrum: conditions are a subset drawn with a probability that falls with momentum, and the

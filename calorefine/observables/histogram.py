@@ -21,8 +21,9 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
+from calorefine.intervals import binomial_interval, count_interval
 from calorefine.observables.observable import BinStatistics, Mask, Observable
-from calorefine.stats import FloatArray, IntArray, binomial_interval, count_interval
+from calorefine.stats import FloatArray, IntArray
 
 Normalize = Literal["none", "unit"]
 

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from calorefine.errors import nearest
+from calorefine.intervals import UNSEEN
 from calorefine.io.chunks import CHUNK_ROWS
 from calorefine.io.sources import Source
 from calorefine.observables import reading
@@ -27,7 +28,7 @@ from calorefine.observables.quantiles import Quantile
 from calorefine.observables.reading import Identity, Weights
 from calorefine.observables.statistics import Influences, SpreadKeys
 from calorefine.observables.sums import Entries, ObservableSums
-from calorefine.stats import UNSEEN, FloatArray, IntArray
+from calorefine.stats import FloatArray, IntArray
 
 _CHUNK_NUMBERS = 5_000_000  # rows times weights, or times values, held at a time
 

@@ -24,9 +24,10 @@ from scipy import sparse
 
 from calorefine.errors import ConfigError, WeightError
 from calorefine.events import Column, unit_of
+from calorefine.intervals import UNSEEN
 from calorefine.io import reductions
 from calorefine.io.provenance import Configured
-from calorefine.stats import UNSEEN, FloatArray, IntArray
+from calorefine.stats import FloatArray, IntArray
 
 Mask = NDArray[np.bool_]
 

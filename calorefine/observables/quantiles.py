@@ -12,7 +12,7 @@ Their covariance is that of F, divided by the density (Woodruff),
 
 where 1 / f is the slope of the quantiles within two standard errors of p; the exact derivative of F inside one sub-cell
 would be that of a handful of events.  Events of equal key are summed before they are squared.  For the slope a bin has
-`stats.UNSEEN` more events of the mean weight, spread over the sub-cells as those of all bins are: where a bin holds a
+`UNSEEN` more events of the mean weight, spread over the sub-cells as those of all bins are: where a bin holds a
 single event the quantile's error is about the width of that distribution, and with many it makes no difference.
 
 References: Woodruff, J. Am. Stat. Assoc. 47 (1952) 635; Bahadur, Ann. Math. Stat. 37 (1966) 577.
@@ -31,10 +31,11 @@ from scipy import sparse
 from scipy.linalg import block_diag
 
 from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.intervals import UNSEEN
 from calorefine.observables.distribution import distribution, inverse, share_below, slope
 from calorefine.observables.grid import N_CELLS, Grid
 from calorefine.observables.observable import BinStatistics, Mask, Observable
-from calorefine.stats import UNSEEN, FloatArray, IntArray
+from calorefine.stats import FloatArray, IntArray
 
 CENTRAL = 0.6826894921370859  # of a Gaussian within one standard deviation
 

@@ -8,7 +8,7 @@ variance
 and a mean is :math:`\mu = \sum w v / \sum w`, of variance :math:`\sum w^2 (v - \mu)^2 / (\sum w)^2`, where events of
 equal key are summed before they are squared.  By signed weights an efficiency may be below 0 or above 1.
 
-An efficiency of 0 or 1 has an error too: `stats.UNSEEN` more events of the mean weight on either side, and the interval
+An efficiency of 0 or 1 has an error too: `UNSEEN` more events of the mean weight on either side, and the interval
 of Clopper and Pearson (`binomial_interval`).  So has the mean of a single event: their spread is that of all bins about
 their means.
 """
@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from calorefine.intervals import binomial_interval
 from calorefine.observables.observable import BinStatistics, Mask, Observable
-from calorefine.stats import FloatArray, IntArray, binomial_interval
+from calorefine.stats import FloatArray, IntArray
 
 
 class _RatioOfSums(Observable):

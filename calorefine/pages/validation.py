@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from calorefine.pages.figures.panels import MOST_REACH, PANELS_PER_ROW, Curve, Panel, grid_figure, reach_of
 from calorefine.pages.style import COLORS, SAMPLES
 from calorefine.stats import FloatArray
-from calorefine.twosample.binned import BinWidths, Comparison, ContextBin, Efficiencies, significant
+from calorefine.twosample.binned import BinWidths, ContextBin, Efficiencies, significant
+from calorefine.twosample.comparison import Comparison
 from calorefine.twosample.overlay import Overlay
 
 SHOWN_LEVELS = ("0.1", "0.5", "0.9")

@@ -10,7 +10,7 @@ event's multiplicity.  The squares of the influences sum to the variance, for we
   quantiles themselves within two standard errors of p (Woodruff); the 68 % half-width is
   :math:`(q_{0.84} - q_{0.16}) / 2`.
 
-No event that is there moves an efficiency of 0 or 1, but others might: an error holds `stats.UNSEEN` more events, whose
+No event that is there moves an efficiency of 0 or 1, but others might: an error holds `UNSEEN` more events, whose
 influence is that of the mean event, or for an efficiency that of one that passes and one that fails.
 
 References: Hampel, J. Am. Stat. Assoc. 69 (1974) 383; Woodruff, J. Am. Stat. Assoc. 47 (1952) 635.
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from calorefine import stats
+from calorefine import intervals, stats
 from calorefine.stats import FloatArray, IntArray
 
 HALF_WIDTH_LEVELS = (0.16, 0.84)
@@ -41,7 +41,7 @@ class Linearized:
         unseen = self.influence
         if self.shares is not None:
             unseen = self.shares * np.hypot(self.value, 1 - self.value)
-        scale = np.sqrt(stats.UNSEEN / len(np.unique(group)))
+        scale = np.sqrt(intervals.UNSEEN / len(np.unique(group)))
         return np.stack([stats.group_sums(self.influence, group, size), scale * stats.group_sums(unseen, group, size)])
 
     def interval(self, group: IntArray) -> tuple[float, float] | None:
@@ -50,7 +50,7 @@ class Linearized:
             return None
         variance, both = np.array([stats.sum_w2(stats.group_sums(self.influence, group))]), self.grouped(group, 0)
         n_eff, error = stats.n_eff(stats.group_sums(self.shares, group)), np.sqrt([stats.sum_w2(both)])
-        low, high = stats.binomial_interval(np.array([self.value]), variance, error, n_eff)[:, 0].tolist()
+        low, high = intervals.binomial_interval(np.array([self.value]), variance, error, n_eff)[:, 0].tolist()
         return low, high
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from calorefine import stats
+from calorefine import intervals, stats
 from calorefine.io.sample import SampleRows
 from calorefine.shares import display_edges
 from calorefine.stats import FloatArray
@@ -37,7 +37,7 @@ def overlay(name: str, generated: SampleRows, reference: SampleRows, *, bins: in
     """Distributions of one column.
 
     In the errors, the weights of equal event key in a bin are summed before squaring: copies of an event, and an event
-    and its pair in the ratio, count as correlated.  They hold `stats.UNSEEN` more events of the mean weight, so that an
+    and its pair in the ratio, count as correlated.  They hold `UNSEEN` more events of the mean weight, so that an
     empty bin has an error too; those of ratios, in which pairs cancel, only where the generated bin is empty.
     """
     edges = display_edges(reference.table[name], reference.weight, bins=bins)
@@ -79,4 +79,4 @@ def _unseen(share: sparse.csr_array) -> FloatArray:
     """Variance of each bin (bins,) by events that are not there."""
     n, squares = np.diff(share.indptr), _squares(share)
     w2: FloatArray = np.divide(squares, n, out=np.full(len(n), squares.sum() / max(n.sum(), 1)), where=n > 0)
-    return stats.UNSEEN * w2
+    return intervals.UNSEEN * w2

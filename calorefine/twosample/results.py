@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from calorefine.text import aligned, number, with_error
-from calorefine.twosample.binned import BinWidths, Comparison, ContextBin, Deviation, Efficiencies, corrected_p_value
+from calorefine.twosample.binned import BinWidths, ContextBin, Deviation, Efficiencies, corrected_p_value
 from calorefine.twosample.classifier import ClassifierTest, Separation
+from calorefine.twosample.comparison import Comparison
 from calorefine.twosample.distances import ColumnDistances, Distance
 from calorefine.twosample.pair import Twins
 

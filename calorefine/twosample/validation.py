@@ -25,11 +25,11 @@ from calorefine.twosample.binned import (
     PairedBins,
     binned_efficiencies,
     binned_moments,
-    compared,
     context_values,
     deviation,
 )
 from calorefine.twosample.classifier import classifier_test
+from calorefine.twosample.comparison import compared
 from calorefine.twosample.distances import Points, compare_columns, nearest_distances, sliced_wasserstein, standardized
 from calorefine.twosample.estimates import median_estimate
 from calorefine.twosample.pair import Samples

@@ -10,10 +10,10 @@ import pytest
 import uproot
 
 from calorefine.errors import KeyColumnError, KeyWarning
+from calorefine.intervals import UNSEEN
 from calorefine.io.root import RootFiles
 from calorefine.observables import Efficiency, Histogram, Mean, Quantile, Weights, Width, measure
 from calorefine.observables.statistics import SpreadKeys
-from calorefine.stats import UNSEEN
 
 EDGES = [0.0, 4.0, 10.0]
 OBSERVABLES = {

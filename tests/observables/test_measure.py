@@ -10,9 +10,9 @@ import pytest
 import uproot
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, ValueRangeError, WeightError
+from calorefine.intervals import UNSEEN
 from calorefine.io.root import RootFiles
 from calorefine.observables import Efficiency, Histogram, Mean, Quantile, Regular, Weights, Width, measure
-from calorefine.stats import UNSEEN
 
 EDGES = [1.0, 3.0, 6.0, 9.5]
 OBSERVABLES = {

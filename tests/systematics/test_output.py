@@ -253,7 +253,7 @@ def test_negative_bins_are_left_out_and_negative_variations_noted(tmp_path):
 
 @pytest.mark.parametrize("observed", [0, 1, 4])
 def test_events_in_an_empty_bin_do_not_break_a_fit(tmp_path, observed):
-    """No generated event is there: error of 1.5 events (`stats.UNSEEN`); without it pyhf finds no minimum."""
+    """No generated event is there: error of 1.5 events (`intervals.UNSEEN`); without it pyhf finds no minimum."""
     nominal, bins = np.array([50.0, 20.0, 0.0]), {"x": ObservableBins(np.arange(4.0))}
     found = assemble(nominal, bins, generated=np.diag(nominal + 1.5))
     fit = Fit(signal={"x": [0, 5, 1]}, observed={"x": [52, 24, observed]})

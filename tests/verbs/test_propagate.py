@@ -218,3 +218,23 @@ def test_errors(files):
     propagated(files)
     with pytest.raises(ConfigError, match="exists already"):
         propagated(files)
+
+
+def test_data_and_empty_bins_are_told(files):
+    """What the training sample allows comes from the provenance; empty bins and who counts as an event are printed."""
+    table = events(2)
+    with uproot.recreate(files / "told.root") as file:
+        weights = {"weight": np.ones(N), "weight_replica": np.random.default_rng(5).normal(1, 0.1, (N, K))}
+        columns = {**table, **weights}
+        file.mktree("events", {name: np.dtype((v.dtype, v.shape[1:])) for name, v in columns.items()}).extend(columns)
+        file["calorefine_provenance"] = json.dumps({"training": {"weights_dof": 5.0}, "n_per_event": 4})
+    observables = {"x": Histogram("x", edges=[*EDGES, 50.0, 60.0])}
+    told = {"nominal": str(files / "told.root"), "calibration": Variations(weights="weight_replica")}
+    found = propagated(files, observables=observables, **told)
+    assert found.systematics.sources["calibration"].dof == pytest.approx(1 / (1 / (K - 1) + 1 / 5))
+    text = str(found)
+    assert "each 4 rows, copies, count as one event" in text
+    assert "'x': 1 bins are empty" in text
+    low, high = np.array(read_provenance(files / "s.root")["intervals"])
+    assert (low[-1], high[-1]) == pytest.approx((0, 1.841), abs=1e-3)
+    assert found.systematics.errors("generated")[-1] == pytest.approx(np.sqrt(1.5))
