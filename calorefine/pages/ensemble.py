@@ -13,9 +13,10 @@ from calorefine.pages.figures.panels import Curve, Panel, panel_figure
 from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import COLORS
 from calorefine.stats import error_of_error
+from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR
 from calorefine.text import number, with_error
 
-FEW, ENOUGH = 10, 100
+ENOUGH = 100
 STARTING = 0.2  # of the validations, which don't set the vertical range
 LOOKS = {  # what the legend says, color, width
     "nominal": ("nominal", "black", 2.0),
@@ -57,8 +58,10 @@ def ensemble_section(ensemble: Ensemble, spec: Mapping[str, Any]) -> Section:
 def _warnings(ensemble: Ensemble, replicas: int, seeds: int) -> list[str]:
     failed = [name for name, one in ensemble.records.items() if one["failed"]]
     out = [f"{', '.join(failed)}: generated events differ from held-out ones: not trained well"] if failed else []
-    if 0 < replicas < FEW:
-        out.append(f"{replicas} replicas are few: expected {FEW} or more, better {ENOUGH}")
+    known = error_of_error(max(replicas - 1, 1))
+    if replicas and known > MOST_ERROR_OF_ERROR:
+        told = f"an error from them is known to {known:.0%}" if replicas > 1 else "a single one has no spread"
+        out.append(f"{replicas} replicas are few: {told}; better {ENOUGH}")
     if not replicas:
         out.append("no bootstrap replicas: the calibration sample's statistics are not in any uncertainty")
     if not seeds:

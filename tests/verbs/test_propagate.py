@@ -16,6 +16,7 @@ from calorefine.cli import calorefine
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sample import WeightedFiles
+from calorefine.io.writer import write_tree
 from calorefine.observables import Histogram, Mean
 from calorefine.systematics import load
 from calorefine.systematics.closure import Closure
@@ -133,12 +134,35 @@ def test_seeds_that_spread_by_more_than_replicas_are_told(files):
     assert "x, mean: 2 seeds spread by more than 12 replicas" in str(found)
 
 
+def test_alternatives_of_other_trainings_are_compared_with_seeds(files):
+    """Seed 1: files of another checkpoint, whose x is off by half of what other seeds do; weights are no trainings."""
+    seeds = [f"weight * exp({slope} * x)" for slope in np.random.default_rng(1).normal(0, 0.1, 8)]
+    for name, checkpoint in (("nominal", "a"), ("other", "b"), ("same", "a")):
+        with write_tree(files / f"{name}.root", "events", overwrite=True) as writer:
+            writer.extend({**events(2), "weight": np.exp(0.05 * events(2)["x"]) if name != "nominal" else np.ones(N)})
+            writer.finish({"checkpoint_sha256": checkpoint})
+    given = {"calibration": Variations(weights=seeds), "training": Variations(weights=seeds)}
+    added, lines = {}, {}
+    for name, varied in (
+        ("other", Variations(files=str(files / "other.root"))),
+        ("same", Variations(files=str(files / "same.root"))),
+        ("weights", Variations(weights="weight * exp(0.05 * x)")),
+    ):
+        found = propagated(files, **given, alternatives={name: varied}, output=str(files / f"s_{name}"))
+        added[name], lines[name] = found.systematics.errors(name), str(found)
+    assert not added["other"].any()
+    assert "alternative 1 of 'other': not told from trainings with other seeds" in lines["other"]
+    assert np.all(added["same"] > 0)
+    np.testing.assert_allclose(added["same"], added["weights"], rtol=1e-6)
+
+
 def test_from_the_command_line(files):
     config = {
         "nominal": str(files / "nominal.root"),
         "weight": "weight",
         "calibration": {"weights": "weight_replica"},
         "training": {"weights": ["weight", "2 * weight"]},
+        "replica_bias": True,
         "output": str(files / "s"),
         "observables": {"x": {"class_path": "Histogram", "init_args": {"expression": "x", "edges": EDGES}}},
     }
@@ -146,6 +170,7 @@ def test_from_the_command_line(files):
     text = str(calorefine(["propagate", "-c", str(files / "c.yaml")]))
     assert "training is a part of calibration" in text
     assert "equivalent events: number of reference events" in text
+    assert "bias" in load(files / "s.npz").added
     assert (files / "s.root").is_file()
 
 
