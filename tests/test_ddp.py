@@ -94,7 +94,7 @@ def folder(tmp_path_factory):
         file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
     (path / "toy.yaml").write_text(yaml.safe_dump(configuration(path)))
     environment = {k: v for k, v in os.environ.items() if not k.endswith("RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(runs.__file__).parents[1])}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(runs.__file__).parents[2])}
     command = [sys.executable, __file__, str(path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as two:
         train_all(path, "one")

@@ -1,6 +1,6 @@
 """What is said of columns at set-up, and what is kept of large numbers.
 
-False alarms: each legitimate column below has been drawn 400 times (seeds 1000 to 1399), and none of the 4800 was
+False alarms: each legitimate column below has been drawn 400 times (seeds 1000 to 1399), and none of 4800 samples was
 remarked on: the chance of one is below 1e-3 (95 %).  The seeds here are fixed, and nothing in them is trained.
 """
 
