@@ -66,7 +66,8 @@ from calorefine.verbs.sample import sample_file
 N_EVENTS, N_REPLICAS, N_GENERATED, FIRST = 4000, 50, 20_000, 30_001
 TOY = ImpureToy(fraction=0.5, resolution=0.02)
 N_BINS = 14
-RANGES = {"x": (0.1, 3.3), "y": (0.3, 3.9), "x + y": (1.2, 5.2)}
+RANGES = {"x": (0.1, 3.3), "y": (0.3, 3.9), "sum": (1.2, 5.2)}
+EXPRESSIONS = {"x": "x", "y": "y", "sum": "x + y"}
 BEYOND = 1e6  # of the outer bins, which are open
 EDGES = {
     name: np.concatenate([[-BEYOND], np.linspace(*ends, N_BINS + 1)[1:-1], [BEYOND]]) for name, ends in RANGES.items()
@@ -161,7 +162,7 @@ def true_shares() -> NDArray[np.float64]:
     y = scale * distributions.gamma.ppf((np.arange(1000) + 0.5) / 1000, GAMMA_SHAPE)
     x_below = [np.mean(distributions.norm.cdf(t, mean[:, 0], width[:, 0])) for t in EDGES["x"]]
     y_below = [np.mean(distributions.gamma.cdf(t, GAMMA_SHAPE, scale=scale)) for t in EDGES["y"]]
-    sum_below = [np.mean(distributions.norm.cdf(t - y, mean[:, :1], width[:, :1])) for t in EDGES["x + y"]]
+    sum_below = [np.mean(distributions.norm.cdf(t - y, mean[:, :1], width[:, :1])) for t in EDGES["sum"]]
     return np.concatenate([np.diff([0.0, *below[1:-1], 1.0]) for below in (x_below, y_below, sum_below)])
 
 
@@ -201,7 +202,7 @@ def propagated(variant: str, number: int, folder: Path) -> tuple[Systematics, fl
     kind, files = ("training", "seed_*") if variant == "_no_bootstrap" else ("calibration", "replica_*")
     summary = propagate_files(
         nominal=str(folder / "nominal.root"),
-        observables={name: Histogram(name, edges=edges.tolist(), normalize="unit") for name, edges in EDGES.items()},
+        observables={k: Histogram(EXPRESSIONS[k], edges=EDGES[k].tolist(), normalize="unit") for k in EDGES},
         output=str(folder / "systematics"),
         outside="ignore",
         **{kind: Variations(files=str(folder / f"{files}.root"))},
