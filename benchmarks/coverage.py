@@ -123,7 +123,7 @@ WGAN = {
         "learning_rate": 2e-3,
     },
 }
-GAN_BATCH, GAN_EPOCHS = 1024, 500
+GAN_BATCH, GAN_EPOCHS = 1024, 300
 
 
 @dataclass(frozen=True)
