@@ -25,7 +25,10 @@ from calorefine.weights.fractions import LabelFractions
 
 N = 700
 COLUMNS = {
-    "features": {"dE": {"expression": "Electron_pt / Electron_gen - 1"}, "hits": {"expression": "Electron_hits"}},
+    "features": {
+        "dE": {"expression": "Electron_pt / Electron_gen - 1"},
+        "hits": {"expression": "Electron_hits", "transform": "integer"},
+    },
     "context": {
         "gen_gev": {"expression": "Electron_gen"},
         "n_jets": {"expression": "count(Jet_pt > 30)"},
