@@ -27,6 +27,7 @@ from calorefine.ensemble.train import Recipe, train_members
 from calorefine.errors import ConfigError, TrainingError
 from calorefine.io.provenance import PROVENANCE_FILE, made_by, recorded, write_json
 from calorefine.stats import error_of_error
+from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR
 
 MOST_TOGETHER = 16
 
@@ -60,7 +61,7 @@ class EnsembleSummary:
             lines.append(f"WARNING: {', '.join(failed)}: events differ from held-out ones: not trained well")
         if replicas == 1:
             lines.append("WARNING: a single replica has no spread, from which to take an error")
-        elif 1 < replicas < 10:
+        elif replicas > 1 and error_of_error(replicas - 1) > MOST_ERROR_OF_ERROR:
             lines.append(f"WARNING: an error from {replicas} replicas is known to {error_of_error(replicas - 1):.0%}")
         return "\n".join(lines)
 
