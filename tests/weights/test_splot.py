@@ -303,7 +303,8 @@ def test_pulls_with_several_candidates_close():
     """Seeds (18, 0..59): events of one to three candidates of one species, their masses alike in one half of them.
 
     Widths of the pulls of all parameters within 0.4 (4 standard deviations) of 1, means within 4 / sqrt(60): with
-    other seeds a false alarm below 2e-3, with these the same on any processor but for last digits of fits; chi2 p-values uniform (KS above 1e-4).  Without keys the widths are 1.6 for the yields.
+    other seeds a false alarm below 2e-3, with these the same but for last digits of fits; chi2 p-values uniform (KS
+    above 1e-4).  Without keys the widths are 1.6 for the yields.
     """
     pulls, p_values = [], []
     for seed in range(60):
