@@ -86,7 +86,7 @@ def region_toy(seed: list[int]) -> Events:
 def regions(x: np.ndarray, y: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Which events (6, n) lie in each region; the last one holds no signal."""
     corner = (c > 0.7) & (y < 0.7) & (x > 0)
-    return np.stack([np.abs(x) < 0.7, x < -1.2, (x > 1.2) & (x < 2.5), y > 2.5, corner, x > 2.5])
+    return np.stack([np.abs(x) < 0.7, x < -1.2, (x > 1.2) & (x < 2.5), y > 2.5, corner, x > 3])
 
 
 def true_sums() -> np.ndarray:

@@ -16,7 +16,7 @@ therefore maps prediction p to
 
 .. math:: q = 1 / (1 + e^{-\eta}), \qquad \eta = \mathrm{logit}(p) + \beta \cdot \phi(x, c, p),
 
-where :math:`\phi` holds 1, the columns, their squares and products, logit(p), and ramps between the quantiles of p and
+where :math:`\phi` holds 1, the columns, their squares and products, logit(p), and hats at the quantiles of p and
 of each column; an array counts as one column, the sum of its cells.  :math:`\beta` solves
 
 .. math:: \sum_i n_i (w_i - q_i) \, \phi_i = \lambda \beta .
