@@ -5,7 +5,8 @@ from calorefine.weights.factorization import FactorizationResult, factorization_
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.peaks import CrystalBall, DoubleGaussian, DoubleSidedCrystalBall, Gaussian
 from calorefine.weights.polynomials import Bernstein, Chebyshev
-from calorefine.weights.positive import PositiveResult, PositiveWeights
+from calorefine.weights.positive import PositiveWeights
+from calorefine.weights.positive_result import PositiveResult
 from calorefine.weights.resonances import BreitWigner, Voigt
 from calorefine.weights.shapes import Exponential, Sum
 from calorefine.weights.source import WeightFit, WeightSource

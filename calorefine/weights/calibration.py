@@ -1,11 +1,17 @@
-r"""Calibration of predictions p of a weight's conditional mean: a logistic map that keeps sums and moments.
+r"""Calibration of predictions p of a weight's conditional mean: a logistic map that keeps sums of weights by region.
 
 It minimizes the cross entropy, penalized by :math:`\lambda \beta^2 / 2`,
 
 .. math:: \sum_i n_i \, [\ln(1 + e^{\eta_i}) - w_i \eta_i], \quad \eta = \mathrm{logit}(p) + \beta \cdot \phi(x, c, p) ,
 
 which is convex in :math:`\beta` for weights w of any sign, since its second derivative doesn't contain them.  Where the
-gradient vanishes, :math:`\sum_i n_i (w_i - q_i) \, \phi_i = \lambda \beta`.
+gradient vanishes, :math:`\sum_i n_i (w_i - q_i) \, \phi_i = \lambda \beta`: sums of :math:`q \phi` are those of the
+signed weights, up to the penalty (calibration of weights to known totals: Deville and Sarndal, JASA 87, 376 (1992)).
+
+:math:`\phi` holds 1, the columns, their squares and products, logit(p), and *hats*: functions that are 1 at one of nine
+quantiles of the prediction, or of a column, and fall to 0 at its neighbors; the first and the last stay 1 beyond.  They
+let q follow the signed sums along each of these into the tails, where two moments know nothing; where signed weights
+sum to nothing or less, q goes to 0.  Few of them: the positive parts of noise in neighboring intervals add up.
 """
 
 from __future__ import annotations
@@ -24,8 +30,10 @@ from calorefine.stats import FloatArray, IntArray
 
 _FLOOR = 0.03
 """Predictions are moved this fraction of the mean inside of the bounds, where the logit is finite."""
-_RIDGE = 0.3
+_RIDGE = 0.03
 """A coefficient of 1 leaves the sum of a standardized column this many of its standard errors off."""
+_N_KNOTS, _LEAST_KNOTS, _MOST_KNOTS = 9, 4, 200
+"""Quantiles with hats: of the prediction and each column, fewer with so many columns that they are more in all."""
 _MOST_PRODUCTS = 20
 """With more columns than that only their squares are calibrated, not their products: the cost is cubic in them."""
 _LEAST_DAMPING = 1e-12
@@ -38,6 +46,7 @@ class Calibration:
 
     Args:
         table: (n, d) standardized columns.
+        places: (n, d + 1) places of the prediction and the columns among their knots, which are at 0, 1, ...
         start: (n,) logit of the predictions.
         unit: (n,) signed weights, in units of the bounds.
         counts: (n,) multiplicities.
@@ -45,6 +54,7 @@ class Calibration:
     """
 
     table: FloatArray
+    places: FloatArray
     start: FloatArray
     unit: FloatArray
     counts: IntArray
@@ -56,10 +66,16 @@ class Calibration:
         first, second = np.triu_indices(d) if d <= _MOST_PRODUCTS else (np.arange(d), np.arange(d))
         return first, second
 
+    @cached_property
+    def _n_knots(self) -> list[int]:
+        return [int(last) + 1 for last in self.places.max(axis=0)]
+
     def _basis(self, rows: slice) -> FloatArray:
         block, start = self.table[rows], self.start[rows, None]
         first, second = self._pairs
-        return np.concatenate([np.ones_like(start), block, block[:, first] * block[:, second], start], axis=1)
+        places = zip(self.places[rows].T, self._n_knots, strict=True)
+        hats = [np.maximum(1 - np.abs(place[:, None] - np.arange(n)), 0) for place, n in places]
+        return np.concatenate([np.ones_like(start), block, block[:, first] * block[:, second], start, *hats], axis=1)
 
     def _blocks(self) -> Iterator[tuple[slice, FloatArray]]:
         for low in range(0, len(self.start), _BLOCK):
@@ -129,8 +145,14 @@ def varying(table: FloatArray) -> NDArray[np.bool_]:
     return varies
 
 
+def _place(values: FloatArray, counts: IntArray, n_knots: int) -> FloatArray:
+    """Places (n,) of values among their quantiles, linear in between, constant beyond the first and the last."""
+    knots = np.unique(stats.quantile(values, counts, (np.arange(n_knots) + 0.5) / n_knots))
+    return np.interp(values, knots, np.arange(len(knots)))
+
+
 def calibrated(table: FloatArray, raw: FloatArray, unit: FloatArray, counts: IntArray) -> FloatArray:
-    """Probabilities (n,) from raw predictions: within 0 and 1, with the weights' sum and nearly their moments.
+    """Probabilities (n,) from raw predictions: within 0 and 1, with the weights' sum and nearly those of all regions.
 
     Args:
         table: (n, d) columns.
@@ -141,9 +163,12 @@ def calibrated(table: FloatArray, raw: FloatArray, unit: FloatArray, counts: Int
     width = np.sqrt(np.diag(stats.covariance(table, counts)))
     varies = varying(table[counts > 0])
     standardized = np.where(varies, (table - stats.mean(table, counts)) / np.where(varies, width, 1.0), 0.0)
+    n_knots = min(_N_KNOTS, max(_MOST_KNOTS // max(table.shape[1], 1), _LEAST_KNOTS))
+    places = [_place(raw, counts, _N_KNOTS), *(_place(column, counts, n_knots) for column in table.T)]
     mean = float(stats.mean(unit, counts))
     floor = _FLOOR * min(mean, 1 - mean)
     inside = np.clip(raw, floor, 1 - floor)
     error = np.sqrt(stats.sum_w((unit - inside) ** 2 * counts))
-    problem = Calibration(standardized, logit(inside), unit, counts, max(_RIDGE * error, 1e-3))
+    ridge = max(_RIDGE * error, 1e-3)
+    problem = Calibration(standardized, np.stack(places, axis=1), logit(inside), unit, counts, ridge)
     return problem.probabilities(problem.solve())
