@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 
 from calorefine import stats
 from calorefine.errors import CalorefineWarning, ConfigError, FitError
-from calorefine.events import Events
 from calorefine.io.chunks import Request
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.keys import KeyArray
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.tilt import LEAST_SLOPE, Terms, Tilt, Weighted, exponential, linear, slopes
+from calorefine.reweighting.tilt import LEAST_SLOPE, Tilt, Weighted, linear, slopes
 from calorefine.stats import FloatArray
 from calorefine.twosample.pair import Samples
 from calorefine.weights.bootstrap import Replica
@@ -136,23 +135,13 @@ def fit_replicas(nominal: Reweighter, samples: Samples, copies: BootstrapCopies)
     if tilt is None:
         raise ConfigError("reweighter: one of an earlier version found, which has no replicas; fit it again")
     factors = generated.weight * nominal.factors(generated)
-    factors *= _spectrum(nominal, replace(generated, weight=factors), reference)
+    factors *= nominal.context_factors(replace(generated, weight=factors), reference)
     own, other = (Weighted(tilt.terms, e.table, w) for e, w in ((generated, factors), (reference, weights)))
     counted = np.column_stack([factors, *(factors * copies.counts(generated.event_key, k) for k in range(copies.n))])
     found = slopes(own, generated.event_key, [*samples.columns.feature_names, *samples.columns.context_names])
     _refuse(found)
     means = other.means() - replace(own, weight=counted).means()
     return Tilt(tilt.terms, linear(own.squares(), means[:, 1:] - means[:, :1], tilt.terms.given)), found
-
-
-def _spectrum(nominal: Reweighter, generated: Events, reference: Events) -> FloatArray:
-    """Factors (n,) that give generated events the spectrum of the reference's context; 1 in the joint case."""
-    context = generated.context
-    if not nominal.conditional or context.shape[1] == 0:
-        return np.ones(len(generated))
-    own, other = (context, generated.weight), (reference.context, reference.weight)
-    terms = Terms.chosen(own, other, 0)
-    return np.exp(Tilt(terms, exponential(Weighted(terms, *own), Weighted(terms, *other)))(context))
 
 
 def _refuse(found: dict[str, float]) -> None:

@@ -3,10 +3,10 @@ r"""Reweighter: what turns generated events into the reference's, event by event
 Two questions, two ratios:
 
 - *conditional* (the default): p_ref(x | context) / p_gen(x | context).  The spectrum of the context is left alone, so
-  that the weights hold for any other spectrum as well.  First the ratio g of the context's densities is estimated from
-  the context alone; then that of the joint densities, with generated events weighted by g, so that their context is the
-  reference's; then `tilt` gives it the reference's means of the columns' terms, so that no bias is left in those;
-  last it is divided by its mean at each context (`mean_weight`): the mean weight is 1 everywhere.
+  that the weights hold for any other spectrum as well.  First a tilt g gives generated events the reference's spectrum
+  of the context; then the ratio of the joint densities is estimated, with generated events weighted by g; then a `tilt`
+  gives it the reference's means of the columns' terms, so that no bias is left in those; last it is divided by its mean
+  at each context (`mean_weight`): the mean weight is 1 everywhere.
 - *joint*: p_ref(x, context) / p_gen(x, context), with mean weight 1 over the generated events.
 
 Each *round* corrects what the last one left.  A log weight is the sum over rounds, within the bound of the ratio.  An
@@ -116,15 +116,14 @@ class Reweighter:
         if type(estimator).__name__ != self.estimator:
             raise ConfigError(f"estimator: a {type(estimator).__name__} found, expected a {self.estimator} as before")
         before = self._total(generated)
-        weight = generated.weight * np.exp(self._limited(before, generated.context))
-        if self.conditional and generated.context.shape[1]:
-            weight = weight * self.context_factors(generated, reference, weight, estimator, seed)
+        so_far = generated.weight * np.exp(self._limited(before, generated.context))
+        weight = so_far * self.context_factors(replace(generated, weight=so_far), reference)
         rows = _joint(replace(generated, weight=weight)), _joint(reference)
         ratio = fit_ratio(*rows, estimator, seed=seed + len(self.rounds))
         log_ratio = ratio(generated.table, generated.event_key)
         ratio = replace(ratio, tilt=self._tilt(replace(generated, weight=weight * np.exp(log_ratio)), reference, ratio))
         log_ratio = ratio(generated.table, generated.event_key)
-        mean = MeanWeight.fit(self.conditions(generated), np.exp(log_ratio), weight)
+        mean = MeanWeight.fit(self.conditions(generated), np.exp(log_ratio), so_far)
         after = before + log_ratio - mean.log(self.conditions(generated))
         better = self.with_rounds([*self.rounds, Round(ratio, mean)])
         seen = generated.weight > 0
@@ -150,15 +149,13 @@ class Reweighter:
             coefficients.append(exponential(own, other))
         return Tilt(terms, np.stack(coefficients, axis=1))
 
-    def context_factors(
-        self, generated: Events, reference: Events, weight: FloatArray, estimator: RatioEstimator, seed: int
-    ) -> FloatArray:
-        """Ratio (n,) of the context's densities at the generated events."""
-        rows = [
-            WeightedRows(e.context, w, e.event_key) for e, w in ((generated, weight), (reference, reference.weight))
-        ]
-        ratio = fit_ratio(rows[0], rows[1], estimator, seed=seed + len(self.rounds))
-        return np.exp(ratio(generated.context, generated.event_key))
+    def context_factors(self, generated: Events, reference: Events) -> FloatArray:
+        """Factors (n,) that give generated events the reference's spectrum of context; 1 in the joint case."""
+        if not self.conditional or generated.context.shape[1] == 0:
+            return np.ones(len(generated))
+        own, other = ((events.context, events.weight) for events in (generated, reference))
+        terms = Terms.chosen(own, other, 0)
+        return np.exp(Tilt(terms, exponential(Weighted(terms, *own), Weighted(terms, *other)))(generated.context))
 
     def with_rounds(self, rounds: list[Round]) -> Reweighter:
         """Return one of the same columns and domain with these corrections."""

@@ -190,12 +190,12 @@ class ReplicaTotals:
     @property
     def sum_w(self) -> FloatArray:
         """Sum of the weights (K,)."""
-        return self.sums.sum_w[0]
+        return np.asarray(self.sums.sum_w[0])
 
     @property
     def n_eff(self) -> FloatArray:
         """Effective number of events (K,), those of equal key counted as one; 0 where all weights are 0."""
-        return self.sums.n_eff[0]
+        return np.asarray(self.sums.n_eff[0])
 
     def lines(self, branch: str) -> list[str]:
         """For the terminal; none without replicas."""

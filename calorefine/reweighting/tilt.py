@@ -41,12 +41,12 @@ from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
 
 MOST_FINE, MOST_COARSE = 40, 16
-EVENTS_PER_HAT, EVENTS_PER_PRODUCT = 30, 30  # effective ones, at least
+EVENTS_PER_HAT, EVENTS_PER_PRODUCT = 40, 100  # effective ones, at least
 MOST_PRODUCTS = 300
-MOST_ERROR = 0.5  # of the coefficient of one term alone
+MOST_ERROR = 0.25  # of the coefficient of one term alone
 N_BINS, N_SLICES = 10, 5  # of each column, to measure the slope
 BLOCK_ROWS = 20_000
-TOLERANCE = 1e-7  # of the means
+TOLERANCE = 1e-6  # of the means, before a last step
 LEAST_SLOPE = 0.9
 Sample = tuple[NDArray[np.float32], FloatArray]  # rows (n, d) and weights (n,)
 TINY = 1e-9  # of the largest eigenvalue: terms that depend on others
@@ -82,7 +82,7 @@ class Terms:
         pairs = max(d * (d - 1) // 2, 1)
         fine = int(np.clip(n_eff / EVENTS_PER_HAT / d, 2, MOST_FINE))
         coarse = int(np.clip(np.sqrt(min(n_eff / EVENTS_PER_PRODUCT, MOST_PRODUCTS) / pairs), 1, MOST_COARSE))
-        levels = [np.linspace(0, 1, size + 1) for size in (fine, coarse)]
+        levels = [(np.arange(size + 1) + 0.5) / (size + 1) for size in (fine, coarse)]  # ends with enough events
         fine_points, coarse_points = (
             [np.unique(stats.quantile(column, weight, one)) for column in table.T] for one in levels
         )
@@ -190,7 +190,7 @@ def exponential(generated: Weighted, reference: Weighted) -> FloatArray:
     found = minimize(objective, start, jac=True, hess=curvature, method="trust-exact", options=options)
     if not (found.success and np.all(np.isfinite(found.x))):
         raise FitError(f"tilt of {len(wanted)} terms: the fit ended with '{found.message}'")
-    return np.asarray(found.x)
+    return np.asarray(found.x - linalg.solve(curvature(found.x), objective(found.x)[1], assume_a="pos"))
 
 
 def linear(squares: FloatArray, shifts: FloatArray, given: NDArray[np.bool_]) -> FloatArray:
