@@ -6,10 +6,10 @@ there: the mean of any function of x at c with these weights is member k's, in e
 - *Likelihood*: a flow tells both densities, and the ratio is exact.  Nothing bounds it: where the nominal density is
   too low, few events stand for many, which the user's `max_ratio` limits (truncated importance sampling: a little bias
   for a finite variance).  What the nominal generator can't draw at all has no event to stand for it.
-- *Classifier*: both generators draw events at the same contexts, and `fit_ratio` learns to tell them apart.  They are
-  drawn anew, with noise of their own for each member: none of the events to be weighted was trained on, and the errors
-  of two ratios are independent.  The ratio is divided by its mean at each context (`MeanWeight`), from a third sample.
-  What the classifier can't see is missing from the spread of the weights, and its noise adds to it.
+- *Moments*: both generators draw events at the same contexts, with the same noise.  The ratio is a linear `tilt` of the
+  nominal events, which gives them the member's means of hat functions of the columns and of products of two: nothing
+  is trained or shrunk.  How much of the members' shifts is recovered is measured in other events, and below 0.9 the
+  weights are refused.
 
 Reference: Ionides, J. Comput. Graph. Stat. 17 (2008) 295 (truncated importance sampling).
 """
@@ -17,28 +17,35 @@ Reference: Ionides, J. Comput. Graph. Stat. 17 (2008) 295 (truncated importance 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calorefine import keys
-from calorefine.ensemble.members import Member
-from calorefine.errors import ConfigError
+from calorefine.errors import ConfigError, FitError
 from calorefine.events import Arrays, Columns
-from calorefine.reweighting.mean_weight import MeanWeight
-from calorefine.reweighting.ratio import Ratio, RatioEstimator, WeightedRows, fit_ratio
+from calorefine.reweighting.tilt import (
+    LEAST_SLOPE,
+    N_BINS,
+    Terms,
+    Tilt,
+    Weighted,
+    bin_edges,
+    indicators,
+    linear,
+)
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 
 
 class Ratios(ABC):
-    """Log ratios of several members' densities to the nominal one's."""
+    """Ratios of several members' densities to the nominal one's."""
 
     @abstractmethod
-    def log_ratios(self, values: Arrays) -> FloatArray:
-        """Log ratios (n, K) without a limit.
+    def ratios(self, values: Arrays) -> FloatArray:
+        """Ratios (n, K) without a limit.
 
         Args:
             values: arrays (n,) by name of feature and of context column.
@@ -68,44 +75,34 @@ class LikelihoodRatios(Ratios):
                 if odd := first ^ other:
                     where = f"nominal, and not in {name}" if min(odd) in first else f"{name}, and not in nominal"
                     msg = f"feature '{column}': {min(odd):g} has a probability of its own in {where}, so that there is "
-                    raise ConfigError(f"{msg}no ratio of likelihoods; give an --estimator, which learns it")
+                    raise ConfigError(f"{msg}no ratio of likelihoods; draw samples of the members (calorefine sample)")
 
-    def log_ratios(self, values: Arrays) -> FloatArray:
-        """Log ratios (n, K): -inf for what is impossible for the member, NaN for what is so for the nominal one."""
+    def ratios(self, values: Arrays) -> FloatArray:
+        """Ratios (n, K): 0 for what is impossible for the member, NaN for what is so for the nominal one."""
         nominal = self.nominal.log_prob(values)
         others = np.stack([simulator.log_prob(values) for simulator in self.members.values()], axis=1)
-        return others - np.where(np.isfinite(nominal), nominal, np.nan)[:, None]
+        with np.errstate(over="ignore"):
+            return np.exp(others - np.where(np.isfinite(nominal), nominal, np.nan)[:, None])
 
 
 @dataclass(frozen=True)
-class Learned:
-    """One ratio learned from events of both generators, and its mean at each context."""
-
-    ratio: Ratio
-    mean: MeanWeight
-
-    def __call__(self, table: NDArray[np.float32], context: NDArray[np.float32]) -> FloatArray:
-        """Log ratios (n,) of rows (n, d + c) that were not trained on: the mean of all networks."""
-        return self.ratio(table) - self.mean.log(context)
-
-
-@dataclass(frozen=True)
-class ClassifierRatios(Ratios):
-    """Ratios learned from events of both generators.
+class MomentRatios(Ratios):
+    """Ratios that give nominal events the members' means.
 
     Args:
         columns: features and context.
-        learned: K of them.
+        tilt: of K members.
+        slope: part of the members' shifts that it recovers, measured in other events.
     """
 
     columns: Columns
-    learned: list[Learned]
+    tilt: Tilt
+    slope: float
 
-    def log_ratios(self, values: Arrays) -> FloatArray:
-        """Log ratios (n, K)."""
+    def ratios(self, values: Arrays) -> FloatArray:
+        """Ratios (n, K); a few may be negative, their means are right."""
         context = self.columns.encode_context(values, strict=False)
-        table = np.concatenate([self.columns.encode_features(values), context], axis=1)
-        return np.stack([learned(table, context) for learned in self.learned], axis=1)
+        return 1 + self.tilt(np.concatenate([self.columns.encode_features(values), context], axis=1))
 
 
 @dataclass(frozen=True)
@@ -122,34 +119,50 @@ class DrawConditions:
     key: keys.KeyArray
     copies: int
 
-    def draw(self, simulator: Simulator, key: keys.KeyArray, *, seed: int) -> WeightedRows:
-        """Events (m * copies, d + c) of a generator with the noise of these keys (m,), and their event's keys."""
+    def draw(self, simulator: Simulator, *, seed: int, copy: int) -> NDArray[np.float32]:
+        """Features and encoded context (m * copies, d + c) of events of a generator; others for another `copy`."""
+        key = keys.stream(self.key, "replica_weights", seed=seed, copy=copy)
         drawn = simulator.sample(self.context, seed=seed, key=key, n_per_event=self.copies)
         repeated = {name: np.repeat(values, self.copies) for name, values in self.context.items()}
-        x = simulator.columns.encode_features(drawn)
         context = simulator.columns.encode_context(repeated or drawn, strict=False)
-        return WeightedRows(np.concatenate([x, context], axis=1), np.ones(len(x)), np.repeat(self.key, self.copies))
+        return np.concatenate([simulator.columns.encode_features(drawn), context], axis=1)
 
 
-def learn(
-    nominal: Simulator, other: Simulator, at: DrawConditions, estimator: RatioEstimator, *, member: Member, seed: int
-) -> Learned:
-    """Learn the ratio of two generators from events drawn at the same conditions.
+def learn(nominal: Simulator, members: Sequence[Simulator], at: DrawConditions, *, seed: int) -> MomentRatios:
+    """Learn the ratios of members to the nominal generator from events drawn at the same conditions.
 
     Args:
         nominal: the denominator.
-        other: the numerator.
+        members: K numerators.
         at: the conditions.
-        estimator: of the density ratio.
-        member: who the numerator is; noise and training go by it.
-        seed: of both.
+        seed: of the events; those that the slope is measured with are others.
+
+    Raises:
+        FitError: less than 0.9 of the members' shifts in bins of the features is recovered.
     """
-    seed = member.seed(seed)
-    keyed = [keys.stream(at.key, "replica_weights", seed=seed, copy=copy) for copy in range(3)]
-    drawn = [at.draw(model, key, seed=seed) for model, key in zip((nominal, other, nominal), keyed, strict=True)]
-    ratio = fit_ratio(drawn[0], drawn[1], estimator, seed=seed % 2**31)
-    context = drawn[2].values[:, nominal.columns.n_features :]
-    return Learned(ratio, MeanWeight.fit(context, np.exp(ratio(drawn[2].values)), drawn[2].weight))
+    n_free = nominal.columns.n_features
+    own, held_out = (at.draw(nominal, seed=seed, copy=k) for k in range(2))
+    ones = np.ones(len(own))
+    terms = Terms.chosen((own, ones), (own, ones), n_free)
+    drawn, edges = Weighted(terms, own, ones), [bin_edges(column, ones, N_BINS) for column in own[:, :n_free].T]
+
+    def judged(table: NDArray[np.float32]) -> FloatArray:
+        return np.concatenate([indicators(*pair) for pair in zip(table.T, edges, strict=False)], axis=1)
+
+    means, shifts, again = [], [], []
+    for member in members:
+        other, others = (at.draw(member, seed=seed, copy=k) for k in range(2))
+        means.append(Weighted(terms, other, ones).means() - drawn.means())
+        shifts.append(judged(other).mean(axis=0) - judged(own).mean(axis=0))
+        again.append(judged(others).mean(axis=0) - judged(held_out).mean(axis=0))
+    coefficients = linear(drawn.squares(), np.stack(means, axis=1), terms.given)
+    recovered = coefficients.T @ drawn.products(judged(own))
+    slope = float(np.sum(recovered * again) / np.sum(np.multiply(shifts, again)))
+    if not slope >= LEAST_SLOPE:
+        msg = f"replica weights: {slope:.2f} of the members' shifts in ten bins of the features is recovered, expected "
+        msg += f"at least {LEAST_SLOPE}: their spread would be too small; draw a sample of each member instead "
+        raise FitError(f"{msg}(calorefine sample), or give a larger n_train")
+    return MomentRatios(nominal.columns, Tilt(terms, coefficients), slope)
 
 
 def _atoms(simulator: Simulator) -> list[set[float]]:

@@ -15,7 +15,6 @@ import numpy as np
 from calorefine.errors import FitError, WeightError
 from calorefine.events import Events
 from calorefine.reweighting.coverage import MOST_COVERED, Coverage, coverage
-from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.residuals import Residual, residuals
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.summary import (
@@ -135,7 +134,7 @@ def diagnose(
     names = [*columns.feature_names, *columns.context_names]
     log_ratio, reference_log_ratio = reweighter.log_ratio(generated), reweighter.log_ratio(reference)
     known = reweighter.in_domain(generated.context)
-    tested = _tested(reweighter, generated.take(known), reference, seed)
+    tested = _tested(reweighter, generated.take(known), reference)
     factor, pair = np.exp(log_ratio[known]), (log_ratio[known], reference_log_ratio)
     bound = reweighter.bound
     return Diagnostics(
@@ -151,13 +150,9 @@ def diagnose(
     )
 
 
-def _tested(reweighter: Reweighter, generated: Events, reference: Events, seed: int) -> Events:
+def _tested(reweighter: Reweighter, generated: Events, reference: Events) -> Events:
     """Generated events with the spectrum of the reference's context in the conditional case."""
-    if not (reweighter.conditional and generated.context.shape[1]):
-        return generated
-    smooth = NetworkRatio(hidden=[32, 32])
-    ratio = reweighter.context_factors(generated, reference, generated.weight, smooth, seed)
-    return replace(generated, weight=generated.weight * ratio)
+    return replace(generated, weight=generated.weight * reweighter.context_factors(generated, reference))
 
 
 def _classifier(generated: Events, reference: Events, factor: FloatArray, repetitions: int, seed: int) -> BeforeAfter:

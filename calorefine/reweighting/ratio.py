@@ -5,19 +5,14 @@ key, so that an event and the one generated at the same conditions are left out 
 gets the mean log ratio of the members that left it out; any other event gets the mean of all.  Averaging over members
 takes out much of the noise of the training.
 
-The mean is then *calibrated*: multiplied by the number t that minimizes the cross entropy
-
-.. math:: \frac{\sum_g v_g \log(1 + e^{t f_g})}{\sum_g v_g} + \frac{\sum_r w_r \log(1 + e^{-t f_r})}{\sum_r w_r}
-
-of the generated (g) and reference (r) events by members that left them out.  Where the samples have the same law, t is
-0 in about half of all cases and small in the others.  It belongs to means of the members that left an event out; the
-mean of all, for new events, is less noisy and could bear a slightly larger one.  It is one number for all folds: a
-number for each was measured to be noisier and no better.
+A new event gets the mean ratio of all folds, not the exponential of the mean logarithm: the mean over new events is
+then that over events trained on, however much the members differ, and a normalization found with the latter holds for
+the former.  Nothing is shrunk towards a ratio of 1: an estimate that is has a bias that its spread doesn't show.
 
 Weights of the reference may be negative: the objective is linear in them, and bounded since f is bounded by
 construction to the logarithm of `max_ratio`.  Those of the generated events, the denominator, must not be.
 
-References: Cranmer, Pavez and Louppe, arXiv:1506.02169 (ratio from a calibrated classifier); Chernozhukov et al.,
+References: Cranmer, Pavez and Louppe, arXiv:1506.02169 (ratio from a classifier); Chernozhukov et al.,
 arXiv:1608.00060 (cross-fitting).
 """
 
@@ -31,18 +26,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, EmptySelectionError, ValueRangeError, WeightError
 from calorefine.events import Events
 from calorefine.io.provenance import Configured
+from calorefine.reweighting.tilt import Tilt
 from calorefine.stats import FloatArray
 from calorefine.weights.positive import PositiveWeights
 
 Folded = tuple["WeightedRows", NDArray[np.int64]]  # rows, and the fold (n,) of each
-MOST_STRETCHING = 1.5
-NO_GAIN = 1e-9
 
 
 @dataclass(frozen=True)
@@ -173,50 +167,66 @@ class RatioEstimator(Configured, ABC):
 
 @dataclass(frozen=True)
 class Ratio:
-    """A cross-fitted, calibrated log density ratio, reference over generated.
+    """A cross-fitted log density ratio, reference over generated.
 
     Attributes:
         members: the trained members.
         n_folds: number of folds.
         seed: of the folds.
-        scale: the calibration t.
         bound: largest absolute log ratio.
         known: sorted event keys of the events trained on.
+        tilt: what is added to the log ratio of each fold (`calorefine.reweighting.tilt`).
+        scale: of files of version 0.1, whose ratios are this factor times the mean logarithm of all members.
     """
 
     members: Classifiers
     n_folds: int
     seed: int
-    scale: float
     bound: float
     known: keys.KeyArray
+    tilt: Tilt | None = None
+    scale: float | None = None
 
     def __call__(self, values: NDArray[np.float32], event_key: keys.KeyArray | None = None) -> FloatArray:
         """Log ratios (n,) of rows (n, d), by members that did not see their events; by all if none was trained on."""
-        return np.clip(self.scale * self.uncalibrated(values, event_key), -self.bound, self.bound)
-
-    def uncalibrated(self, values: NDArray[np.float32], event_key: keys.KeyArray | None = None) -> FloatArray:
-        """Mean log ratios (n,) of the members that did not see the event."""
-        members, fold = np.arange(self.members.n_members), np.full(len(values), -1)
+        fold = np.full(len(values), -1)  # -1: not trained on
         if event_key is not None:
             place = np.minimum(np.searchsorted(self.known, event_key), len(self.known) - 1)
             fold = np.where(self.known[place] == event_key, fold_of(event_key, self.n_folds, self.seed), -1)
         out = np.empty(len(values))
-        for number in range(-1, self.n_folds):  # -1: not trained on
+        for number in range(-1, self.n_folds):
             rows = fold == number
-            which = members if number < 0 else members[members % self.n_folds == number]
-            out[rows] = self.members.log_ratios(values[rows], which).mean(axis=0)
-        return out
+            out[rows] = self._of_new(values[rows]) if number < 0 else self._left_out(values[rows], number)
+        return np.clip(out * (self.scale or 1.0), -self.bound, self.bound)
+
+    def _left_out(self, values: NDArray[np.float32], fold: int) -> FloatArray:
+        """Mean log ratios (n,) of the members that left out a fold."""
+        which = np.arange(fold, self.members.n_members, self.n_folds)
+        return np.asarray(self.members.log_ratios(values, which).mean(axis=0) + self._tilts(values)[:, fold])
+
+    def _of_new(self, values: NDArray[np.float32]) -> FloatArray:
+        """Logarithm (n,) of the folds' mean ratio."""
+        logs = self.members.log_ratios(values, np.arange(self.members.n_members))
+        if self.scale is not None:
+            return np.asarray(logs.mean(axis=0))
+        folds = logs.reshape(len(logs) // self.n_folds, self.n_folds, len(values)).mean(axis=0) + self._tilts(values).T
+        return np.asarray(logsumexp(folds, axis=0) - math.log(self.n_folds))
+
+    def _tilts(self, values: NDArray[np.float32]) -> FloatArray:
+        """Tilt of each fold (n, n_folds)."""
+        return self.tilt(values) if self.tilt else np.zeros((len(values), self.n_folds))
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain containers."""
-        return {**vars(self), "known": torch.from_numpy(self.known.view(np.int64)), "members": self.members.state()}
+        known, tilt = torch.from_numpy(self.known.view(np.int64)), self.tilt and self.tilt.state()
+        return {**vars(self), "known": known, "members": self.members.state(), "tilt": tilt}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], members: type[Classifiers]) -> Ratio:
         """Inverse of `state`, for members of this type."""
         known = state["known"].numpy().view(np.uint64)
-        return cls(**{**state, "known": known, "members": members.from_state(state["members"])})
+        tilt = Tilt.from_state(state["tilt"]) if state.get("tilt") else None
+        return cls(**{**state, "known": known, "members": members.from_state(state["members"]), "tilt": tilt})
 
 
 def fold_of(event_key: keys.KeyArray, n_folds: int, seed: int) -> NDArray[np.int64]:
@@ -251,8 +261,7 @@ def fit_ratio(generated: WeightedRows, reference: WeightedRows, estimator: Ratio
         _check_folds(rows, fold, estimator.n_folds, name)
     members = estimator.fit_members((generated, folds[0]), (reference, folds[1]), seed=seed)
     known = np.unique(np.concatenate([generated.event_key, reference.event_key]))
-    ratio = Ratio(members, estimator.n_folds, seed, 1.0, estimator.bound, known)
-    return replace(ratio, scale=_calibration(ratio, generated, reference))
+    return Ratio(members, estimator.n_folds, seed, estimator.bound, known)
 
 
 def _check_folds(rows: WeightedRows, fold: NDArray[np.int64], n_folds: int, name: str) -> None:
@@ -262,15 +271,3 @@ def _check_folds(rows: WeightedRows, fold: NDArray[np.int64], n_folds: int, name
     for number in range(n_folds):
         what = f"density ratio, {name} events outside of fold {number}"
         stats.require_positive_sum(rows.weight[fold != number], what)
-
-
-def _calibration(ratio: Ratio, generated: WeightedRows, reference: WeightedRows) -> float:
-    """Factor t in [0, 1.5] with the lowest cross entropy."""
-    f, g = (ratio.uncalibrated(rows.values, rows.event_key) for rows in (generated, reference))
-
-    def entropy(t: float) -> float:
-        of_generated = stats.mean(np.logaddexp(0, t * f), generated.weight)
-        return float(of_generated + stats.mean(np.logaddexp(0, -t * g), reference.weight))
-
-    best = minimize_scalar(entropy, bounds=(0, MOST_STRETCHING), method="bounded")
-    return float(best.x) if best.fun < entropy(0) - NO_GAIN else 0.0

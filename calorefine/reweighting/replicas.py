@@ -1,23 +1,21 @@
-r"""Replicas of a reweighter: the generator stays, and each is learned from a bootstrap copy of the reference.
+r"""Replicas of a reweighter: what the correction is for bootstrap copies of the reference.
 
-The spread of their weights is the uncertainty that the reference's statistics and the stochasticity of the training
-bring to the correction.  It is the cheap mode of an ensemble: no generator is trained.  The generator's own uncertainty
-matters only as far as the correction can't make up for it, which the residual of a closure shows.
+The generator and the networks stay.  Each copy has other means of the columns' terms, and the factors follow them by a
+linear `tilt`, without a training and without shrinking: the corrected events have the copy's means whatever the
+generator's are.  The generated events that the correction was learned from are counted anew, too.  The spread is what
+the statistics of both samples brings to the corrected events, as far as the terms resolve it: the slope by which known
+shifts are recovered is measured, and below 0.9 in bins of a column there are no replicas.
 
 Replica r of the reference's weights is entry r - 1 of the branch `<weight>_replica`, as `calorefine splot --replicas`
 writes it: bootstrap counts included, the spectator fit redone.  Where there is none, the nominal weights are multiplied
 by the counts, and the spread lacks the uncertainty of the fit behind them.
 
-Generated events at the conditions of a reference event count as often as that: their conditions are those of the
-replica.  Others, whose conditions come from elsewhere, count once.  Events that count 0 times are left out of the
-training, and known to it all the same: an event's weight is in each replica that of networks that left it out.  The
-mean weight at each context, which is divided out, is that of all generated events: it is the generator's.
+In the conditional case the copies' contexts differ as well: that is projected out.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,15 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine import stats
-from calorefine.errors import CalorefineError, CalorefineWarning, ConfigError
-from calorefine.events import Columns, Events
+from calorefine.errors import CalorefineWarning, ConfigError, FitError
 from calorefine.io.chunks import Request
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.keys import KeyArray
-from calorefine.reweighting.mean_weight import MeanWeight
-from calorefine.reweighting.ratio import RatioEstimator
-from calorefine.reweighting.reweighter import Reweighter, Round
+from calorefine.reweighting.reweighter import Reweighter
+from calorefine.reweighting.tilt import LEAST_SLOPE, Tilt, Weighted, linear, slopes
+from calorefine.stats import FloatArray
 from calorefine.twosample.pair import Samples
 from calorefine.weights.bootstrap import Replica
 
@@ -42,42 +39,38 @@ SUFFIX = "_replica"
 
 @dataclass(frozen=True)
 class BootstrapCopies:
-    """Replicas 1 to K of two samples.
+    """Replicas 1 to K of the reference.
 
-    Args:
-        samples: the nominal ones.
-        n: K.
+    Attributes:
+        weight: (m, K) its weights in each.
         seed: of the counts.
-        key: (m,) what the counts of the reference's events go by: their keys, or those of their blocks.
-        weight: (m, >= K) weights of the reference in each replica; None for counts times the nominal ones.
-        shared: whether generated events count as the reference events of the same key do.
+        refit: whether the fit behind the weights was redone.
     """
 
-    samples: Samples
-    n: int
+    weight: FloatArray
     seed: int
-    key: KeyArray
-    weight: NDArray[np.float32] | None = None
-    shared: bool = True
+    refit: bool
 
-    def __iter__(self) -> Iterator[tuple[Events, Events]]:
-        """Generated and reference events of each replica."""
-        generated, reference = self.samples.generated, self.samples.reference
-        row = _rows(reference.event_key, generated.event_key)
-        for index in range(1, self.n + 1):
-            counts = Replica(index, self.seed).counts(self.key)
-            weight = counts * reference.weight if self.weight is None else self.weight[:, index - 1].astype(np.float64)
-            shared = np.where(row >= 0, counts[row], 1) if self.shared else 1
-            pair = (generated, generated.weight * shared), (reference, weight)
-            of_generated, of_reference = (replace(events, weight=w).take(w != 0) for events, w in pair)
-            yield of_generated, of_reference
+    @property
+    def n(self) -> int:
+        """Number K of replicas."""
+        return int(self.weight.shape[1])
+
+    def counts(self, key: KeyArray, index: int) -> NDArray[np.float32]:
+        """How often events (n,) of these keys are in a replica: as often as those of the reference with equal keys."""
+        return Replica(index + 1, self.seed).counts(key).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
-        sums = [(stats.sum_w(reference.weight), stats.n_eff(reference.weight)) for _, reference in self]
-        told = {"n": self.n, "indices": [1, self.n], "seed": self.seed, "refit": self.weight is not None}
-        total, n_eff = zip(*sums, strict=True)
-        return {**told, "twins_counted": self.shared, "sum_w": list(total), "n_eff": list(n_eff)}
+        sums, n_eff = ([function(w) for w in self.weight.T] for function in (stats.sum_w, stats.n_eff))
+        return {
+            "n": self.n,
+            "indices": [1, self.n],
+            "seed": self.seed,
+            "refit": self.refit,
+            "sum_w": sums,
+            "n_eff": n_eff,
+        }
 
 
 def bootstrap_copies(samples: Samples, source: Source, weight: str, *, n: int, seed: int) -> BootstrapCopies:
@@ -94,8 +87,7 @@ def bootstrap_copies(samples: Samples, source: Source, weight: str, *, n: int, s
         ConfigError: the files hold fewer replicas.
 
     Warns:
-        CalorefineWarning: there are none, so that the fit behind the weights isn't redone; or their counts are not
-            those of the events' keys, so that generated events at the same conditions can't share them.
+        CalorefineWarning: there are none, so that the fit behind the weights isn't redone.
     """
     branch = f"{weight}{SUFFIX}"
     if branch not in source.branch_names():
@@ -103,7 +95,9 @@ def bootstrap_copies(samples: Samples, source: Source, weight: str, *, n: int, s
             msg = f"{source}: there is no branch '{branch}': replicas count events anew, and the fit behind '{weight}' "
             msg += "is not redone; write it with calorefine splot --replicas"
             warnings.warn(msg, CalorefineWarning, stacklevel=3)
-        return BootstrapCopies(samples, n, seed, _block_key(samples, source, samples.columns))
+        key = _block_key(samples, source)
+        counts = np.stack([Replica(index, seed).counts(key) for index in range(1, n + 1)], axis=1)
+        return BootstrapCopies(samples.reference.weight[:, None] * counts, seed, refit=False)
     chunks = source.chunks(Request({}, cut=samples.columns.cut, branches=[branch]))
     weights = np.concatenate([chunk.branches[branch] for chunk in chunks])
     if weights.ndim != 2 or not np.isfinite(weights).all():
@@ -113,69 +107,57 @@ def bootstrap_copies(samples: Samples, source: Source, weight: str, *, n: int, s
         raise ConfigError(msg)
     parts = [part for part in read_provenance(source.paths[0]).values() if isinstance(part, dict)]
     told: dict[str, Any] = next((part["replicas"] for part in parts if part.get("replicas")), {})
-    columns = replace(samples.columns, block=told.get("block", samples.columns.block))
-    copies = BootstrapCopies(samples, n, int(told.get("seed", seed)), _block_key(samples, source, columns), weights)
-    if bool(np.any(weights[Replica(1, copies.seed).counts(copies.key) == 0, 0])):
-        msg = f"{source}: '{branch}' was not made with counts by these event keys and seed {copies.seed}; generated "
-        msg += "events at the same conditions count once in each replica"
-        warnings.warn(msg, CalorefineWarning, stacklevel=3)
-        return replace(copies, shared=False)
-    return copies
+    return BootstrapCopies(weights[:, :n].astype(np.float64), int(told.get("seed", seed)), refit=True)
 
 
-def fit_replicas(
-    nominal: Reweighter, copies: BootstrapCopies, estimator: RatioEstimator, *, repeats: int, seed: int
-) -> list[Reweighter]:
-    """Learn a reweighter with as many rounds from each replica.
+def fit_replicas(nominal: Reweighter, samples: Samples, copies: BootstrapCopies) -> tuple[Tilt, dict[str, float]]:
+    """Learn the tilts of all replicas.
 
     Args:
-        nominal: the reweighter of the samples themselves.
-        copies: their replicas.
-        estimator: of the density ratio.
-        repeats: `n_repeats` of the estimator.
-        seed: of folds and training; each replica has its own.
+        nominal: the reweighter of the samples.
+        samples: generated events and reference.
+        copies: weights of the reference in each replica.
+
+    Returns:
+        The tilts, and the part of a known shift that they recover, by name of column (`calorefine.reweighting.tilt`).
 
     Raises:
-        CalorefineError: as in a fit; the message names the replica.
+        FitError: it is below 0.9 in bins of a column.
+        WeightError: a replica's weights don't have a positive sum.
     """
-    if repeats < 1:
-        raise ConfigError(f"replica_repeats: {repeats} found, expected at least 1")
-    estimator, replicas = replace(estimator, n_repeats=repeats), []
-    for index, pair in enumerate(copies, 1):
-        seed_of_replica = int(np.random.SeedSequence([seed, index]).generate_state(1)[0] // 2)
-        try:
-            replicas.append(_fit_one(nominal, copies.samples.generated, *pair, estimator, seed_of_replica))
-        except CalorefineError as error:
-            raise type(error)(f"replica {index}: {error}") from error
-    return replicas
+    generated = samples.generated.take(nominal.in_domain(samples.generated.context))
+    inside = nominal.in_domain(samples.reference.context)
+    reference = samples.reference.take(inside)
+    weights = np.column_stack([reference.weight, copies.weight[inside]])
+    for weight in weights.T:
+        stats.require_positive_sum(weight, "replica of the reference")
+    tilt = nominal.rounds[-1].ratio.tilt
+    if tilt is None:
+        raise ConfigError("reweighter: one of an earlier version found, which has no replicas; fit it again")
+    factors = generated.weight * nominal.factors(generated)
+    factors *= nominal.context_factors(replace(generated, weight=factors), reference)
+    own, other = (Weighted(tilt.terms, e.table, w) for e, w in ((generated, factors), (reference, weights)))
+    counted = np.column_stack([factors, *(factors * copies.counts(generated.event_key, k) for k in range(copies.n))])
+    found = slopes(own, generated.event_key, [*samples.columns.feature_names, *samples.columns.context_names])
+    _refuse(found)
+    means = other.means() - replace(own, weight=counted).means()
+    return Tilt(tilt.terms, linear(own.squares(), means[:, 1:] - means[:, :1], tilt.terms.given)), found
 
 
-def _fit_one(
-    nominal: Reweighter, everything: Events, generated: Events, reference: Events, estimator: RatioEstimator, seed: int
-) -> Reweighter:
-    """Learn from the generated and reference events of a replica; take the mean weights from all generated events."""
-    replica, known = nominal.with_rounds([]), nominal.rounds[0].ratio.known
-    for _ in nominal.rounds:
-        weight = everything.weight * replica.factors(everything)
-        replica = replica.improved(generated, reference, estimator=estimator, seed=seed)
-        ratio = replace(replica.rounds[-1].ratio, known=known)
-        factors = np.exp(ratio(everything.table, everything.event_key))
-        replica.rounds[-1] = Round(ratio, MeanWeight.fit(nominal.conditions(everything), factors, weight))
-    return replica
+def _refuse(found: dict[str, float]) -> None:
+    bad = {name: slope for name, slope in found.items() if " in bins of " not in name and not slope >= LEAST_SLOPE}
+    if bad:
+        worst = min(bad, key=lambda name: bad[name])
+        msg = f"replicas: of a known shift in ten bins of '{worst}' {bad[worst]:.2f} is recovered, expected at least "
+        msg += f"{LEAST_SLOPE}: their spread would be too small; it takes more events (an effective number of 1200 for "
+        raise FitError(f"{msg}each column), or samples of the members of an ensemble (calorefine ensemble)")
 
 
-def _rows(reference: KeyArray, generated: KeyArray) -> NDArray[np.intp]:
-    """Row (n,) of the reference with the event key of each generated event; -1 if there is none."""
-    order = np.argsort(reference, kind="stable")
-    place = order[np.minimum(np.searchsorted(reference, generated, sorter=order), len(order) - 1)]
-    return np.where(reference[place] == generated, place, -1)
-
-
-def _block_key(samples: Samples, source: Source, columns: Columns) -> KeyArray:
+def _block_key(samples: Samples, source: Source) -> KeyArray:
     """What the counts of the reference's events (m,) go by."""
-    key = samples.reference.event_key
+    columns, key = samples.columns, samples.reference.event_key
     if not columns.block:
         return key
-    chunks = list(source.chunks(Request.of(samples.columns, columns.block_expressions)))
+    chunks = list(source.chunks(Request.of(columns, columns.block_expressions)))
     table = {name: np.concatenate([chunk.values[name] for chunk in chunks]) for name in columns.block_expressions}
     return columns.bootstrap_key(table, key)

@@ -76,7 +76,7 @@ class GeneratedFiles:
 
     def __init__(self, reweighter: Reweighter, sample: WeightedFiles, *, replicas: bool = False) -> None:
         """Find out what to read; events without key branches go by file and row, with a warning."""
-        self.n_replicas = len(reweighter.replicas) if replicas else 0
+        self.n_replicas = reweighter.n_replicas if replicas else 0
         self.reweighter, self.sample = reweighter, sample
         columns = reweighter.columns
         wanted = sample.texts(columns, "features", "context")
@@ -144,7 +144,7 @@ class GeneratedFiles:
         outside[~cut] = ~self.reweighter.in_domain(context)
         replicas = np.ones((n, self.n_replicas))
         if self.n_replicas:
-            replicas[~cut] = self.reweighter.replica_factors(events)
+            replicas[~cut] = factor[~cut, None] * self.reweighter.replica_ratios(events)
         return Weighed(chunk, generated, factor, cut, outside, context, replicas)
 
     def described(self, reweighter: Path) -> dict[str, Any]:

@@ -3,9 +3,10 @@ r"""Reweighter: what turns generated events into the reference's, event by event
 Two questions, two ratios:
 
 - *conditional* (the default): p_ref(x | context) / p_gen(x | context).  The spectrum of the context is left alone, so
-  that the weights hold for any other spectrum as well.  First the ratio g of the context's densities is estimated from
-  the context alone; then that of the joint densities, with generated events weighted by g, so that their context is the
-  reference's; last it is divided by its mean at each context (`mean_weight`): the mean weight is 1 everywhere.
+  that the weights hold for any other spectrum as well.  First a tilt g gives generated events the reference's spectrum
+  of the context; then the ratio of the joint densities is estimated, with generated events weighted by g; then a `tilt`
+  gives it the reference's means of the columns' terms, so that no bias is left in those; last it is divided by its mean
+  at each context (`mean_weight`): the mean weight is 1 everywhere.
 - *joint*: p_ref(x, context) / p_gen(x, context), with mean weight 1 over the generated events.
 
 Each *round* corrects what the last one left.  A log weight is the sum over rounds, within the bound of the ratio.  An
@@ -17,7 +18,7 @@ References: Rogozhnikov, arXiv:1608.05806 (reweighting by a classifier); Andreas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calorefine.errors import CheckpointError, ConfigError, EmptySelectionError, nearest
+from calorefine import stats
+from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, EmptySelectionError, nearest
 from calorefine.events import Columns, Events
 from calorefine.io.writer import replacing
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.mean_weight import MeanWeight
 from calorefine.reweighting.network import NetworkRatio
-from calorefine.reweighting.ratio import Classifiers, Ratio, RatioEstimator, WeightedRows, fit_ratio
+from calorefine.reweighting.ratio import Ratio, RatioEstimator, WeightedRows, fit_ratio, fold_of
+from calorefine.reweighting.tilt import Terms, Tilt, Weighted, exponential
 from calorefine.stats import FloatArray
 
 ESTIMATORS: dict[str, type[RatioEstimator]] = {kind.__name__: kind for kind in (NetworkRatio, BoostingRatio)}
@@ -65,7 +68,7 @@ class Reweighter:
         domain: (c, 2) range of the context that both samples reach.
         largest: largest factor of the generated events trained on.
         provenance: what it was made from, plain containers.
-        replicas: reweighters learned from bootstrap copies of the reference (`replicas`), with as many rounds.
+        replicas: linear tilts of the factors for bootstrap copies of the reference (`replicas`).
     """
 
     columns: Columns
@@ -76,7 +79,7 @@ class Reweighter:
     domain: FloatArray
     largest: float = 1.0
     provenance: dict[str, Any] = field(default_factory=dict)
-    replicas: list[Reweighter] = field(default_factory=list)
+    replicas: Tilt | None = None
 
     @classmethod
     def fit(
@@ -113,31 +116,50 @@ class Reweighter:
         if type(estimator).__name__ != self.estimator:
             raise ConfigError(f"estimator: a {type(estimator).__name__} found, expected a {self.estimator} as before")
         before = self._total(generated)
-        weight = generated.weight * np.exp(self._limited(before, generated.context))
-        if self.conditional and generated.context.shape[1]:
-            weight = weight * self.context_factors(generated, reference, weight, estimator, seed)
+        so_far = generated.weight * np.exp(self._limited(before, generated.context))
+        weight = so_far * self.context_factors(replace(generated, weight=so_far), reference)
         rows = _joint(replace(generated, weight=weight)), _joint(reference)
         ratio = fit_ratio(*rows, estimator, seed=seed + len(self.rounds))
         log_ratio = ratio(generated.table, generated.event_key)
-        mean = MeanWeight.fit(self.conditions(generated), np.exp(log_ratio), weight)
+        ratio = replace(ratio, tilt=self._tilt(replace(generated, weight=weight * np.exp(log_ratio)), reference, ratio))
+        log_ratio = ratio(generated.table, generated.event_key)
+        mean = MeanWeight.fit(self.conditions(generated), np.exp(log_ratio), so_far)
         after = before + log_ratio - mean.log(self.conditions(generated))
         better = self.with_rounds([*self.rounds, Round(ratio, mean)])
         seen = generated.weight > 0
         return replace(better, largest=float(np.exp(better._limited(after, generated.context)[seen].max())))
 
-    def context_factors(
-        self, generated: Events, reference: Events, weight: FloatArray, estimator: RatioEstimator, seed: int
-    ) -> FloatArray:
-        """Ratio (n,) of the context's densities at the generated events."""
-        rows = [
-            WeightedRows(e.context, w, e.event_key) for e, w in ((generated, weight), (reference, reference.weight))
-        ]
-        ratio = fit_ratio(rows[0], rows[1], estimator, seed=seed + len(self.rounds))
-        return np.exp(ratio(generated.context, generated.event_key))
+    def _tilt(self, generated: Events, reference: Events, ratio: Ratio) -> Tilt:
+        """Exponential tilts of weighted generated events to the reference's means, by events outside of each fold.
+
+        Only events where a correction is known count; a tilt for events that it was learned from would be too good, and
+        the mean factor of new ones not 1.
+        """
+        generated, reference = (e.take(self.in_domain(e.context)) for e in (generated, reference))
+        stats.require_positive_sum(reference.weight, "reference events at contexts that both samples reach")
+        n_free = generated.x.shape[1] if self.conditional else generated.table.shape[1]
+        samples = [(events.table, events.weight) for events in (generated, reference)]
+        terms, coefficients = Terms.chosen(samples[0], samples[1], n_free), []
+        folds = [fold_of(events.event_key, ratio.n_folds, ratio.seed) for events in (generated, reference)]
+        for number in range(ratio.n_folds):
+            own, other = (
+                Weighted(terms, *(part[fold != number] for part in one))
+                for one, fold in zip(samples, folds, strict=True)
+            )
+            coefficients.append(exponential(own, other))
+        return Tilt(terms, np.stack(coefficients, axis=1))
+
+    def context_factors(self, generated: Events, reference: Events) -> FloatArray:
+        """Factors (n,) that give generated events the reference's spectrum of context; 1 in the joint case."""
+        if not self.conditional or generated.context.shape[1] == 0:
+            return np.ones(len(generated))
+        own, other = ((events.context, events.weight) for events in (generated, reference))
+        terms = Terms.chosen(own, other, 0)
+        return np.exp(Tilt(terms, exponential(Weighted(terms, *own), Weighted(terms, *other)))(generated.context))
 
     def with_rounds(self, rounds: list[Round]) -> Reweighter:
         """Return one of the same columns and domain with these corrections."""
-        return replace(self, rounds=rounds, largest=1.0, replicas=[])
+        return replace(self, rounds=rounds, largest=1.0, replicas=None)
 
     def conditions(self, events: Events) -> NDArray[np.float32]:
         """What the mean weight is 1 at: context (n, c), or nothing (n, 0) in the joint case."""
@@ -170,12 +192,16 @@ class Reweighter:
         """Factors (n,) on the weights of generated events."""
         return np.exp(self.log_ratio(events))
 
-    def replica_factors(self, events: Events) -> FloatArray:
-        """Factors (n, K) of each replica."""
-        out = np.empty((len(events), len(self.replicas)))
-        for index, replica in enumerate(self.replicas):
-            out[:, index] = replica.factors(events)
-        return out
+    @property
+    def n_replicas(self) -> int:
+        """Number K of replicas."""
+        return self.replicas.coefficients.shape[1] if self.replicas else 0
+
+    def replica_ratios(self, events: Events) -> FloatArray:
+        """Factors (n, K) of each replica over the nominal ones; a few may be negative, their means are right."""
+        if self.replicas is None:
+            return np.ones((len(events), 0))
+        return np.where(self.in_domain(events.context)[:, None], 1 + self.replicas(events.table), 1.0)
 
     def in_domain(self, context: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether a correction is known at context (n, c): everywhere in the joint case."""
@@ -193,8 +219,8 @@ class Reweighter:
             "format": FORMAT,
             "columns": self.columns.to_dict(),
             "domain": torch.from_numpy(self.domain),
-            "rounds": _rounds_state(self.rounds),
-            "replicas": [_rounds_state(replica.rounds, known=False) for replica in self.replicas],
+            "rounds": [{"ratio": one.ratio.state(), "mean": one.mean.state()} for one in self.rounds],
+            "replicas": self.replicas and self.replicas.state(),
         }
         with replacing(Path(path), overwrite=overwrite) as beside:
             torch.save({STATE_KEY: state}, beside)
@@ -207,30 +233,23 @@ class Reweighter:
             CheckpointError: the file is missing, is no reweighter, or was written by another version.
         """
         state = _read(Path(path))
-        members, known = ESTIMATORS[state["estimator"]].members, state["rounds"][0]["ratio"]["known"]
+        members, replicas = ESTIMATORS[state["estimator"]].members, state.get("replicas")
+        if isinstance(replicas, list) and replicas:
+            msg = (
+                f"{path}: its {len(replicas)} replicas were shrunk towards no correction, and spread too little; they "
+            )
+            warnings.warn(f"{msg}are left out: fit it again with --replicas", CalorefineWarning, stacklevel=2)
         options = {name: state[name] for name in ("estimator", "conditional", "largest", "provenance")}
-        nominal = cls(
+        return cls(
             Columns.from_dict(state["columns"]),
-            _rounds(state["rounds"], members, known),
+            [
+                Round(Ratio.from_state(one["ratio"], members), MeanWeight.from_state(one["mean"]))
+                for one in state["rounds"]
+            ],
             domain=state["domain"].numpy(),
+            replicas=Tilt.from_state(replicas) if isinstance(replicas, dict) else None,
             **options,
         )
-        replicas = [nominal.with_rounds(_rounds(rounds, members, known)) for rounds in state.get("replicas", ())]
-        return replace(nominal, replicas=replicas)
-
-
-def _rounds_state(rounds: Sequence[Round], *, known: bool = True) -> list[dict[str, Any]]:
-    """Rounds as tensors and plain containers; without the known events, for replicas, whose are the nominal ones."""
-    states = [{"ratio": r.ratio.state(), "mean": r.mean.state()} for r in rounds]
-    return [state if known else {**state, "ratio": {**state["ratio"], "known": None}} for state in states]
-
-
-def _rounds(states: Sequence[Mapping[str, Any]], members: type[Classifiers], known: torch.Tensor) -> list[Round]:
-    """Inverse of `_rounds_state`."""
-    return [
-        Round(Ratio.from_state({**state["ratio"], "known": known}, members), MeanWeight.from_state(state["mean"]))
-        for state in states
-    ]
 
 
 def _common_range(generated: Events, reference: Events, columns: Columns) -> FloatArray:

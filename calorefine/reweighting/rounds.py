@@ -53,7 +53,7 @@ def fit_rounds(
     reweighter = Reweighter.fit(*pair, samples.columns, estimator=estimator, conditional=conditional, seed=seed)
     if rounds == 1:
         return reweighter, []
-    test = _round_test(samples, reweighter, estimator, seed=seed)
+    test = _round_test(samples, reweighter, seed=seed)
     history = [test(None), test(reweighter)]
     while len(reweighter.rounds) < rounds:
         further = reweighter.improved(*pair, estimator=estimator, seed=seed)
@@ -65,14 +65,10 @@ def fit_rounds(
     return reweighter, history
 
 
-def _round_test(
-    samples: Samples, first: Reweighter, estimator: RatioEstimator, *, seed: int
-) -> Callable[[Reweighter | None], RoundTest]:
+def _round_test(samples: Samples, first: Reweighter, *, seed: int) -> Callable[[Reweighter | None], RoundTest]:
     """Test of a reweighter on generated events that have the reference's context in the conditional case."""
     generated, reference = samples.generated, samples.reference
-    if first.conditional and samples.columns.context:
-        factors = first.context_factors(generated, reference, generated.weight, estimator, seed)
-        generated = replace(generated, weight=generated.weight * factors)
+    generated = replace(generated, weight=generated.weight * first.context_factors(generated, reference))
 
     def test(reweighter: Reweighter | None) -> RoundTest:
         weight = generated.weight * (reweighter.factors(generated) if reweighter else 1.0)

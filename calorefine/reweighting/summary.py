@@ -32,7 +32,7 @@ class FactorNumbers:
 
     Attributes:
         n: number of events.
-        n_eff_before: effective number of events without factors.
+        n_eff_before: effective number of events without factors; those of equal key count as one.
         n_eff: with them.
         n_eff_fraction: of the one before.
         mean_factor: weighted by the weights before.
@@ -83,7 +83,9 @@ def factor_numbers(
     """
     factor = np.exp(log_ratio)
     weight = generated.weight * factor
-    total, before = stats.sum_w(weight), stats.n_eff(generated.weight)
+    group = keys.group(generated.event_key)
+    before, n_eff = (stats.n_eff(stats.group_sums(w, group)) for w in (generated.weight, weight))
+    total = stats.sum_w(weight)
     table = generated.table
     order = np.argsort(-np.where(generated.weight > 0, factor, -1.0), kind="stable")[:N_LARGEST]
     largest = [
@@ -98,8 +100,8 @@ def factor_numbers(
     return FactorNumbers(
         n=len(generated),
         n_eff_before=before,
-        n_eff=stats.n_eff(weight),
-        n_eff_fraction=stats.n_eff(weight) / before,
+        n_eff=n_eff,
+        n_eff_fraction=n_eff / before,
         mean_factor=float(stats.mean(factor, generated.weight)),
         largest_share=float(weight.max() / total),
         at_bound=stats.sum_w(weight[log_ratio > bound - AT_BOUND]) / total,

@@ -8,7 +8,8 @@ The *mean factor* of the conditional case is 1 at each context as far as it is k
 .. math:: m = \frac{\sum_i v_i f_i}{\sum_i v_i} , \qquad
           \sigma^2 = \frac{\sum_i v_i^2 (f_i - m)^2}{\left(\sum_i v_i\right)^2}
 
-with the weights v before.  The error is that of these rows as independent ones; what N(c) was learned from has its own.
+with the weights v before, summed over events of equal key, copies at the same conditions or candidates, before they are
+squared.  What N(c) was learned from has an error of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine import stats
+from calorefine import keys, stats
+from calorefine.keys import KeyArray
 from calorefine.reweighting.reweighted_files import Weighed
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
@@ -59,40 +61,34 @@ class MeanFactors:
         self.names = reweighter.columns.context_names
         self.edges = [(points[1:] + points[:-1]) / 2 for points in knots]
         self.ranges = [np.r_[points[0], middles, points[-1]] for points, middles in zip(knots, self.edges, strict=True)]
-        self.sums = [np.zeros((5, len(middles) + 1)) for middles in self.edges]
-        self.all = np.zeros((5, 1))
+        self.sums = [stats.WeightSums(2, len(middles) + 1) for middles in self.edges]
+        self.all = stats.WeightSums(2)
 
-    def add(self, context: NDArray[np.float32], weight: FloatArray, factor: FloatArray) -> None:
-        """Count events with context (n, c), weights (n,) before and factors (n,)."""
-        amounts = weight, weight * factor, weight**2, weight**2 * factor, (weight * factor) ** 2
-        self.all += np.array([[stats.sum_w(one)] for one in amounts])
+    def add(self, context: NDArray[np.float32], weight: FloatArray, factor: FloatArray, event_key: KeyArray) -> None:
+        """Count events with context (n, c), weights (n,) before, factors (n,) and keys (n,)."""
+        weights, group = np.stack([weight, weight * factor], axis=1), keys.group(event_key)
+        self.all.add(weights, group=group)
         for column, edges, sums in zip(context.T, self.edges, self.sums, strict=False):
-            cell = np.searchsorted(edges, column)
-            sums += np.array([np.bincount(cell, one, sums.shape[1]) for one in amounts])
+            sums.add(weights, cell=np.searchsorted(edges, column), group=group)
 
     def overall(self) -> MeanFactor | None:
         """Mean of all; None without a positive sum of weights."""
-        return self._at(self.all[:, 0])
+        return next((MeanFactor(mean, error) for _, mean, error in _means(self.all)), None)
 
     def worst(self) -> MeanFactor | None:
         """Bin whose mean is furthest from 1 in errors; None if there is none."""
         found = [
-            self._at(sums[:, k], name, (float(limits[k]), float(limits[k + 1])))
+            MeanFactor(mean, error, name, float(limits[k]), float(limits[k + 1]))
             for name, sums, limits in zip(self.names, self.sums, self.ranges, strict=False)
-            for k in range(sums.shape[1])
+            for k, mean, error in _means(sums)
         ]
-        return max((one for one in found if one), key=lambda one: abs(one.pull), default=None)
+        return max(found, key=lambda one: abs(one.pull), default=None)
 
-    @staticmethod
-    def _at(
-        sums: FloatArray, context: str | None = None, limits: tuple[float | None, float | None] = (None, None)
-    ) -> MeanFactor | None:
-        v, vf, v2, v2f, v2f2 = sums.tolist()
-        if v <= 0:
-            return None
-        mean = vf / v
-        variance = stats.spread_of_mean(mean, v2, v2f, v2f2)
-        return MeanFactor(mean, float(np.sqrt(variance)) / v, context, *limits)
+
+def _means(sums: stats.WeightSums) -> list[tuple[int, float, float]]:
+    """Number, mean factor and its error of each cell with a positive sum of weights."""
+    mean, error = (numbers[:, 1] for numbers in sums.ratios())
+    return [(k, float(mean[k]), float(error[k])) for k in np.flatnonzero(np.isfinite(mean)).tolist()]
 
 
 @dataclass
@@ -104,8 +100,7 @@ class Totals:
         n: number of events.
         n_cut: of those outside of the cut, whose factor is 1.
         n_outside: of those within the cut at contexts without a correction, whose factor is 1.
-        sum_w: sum of the weights.
-        sum_w2: of their squares.
+        sums: of the weights, and of those of events of equal key squared.
         largest_weight: the largest absolute one.
         largest_factor: the largest one; 0 without events.
     """
@@ -114,8 +109,7 @@ class Totals:
     n: int = 0
     n_cut: int = 0
     n_outside: int = 0
-    sum_w: float = 0.0
-    sum_w2: float = 0.0
+    sums: stats.WeightSums = field(default_factory=lambda: stats.WeightSums(1), repr=False)
     largest_weight: float = 0.0
     largest_factor: float = 0.0
 
@@ -126,11 +120,12 @@ class Totals:
         self.n_cut += int(np.sum(part.cut))
         self.n_outside += int(np.sum(part.outside))
         own, known = weight[inside], inside & ~part.outside
-        self.sum_w += stats.sum_w(own)
-        self.sum_w2 += stats.sum_w2(own)
+        self.sums.add(own[:, None], group=keys.group(part.chunk.event_key[inside]))
         self.largest_weight = max(self.largest_weight, float(np.abs(own).max(initial=0.0)))
         self.largest_factor = max(self.largest_factor, float(part.factor[inside].max(initial=0.0)))
-        self.means.add(part.context[known[inside]], part.generated[known], part.factor[known])
+        self.means.add(
+            part.context[known[inside]], part.generated[known], part.factor[known], part.chunk.event_key[known]
+        )
 
     @property
     def n_inside(self) -> int:
@@ -138,14 +133,25 @@ class Totals:
         return self.n - self.n_cut
 
     @property
+    def n_keys(self) -> int:
+        """Number of events within the cut, those of equal key in a chunk counted as one."""
+        return int(self.sums.n[0])
+
+    @property
+    def sum_w(self) -> float:
+        """Sum of the weights."""
+        return float(self.sums.sum_w[0, 0])
+
+    @property
     def n_eff(self) -> float:
-        """Effective number of events; 0 where all weights are 0."""
-        return self.sum_w**2 / self.sum_w2 if self.sum_w2 > 0 else 0.0
+        """Effective number of events, those of equal key counted as one; 0 where all weights are 0."""
+        return float(self.sums.n_eff[0, 0])
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
         overall, worst = self.means.overall(), self.means.worst()
-        numbers = {name: value for name, value in vars(self).items() if name != "means"}
+        numbers = {name: value for name, value in vars(self).items() if name not in ("means", "sums")}
+        numbers |= {"sum_w": self.sum_w, "sum_w2": float(self.sums.sum_w2[0, 0])}
         means = {"mean_factor": overall and vars(overall), "worst_mean_factor": worst and vars(worst)}
         return {**numbers, "n_eff": self.n_eff, **means}
 
@@ -175,18 +181,21 @@ class ReplicaTotals:
 
     def __init__(self, n: int) -> None:
         """Start at 0."""
-        self.sum_w, self.sum_w2 = np.zeros(n), np.zeros(n)
+        self.sums = stats.WeightSums(n)
 
     def add(self, part: Weighed, weight: FloatArray) -> None:
         """Count these events with these weights (n, K)."""
-        own = weight[~part.cut]
-        self.sum_w += own.sum(axis=0)
-        self.sum_w2 += np.square(own).sum(axis=0)
+        self.sums.add(weight[~part.cut], group=keys.group(part.chunk.event_key[~part.cut]))
+
+    @property
+    def sum_w(self) -> FloatArray:
+        """Sum of the weights (K,)."""
+        return np.asarray(self.sums.sum_w[0])
 
     @property
     def n_eff(self) -> FloatArray:
-        """Effective number of events (K,); 0 where all weights are 0."""
-        return np.divide(self.sum_w**2, self.sum_w2, out=np.zeros_like(self.sum_w), where=self.sum_w2 > 0)
+        """Effective number of events (K,), those of equal key counted as one; 0 where all weights are 0."""
+        return np.asarray(self.sums.n_eff[0])
 
     def lines(self, branch: str) -> list[str]:
         """For the terminal; none without replicas."""

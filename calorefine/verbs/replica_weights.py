@@ -11,7 +11,6 @@ reweighter, stays what it is; if it is not 1 on average at each context, neither
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from calorefine.ensemble.members import Ensemble, Member, MemberKind
+from calorefine.ensemble.members import Ensemble, MemberKind
 from calorefine.ensemble.nominal_sample import check_origin, sample_conditions, sample_request
 from calorefine.ensemble.ratio_checks import MemberSums
-from calorefine.ensemble.ratios import ClassifierRatios, LikelihoodRatios, Ratios, learn
+from calorefine.ensemble.ratios import LikelihoodRatios, MomentRatios, Ratios, learn
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Column
 from calorefine.io.chunks import Chunk, Request
@@ -33,8 +32,6 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import warn_of_row_keys
 from calorefine.models.base import Likelihood
-from calorefine.reweighting.boosting import BoostingRatio
-from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 
@@ -49,20 +46,23 @@ class ReplicaWeightsSummary:
     Attributes:
         output: the file.
         names: members by branch, in the order of its entries.
-        method: "likelihood" or "classifier".
+        method: "likelihood" or "moments".
         sums: what is known of the weights.
+        slope: moments: part of the members' shifts in bins of the features that the weights recover.
     """
 
     output: Path
     names: dict[str, list[str]]
     method: str
     sums: MemberSums
+    slope: float | None
 
     def __str__(self) -> str:
         """Report for the terminal."""
         written = " and ".join(f"{branch}[{len(names)}]" for branch, names in self.names.items())
         first = f"{self.output}: {self.sums.n} events with {written}, ratios by {self.method}"
-        return "\n".join([first, *self.sums.lines()])
+        recovered = [] if self.slope is None else [f"part of the members' shifts that they recover: {self.slope:.3f}"]
+        return "\n".join([first, *recovered, *self.sums.lines()])
 
 
 @recorded("replica-weights")
@@ -74,7 +74,6 @@ def replica_weights(
     tree: str = "events",
     weight: str = "none",
     columns: dict[str, Column] | None = None,
-    estimator: RatioEstimator | None = None,
     n_train: int = 100_000,
     max_ratio: float = 100.0,
     seed: int = 0,
@@ -84,8 +83,9 @@ def replica_weights(
     """Write a nominal sample with the weights that turn it into each member's: `weight_replica`, `weight_seed`.
 
     Each entry of these arrays is a complete weight: the nominal one times the ratio of the member's density of the
-    features given the context to the nominal one's.  It is exact for flows; for others a classifier learns it from
-    events that are drawn at conditions of the file.  The mean ratio is about 1 and is not made to be 1.
+    features given the context to the nominal one's.  It is exact for flows; for others it is a sum of functions of the
+    columns that gives the member's means, from events that are drawn at conditions of the file.  The mean ratio is
+    about 1 and is not made to be 1.
 
     Args:
         ensemble: folder of `calorefine ensemble`.
@@ -94,13 +94,10 @@ def replica_weights(
         tree: name of the tree.
         weight: branch or expression of the weights that the events have, or "none".
         columns: expressions of columns where these files name or scale them otherwise.
-        estimator: of the density ratio; for a model without a likelihood BoostingRatio with 300 trees of 16 leaves, if
-            left out: they follow the edges that a generator's density has, networks less so.  Given for a model with
-            a likelihood, it is used instead of that.
-        n_train: classifier: about how many events of either generator to learn from; their statistics adds to the
-            spread, and should be several times the calibration sample's.
+        n_train: moments: about how many events of each generator to learn from; their statistics adds to the spread,
+            and should be several times the calibration sample's.
         max_ratio: largest ratio; higher ones are cut off and counted.
-        seed: classifier: of the events drawn and the training.
+        seed: moments: of the events drawn.
         tree_format: "ttree" or "rntuple"; that of the input, if left out.
         overwrite: replace an existing output.
 
@@ -108,7 +105,8 @@ def replica_weights(
         What was written.
 
     Raises:
-        CalorefineError: bad input, such as events of another generator; nothing is left under the output's name.
+        CalorefineError: bad input, such as events of another generator, or ratios that recover less than 0.9 of the
+            members' shifts; nothing is left under the output's name.
 
     Warns:
         CalorefineWarning: a member with an effective number of events below 10 % of the nominal one's, or with a mean
@@ -133,13 +131,14 @@ def replica_weights(
         tree_format=tree_format,
         overwrite=overwrite,
     ) as copy:
-        ratios = _ratios(simulators, sample.source, request, estimator, n_train, seed)
-        summary = ReplicaWeightsSummary(Path(output), names, _method(ratios), MemberSums(everyone))
+        ratios = _ratios(simulators, sample.source, request, n_train, seed)
+        known = ("moments", ratios.slope) if isinstance(ratios, MomentRatios) else ("likelihood", None)
+        summary = ReplicaWeightsSummary(Path(output), names, known[0], MemberSums(everyone), known[1])
         for chunk in copy.chunks(rows=MOST_ROWS):
             weights = _weights(chunk, sample.weights(chunk), ratios, max_ratio, summary.sums)
             copy.extend(chunk, _arrays(weights, names))
         entry = _provenance(summary, members, sample) | {"max_ratio": max_ratio}
-        entry |= {"seed": seed, "n_train": n_train} if summary.method == "classifier" else {}
+        entry |= {"seed": seed, "n_train": n_train, "slope": summary.slope} if summary.method == "moments" else {}
         copy.finish(sample.provenance | {"replica_weights": entry})
     for text in summary.sums.warnings():
         warnings.warn(text, CalorefineWarning, stacklevel=2)
@@ -178,40 +177,26 @@ def _arrays(weights: FloatArray, names: Mapping[str, list[str]]) -> dict[str, Fl
 
 def _weights(chunk: Chunk, weight: FloatArray, ratios: Ratios, max_ratio: float, sums: MemberSums) -> FloatArray:
     """Complete weights (n, K) of one chunk, counted."""
-    log_ratios = ratios.log_ratios(chunk.values)
-    impossible = np.isnan(log_ratios[:, 0])
-    log_ratios[impossible] = 0.0
-    cut_off = log_ratios > math.log(max_ratio)
-    ratio = np.exp(np.minimum(log_ratios, math.log(max_ratio)))
+    ratio = ratios.ratios(chunk.values)
+    impossible = np.isnan(ratio[:, 0])
+    ratio[impossible] = 1.0
     sums.n_impossible += int(np.sum(impossible))
+    cut_off = ratio > max_ratio
+    ratio = np.minimum(ratio, max_ratio)
     sums.add(weight, ratio, cut_off, chunk.event_key)
     return weight[:, None] * ratio
 
 
-def _ratios(
-    simulators: Mapping[str, Simulator],
-    source: Source,
-    request: Request,
-    estimator: RatioEstimator | None,
-    n_train: int,
-    seed: int,
-) -> Ratios:
+def _ratios(simulators: Mapping[str, Simulator], source: Source, request: Request, n_train: int, seed: int) -> Ratios:
     """Ratios of all members but the first to it."""
     nominal = simulators["nominal"]
     others = {name: simulator for name, simulator in simulators.items() if name != "nominal"}
-    if estimator is None and isinstance(nominal.model, Likelihood):
+    if isinstance(nominal.model, Likelihood):
         return LikelihoodRatios(nominal, others)
     if not request.key:
         warn_of_row_keys(source)
     at = sample_conditions(source, request, nominal.columns, n_train)
-    trees = BoostingRatio(n_trees=300, learning_rate=0.05, max_leaf_nodes=16, n_folds=2, n_repeats=1)
-    estimator = estimator or trees
-    learned = [learn(nominal, one, at, estimator, member=Member.named(name), seed=seed) for name, one in others.items()]
-    return ClassifierRatios(nominal.columns, learned)
-
-
-def _method(ratios: Ratios) -> str:
-    return "likelihood" if isinstance(ratios, LikelihoodRatios) else "classifier"
+    return learn(nominal, list(others.values()), at, seed=seed)
 
 
 def _provenance(summary: ReplicaWeightsSummary, members: Ensemble, sample: WeightedFiles) -> dict[str, Any]:

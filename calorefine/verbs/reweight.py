@@ -18,7 +18,7 @@ from calorefine.verbs.unweight import UnweightSummary, unweight_files
 SHARED = ("generated", "output", "tree", "generated_weight", "tree_format", "overwrite")
 FIT_ONLY = (
     *("reference", "reference_tree", "reference_weight", "columns", "estimator", "conditional", "rounds"),
-    *("replicas", "replica_repeats", "bootstrap_seed"),
+    *("replicas", "bootstrap_seed"),
 )
 WEIGHTS_ONLY = ("branch", "normalization", "in_place", "replace_branch")
 
@@ -39,7 +39,6 @@ def reweight_files(
     conditional: bool = True,
     rounds: int = 1,
     replicas: int = 0,
-    replica_repeats: int = 1,
     bootstrap_seed: int = 0,
     branch: str = "weight",
     normalization: Normalization = "mean",
@@ -70,10 +69,9 @@ def reweight_files(
         estimator: fit: of the density ratio; NetworkRatio, if left out.
         conditional: fit: correct the features given the context, whose spectrum stays; false corrects both.
         rounds: fit: how many corrections at most, each on top of the last.
-        replicas: fit: how many more to learn from bootstrap copies of the reference, whose weights in replica k are
-            entry k - 1 of the branch `<reference_weight>_replica` if there is one (`calorefine splot --replicas`), else
-            their counts times the weight.
-        replica_repeats: fit: `n_repeats` of the estimator in replicas; fewer are faster and noisier.
+        replicas: fit: of how many bootstrap copies of the reference to learn the correction, too.  Weights in replica k
+            are entry k - 1 of the branch `<reference_weight>_replica` if there is one (`calorefine splot --replicas`),
+            else their counts times the weight.
         bootstrap_seed: fit: seed of the counts, where the reference doesn't tell the one of its replicas.
         branch: apply: name of the branch to write; float64, generated weight times factor.  With replicas, the array
             `<branch>_replica` holds the complete weight in each.

@@ -48,7 +48,6 @@ class ApplySummary:
         normalization: which one.
         scale: the number that all factors were multiplied by for it.
         cut: of the reweighter.
-        calibration: t of the ratio of each round; 0 means that it corrects nothing, 1 that the members were right.
         replicas: sums over the weights of each replica.
     """
 
@@ -58,20 +57,17 @@ class ApplySummary:
     normalization: Normalization
     scale: float
     cut: str | None
-    calibration: list[float]
     replicas: ReplicaTotals
 
     def __str__(self) -> str:
         """Report for the terminal."""
         t = self.totals
         share = t.largest_weight / abs(t.sum_w) if t.sum_w else float("inf")
-        calibration = ", ".join(f"{value:.3f}" for value in self.calibration)
         return "\n".join(
             [
                 f"{self.output}: {t.n} events with branch {self.branch}, sum of weights {t.sum_w:.6g}",
-                f"effective number of events {t.n_eff:.1f}, {t.n_eff / max(t.n_inside, 1):.1%}",
+                f"effective number of events {t.n_eff:.1f}, {t.n_eff / max(t.n_keys, 1):.1%}",
                 f"largest weight {share:.2g} of the sum, largest factor {t.largest_factor:.3g}",
-                f"calibration of the log ratio by round: t = {calibration} (0: no correction)",
                 *t.mean_factors(),
                 *t.left_out(self.cut),
                 f"normalization {self.normalization}: factors times {self.scale:.6g}",
@@ -81,7 +77,7 @@ class ApplySummary:
 
     def to_dict(self) -> dict[str, Any]:
         """For the provenance."""
-        own = {"normalization": self.normalization, "scale": self.scale, "calibration": self.calibration}
+        own = {"normalization": self.normalization, "scale": self.scale}
         return {**own, **self.totals.to_dict(), "replicas": self.replicas.to_dict()}
 
 
@@ -141,16 +137,15 @@ def apply_reweighter(
         overwrite=overwrite,
     ) as copy:
         _refuse_own_weight(sample, written)
-        totals, replicas = Totals(MeanFactors(model)), ReplicaTotals(len(model.replicas))
+        totals, replicas = Totals(MeanFactors(model)), ReplicaTotals(model.n_replicas)
         scale, replica_scales = _scales(files, normalization)
         for part in files.weighed(copy):
             weight = scale * part.weight
             every = part.generated[:, None] * (replica_scales * part.replicas)
-            copy.extend(part.chunk, {branch: weight} | ({written[1]: every} if model.replicas else {}))
+            copy.extend(part.chunk, {branch: weight} | ({written[1]: every} if model.n_replicas else {}))
             totals.add(part, weight)
             replicas.add(part, every)
-        calibration = [one.ratio.scale for one in model.rounds]
-        summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, calibration, replicas)
+        summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, replicas)
         entry = files.described(Path(reweighter)) | summary.to_dict()
         known = sample.provenance.get("reweight", {})
         copy.finish(sample.provenance | {"reweight": known | {branch: entry}})
@@ -182,7 +177,7 @@ def _scales(files: GeneratedFiles, normalization: Normalization) -> tuple[float,
     """Factors on all weights and on those of each replica (K,), from one pass over the events if any is needed."""
     model = files.reweighter
     if normalization == "mean":
-        return 1.0, np.ones(len(model.replicas))
+        return 1.0, np.ones(model.n_replicas)
     wanted = model.provenance.get("reference", {}).get("sum_w")
     if wanted is None:
         msg = (
@@ -190,7 +185,7 @@ def _scales(files: GeneratedFiles, normalization: Normalization) -> tuple[float,
         )
         raise ConfigError(f"{msg}of 'calorefine reweight'")
     every = [wanted, *model.provenance.get("replicas", {}).get("sum_w", [])]
-    total = np.zeros(1 + len(model.replicas))
+    total = np.zeros(1 + model.n_replicas)
     for part in files.weighed():
         weight = part.generated[:, None] * np.column_stack([part.factor, part.replicas])
         total += weight[~part.cut].sum(axis=0)

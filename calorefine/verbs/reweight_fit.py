@@ -59,7 +59,8 @@ class FitSummary:
             return []
         fit = "weights fitted anew" if told["refit"] else "counts only: the fit behind the weights is not redone"
         span = f"n_eff of the reference {min(told['n_eff']):.1f} to {max(told['n_eff']):.1f}"
-        return [f"{told['n']} replicas, {fit}, {span}"]
+        slopes = ", ".join(f"{name} {slope:.2f}" for name, slope in told["slopes"].items())
+        return [f"{told['n']} replicas, {fit}, {span}", f"part of a known shift that they recover: {slopes}"]
 
 
 def fit_reweighter(
@@ -76,7 +77,6 @@ def fit_reweighter(
     conditional: bool = True,
     rounds: int = 1,
     replicas: int = 0,
-    replica_repeats: int = 1,
     bootstrap_seed: int = 0,
     seed: int = 0,
     overwrite: bool = False,
@@ -108,8 +108,8 @@ def fit_reweighter(
         }
         if replicas:
             copies = bootstrap_copies(samples, files[1].source, reference_weight, n=replicas, seed=bootstrap_seed)
-            reweighter.replicas = fit_replicas(reweighter, copies, estimator, repeats=replica_repeats, seed=seed)
-            reweighter.provenance["replicas"] = copies.to_dict() | {"repeats": replica_repeats}
+            reweighter.replicas, slopes = fit_replicas(reweighter, samples, copies)
+            reweighter.provenance["replicas"] = copies.to_dict() | {"slopes": slopes}
         found = diagnose(reweighter, samples.generated, samples.reference, repetitions=REPETITIONS, seed=seed)
         reweighter.save(beside[0], overwrite=True)
         content = {"provenance": reweighter.provenance, "diagnostics": found.to_dict()}

@@ -167,7 +167,7 @@ def unweight_files(
 
 def _suggested(totals: Totals, histogram: WeightHistogram, n_kept: int, maximum: float) -> tuple[float, float] | None:
     """Maximum that would keep more events and how many, if few were kept of weights that aren't very different."""
-    if n_kept >= FEW_KEPT * totals.n or totals.n_eff <= HIGH_N_EFF * totals.n_inside:
+    if n_kept >= FEW_KEPT * totals.n or totals.n_eff <= HIGH_N_EFF * totals.n_keys:
         return None
     smaller, kept = histogram.maximum(LOST)
     return (smaller, kept) if smaller < maximum else None

@@ -29,6 +29,7 @@ from calorefine.errors import (
 from calorefine.io import root
 from calorefine.io.provenance import read_provenance
 from calorefine.reweighting import NetworkRatio, Reweighter
+from calorefine.reweighting.sums import MeanFactors
 from calorefine.verbs.reweight_apply import apply_reweighter
 from calorefine.verbs.unweight import unweight_files
 
@@ -237,7 +238,6 @@ def test_calibration_and_mean_factor_are_told(weigh, models):
     own = events(arrays).context[inside][:, reweighter.columns.context_names.index(worst.context)]
     chosen = (own > worst.low) & (own <= worst.high) if worst.low > own.min() else own <= worst.high
     assert worst.mean == pytest.approx(np.average(factor[chosen], weights=w[chosen]))
-    assert f"t = {reweighter.rounds[0].ratio.scale:.3f}" in str(summary)
     assert f"mean factor {mean:.4f} +- {error:.4f}" in str(summary)
     assert f"furthest from 1: {worst.mean:.4f}" in str(summary)
     json.dumps(summary.to_dict(), allow_nan=False)
@@ -520,3 +520,17 @@ def test_error_in_the_middle_leaves_the_old_file(weigh, source, monkeypatch, tmp
         weigh(None, generated=path, output=None, in_place=True)
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["new.root"]
+
+
+def test_copies_of_a_condition_count_once_in_errors(models):
+    """Every event four times, with the same factor: the errors of the mean factor are those of one copy."""
+    reweighter = Reweighter.load(models / "conditional.pt")
+    rng = np.random.default_rng(3)
+    context, factor = events(table()).context, rng.uniform(0.5, 2, N)
+    found = []
+    for copies in (1, 4):
+        means = MeanFactors(reweighter)
+        rows = np.tile(np.arange(N), copies)
+        means.add(context[rows], np.ones(len(rows)), factor[rows], rows.astype(np.uint64))
+        found.append([(part.mean, part.error) for part in (means.overall(), means.worst())])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)

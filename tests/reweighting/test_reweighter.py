@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -115,12 +117,14 @@ def test_outside_of_the_domain_nothing_is_corrected(fitted):
 
 
 def test_a_further_round_corrects_what_is_left():
-    """Too weak an estimator leaves a difference; its second round makes the mean more alike.  Seed 1."""
+    """Too weak an estimator, without tilt, leaves a difference; a second round makes the mean more alike.  Seed 1."""
     rng = np.random.default_rng(1)
     generated = events(*drawn(5000, rng, spectrum=1.0))
     target = events(*reference(5000, rng, spectrum=1.0), first=10**6)
     weak = BoostingRatio(n_trees=3, learning_rate=0.1, n_folds=2, n_repeats=1)
     first = Reweighter.fit(generated, target, COLUMNS, estimator=weak)
+    (alone,) = first.rounds
+    first = first.with_rounds([replace(alone, ratio=replace(alone.ratio, tilt=None))])
     second = first.improved(generated, target, estimator=weak)
     product = target.x[:, 0] * target.x[:, 1]
     wanted = float(np.mean(product))

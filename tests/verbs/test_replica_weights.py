@@ -133,18 +133,15 @@ def test_likelihood_ratios_give_what_samples_of_the_members_give(ensembles):
 
 
 @UNTRAINED
-def test_classifier_ratios_follow_a_gan(ensembles):
-    """Trees learn the shifts of a GAN's bins to a fourth of them: bounds on what was measured, not on statistics.
-
-    With 60 000 or 200 000 events to learn from, the differences from samples were 10 % to 30 % of the shifts for trees
-    and for networks, far beyond the statistical errors: the density of this GAN is not smooth.
-    """
+def test_moment_ratios_follow_a_gan(ensembles):
+    """The bins of x and the mean of y shift by weights as by samples of the members, where trees missed a fourth."""
     folder = ensembles("WGAN")
     summary = run(folder, n_train=40_000)
-    assert summary.method == "classifier"
+    assert summary.method == "moments"
     by_weights, by_samples, _ = compare(folder, read(folder / "weighted.root"))
     bins = by_weights[:, :9], by_samples[:, :9]
-    assert abs(np.sum(bins[0] * bins[1]) / np.sum(bins[1] ** 2) - 1) < 0.25
+    slope = np.sum(bins[0] * bins[1]) / np.sum(bins[1] ** 2)
+    assert abs(slope - 1) < 0.1
     assert np.linalg.norm(bins[0] - bins[1]) < 0.35 * np.linalg.norm(bins[1])
     assert (np.abs(by_weights[:, 9] / by_samples[:, 9] - 1) < 0.5).all()
     assert (np.abs(summary.sums.mean - 1) < 0.02).all()
@@ -285,8 +282,8 @@ def test_gaps_and_other_atoms_are_refused(ensembles, monkeypatch):
 
 def test_what_the_nominal_member_cannot_draw_has_ratio_one():
     class Given(Ratios):
-        def log_ratios(self, values):  # noqa: ARG002 (signature of the base class)
-            return np.array([[np.nan, np.nan], [-np.inf, 0.5], [9.0, 0.0]])
+        def ratios(self, values):  # noqa: ARG002 (signature of the base class)
+            return np.exp([[np.nan, np.nan], [-np.inf, 0.5], [9.0, 0.0]])
 
     sums, key = MemberSums(["a", "b"]), np.arange(3, dtype=np.uint64)
     found = module._weights(Chunk({}, {}, key, key), np.array([2.0, 3.0, 1.0]), Given(), 100.0, sums)
