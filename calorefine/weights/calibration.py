@@ -8,8 +8,8 @@ which is convex in :math:`\beta` for weights w of any sign, since its second der
 gradient vanishes, :math:`\sum_i n_i (w_i - q_i) \, \phi_i = \lambda \beta`: sums of :math:`q \phi` are those of the
 signed weights, up to the penalty (calibration of weights to known totals: Deville and Sarndal, JASA 87, 376 (1992)).
 
-:math:`\phi` holds 1, the columns, their squares and products, logit(p), and *hats*: functions that are 1 at one of nine
-quantiles of the prediction, or of a column, and fall to 0 at its neighbors; the first and the last stay 1 beyond.  They
+:math:`\phi` holds 1, the columns, their squares and products, logit(p), and *hats*: functions that are 1 at one of five
+quantiles of the prediction, or ten of a column, and fall to 0 at its neighbors; the first and last stay 1 beyond.  They
 let q follow the signed sums along each of these into the tails, where two moments know nothing; where signed weights
 sum to nothing or less, q goes to 0.  Few of them: the positive parts of noise in neighboring intervals add up.
 """
@@ -32,7 +32,7 @@ _FLOOR = 0.03
 """Predictions are moved this fraction of the mean inside of the bounds, where the logit is finite."""
 _RIDGE = 0.03
 """A coefficient of 1 leaves the sum of a standardized column this many of its standard errors off."""
-_N_KNOTS, _LEAST_KNOTS, _MOST_KNOTS = 9, 4, 200
+_SCORE_KNOTS, _COLUMN_KNOTS, _LEAST_KNOTS, _MOST_KNOTS = 5, 10, 4, 200
 """Quantiles with hats: of the prediction and each column, fewer with so many columns that they are more in all."""
 _MOST_PRODUCTS = 20
 """With more columns than that only their squares are calibrated, not their products: the cost is cubic in them."""
@@ -163,8 +163,8 @@ def calibrated(table: FloatArray, raw: FloatArray, unit: FloatArray, counts: Int
     width = np.sqrt(np.diag(stats.covariance(table, counts)))
     varies = varying(table[counts > 0])
     standardized = np.where(varies, (table - stats.mean(table, counts)) / np.where(varies, width, 1.0), 0.0)
-    n_knots = min(_N_KNOTS, max(_MOST_KNOTS // max(table.shape[1], 1), _LEAST_KNOTS))
-    places = [_place(raw, counts, _N_KNOTS), *(_place(column, counts, n_knots) for column in table.T)]
+    n_knots = min(_COLUMN_KNOTS, max(_MOST_KNOTS // max(table.shape[1], 1), _LEAST_KNOTS))
+    places = [_place(raw, counts, _SCORE_KNOTS), *(_place(column, counts, n_knots) for column in table.T)]
     mean = float(stats.mean(unit, counts))
     floor = _FLOOR * min(mean, 1 - mean)
     inside = np.clip(raw, floor, 1 - floor)
