@@ -247,18 +247,16 @@ def weights_dof(weight: ArrayLike, group: IntArray | None = None) -> float:
     .. math:: \nu = \min\Big(g - 1, \; \frac{2}{3 \sum W^4 / (\sum W^2)^2 - 1 / g}\Big),
 
     which matches the variance of :math:`\sum W^2 a^2` for Gaussian a (Satterthwaite): g - 1 for equal weights, few
-    where some events carry most of :math:`\sum W^2`, at least 1.
+    where some events carry most of :math:`\sum W^2`, at least 1 (doi:10.2307/3002019).
 
     Args:
         weight: (n,) any sign.
         group: (n,) numbers from 0; each event by itself if left out.
 
-    References: Satterthwaite, doi:10.2307/3002019.
-
     >>> round(weights_dof(np.ones(30)))
     29
     """
-    sums = np.asarray(weight, np.float64) if group is None else group_sums(weight, group)
+    sums = summed(weight, group)
     sums = sums[sums != 0]
     squares = float(np.sum(sums**2))
     if len(sums) < 2:

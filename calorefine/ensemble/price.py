@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 
 from calorefine.ensemble.members import CHECKPOINT, Member
 from calorefine.ensemble.side_by_side import can_train_together, together, training_batches, validation_batches
-from calorefine.ensemble.train import Recipe, prepared
+from calorefine.ensemble.train import Recipe, untrained
 from calorefine.simulator import Simulator
 from calorefine.stats import error_of_error
 
@@ -117,7 +117,7 @@ def _measured(recipe: Recipe, member: Member, size: int) -> tuple[float, int]:
     data.setup()
     set_up, clock = time.perf_counter() - start, Clock()
     seeds = range(1, size + 1)
-    models = [prepared(command.model, data, seed) for seed in seeds]
+    models = [untrained(command.model, data, seed) for seed in seeds]
     joint = size > 1 and can_train_together(models[0])
     command.trainer.callbacks += [clock]
     with tempfile.TemporaryDirectory() as folder:

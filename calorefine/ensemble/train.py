@@ -90,7 +90,7 @@ def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
         (recipe.folder / member.name).mkdir(parents=True, exist_ok=True)
     data = _data(command.datamodule, members)
     seeds = [member.seed(command.config.seed_everything) for member in members]
-    models = [prepared(command.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
+    models = [untrained(command.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
     if len(members) > 1 and can_train_together(models[0]):
         history = _train_together(command.trainer, models, data, seeds, _folders(recipe, members), identity)
     else:
@@ -122,7 +122,7 @@ def _data(first: EventDataModule, members: Sequence[Member]) -> list[EventDataMo
     return data
 
 
-def prepared(model: GenerativeModel, data: EventDataModule, seed: int) -> GenerativeModel:
+def untrained(model: GenerativeModel, data: EventDataModule, seed: int) -> GenerativeModel:
     """Return a model as it is before its first step, with the numbers that this seed gives it."""
     pl.seed_everything(seed, verbose=False)
     fresh = type(model)(**model.options)

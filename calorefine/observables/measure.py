@@ -157,7 +157,7 @@ def measure(
     reading.require_some(observables, weights)
     names = tuple(reading.names_of(source, weights))
     condition = reading.domain_condition(source, in_domain)
-    events, spread = reading.identity(source, key), SpreadKeys()
+    events, spread = reading.event_identity(source, key), SpreadKeys()
     chosen = reading.prepared(source, observables)
     texts = [text for observable in chosen.values() for text in observable.texts()]
     sums = [ObservableSums(name, observable, len(names)) for name, observable in chosen.items()]

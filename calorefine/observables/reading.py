@@ -130,7 +130,7 @@ class Identity:
         return combine(stream(np.zeros(1, np.uint64), str(path)), np.arange(at.start, at.stop) // self.copies)
 
 
-def identity(source: Source, key: Sequence[str] | None) -> Identity:
+def event_identity(source: Source, key: Sequence[str] | None) -> Identity:
     """By what the events of files are known: these key branches, or if None, what the first file's provenance tells.
 
     Warns:

@@ -133,10 +133,7 @@ def propagate_files(
     replicated = {name: given for name, given in (("calibration", calibration), ("training", training)) if given}
     variables = Variables(open_source(nominal, tree), observables, weight, replicated | (alternatives or {}))
     measured, rows = variables.nominal, variables.rows
-    lines = checks.outside_lines(measured)
-    if lines and outside == "refuse":
-        msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
-        raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
+    lines = _outside(measured, outside)
     own, noise_lines = variables.own_noise(noise)
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])
     systematics = assemble(
@@ -168,6 +165,15 @@ def propagate_files(
         provenance=_provenance(variables, powers, biases, lines),
     )
     return PropagateSummary(systematics, measured, powers, biases, saved, lines)
+
+
+def _outside(measured: Measured, outside: Outside) -> list[str]:
+    """What is said of events outside the domain, if they are not refused."""
+    lines = checks.outside_lines(measured)
+    if lines and outside == "refuse":
+        msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
+        raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
+    return lines
 
 
 def _data_dof(source: Source) -> float:
