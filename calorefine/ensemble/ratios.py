@@ -34,7 +34,7 @@ from calorefine.reweighting.tilt import (
     Weighted,
     bin_edges,
     indicators,
-    linear,
+    shift_coefficients,
 )
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
@@ -155,7 +155,7 @@ def learn(nominal: Simulator, members: Sequence[Simulator], at: DrawConditions, 
         means.append(Weighted(terms, other, ones).means() - drawn.means())
         shifts.append(judged(other).mean(axis=0) - judged(own).mean(axis=0))
         again.append(judged(others).mean(axis=0) - judged(held_out).mean(axis=0))
-    coefficients = linear(drawn.squares(), np.stack(means, axis=1), terms.given)
+    coefficients = shift_coefficients(drawn.squares(), np.stack(means, axis=1), terms.given)
     recovered = coefficients.T @ drawn.products(judged(own))
     slope = float(np.sum(recovered * again) / np.sum(np.multiply(shifts, again)))
     if not slope >= LEAST_SLOPE:

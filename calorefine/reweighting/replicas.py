@@ -29,7 +29,7 @@ from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.keys import KeyArray
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.tilt import LEAST_SLOPE, Tilt, Weighted, linear, slopes
+from calorefine.reweighting.tilt import LEAST_SLOPE, Tilt, Weighted, shift_coefficients, slopes
 from calorefine.stats import FloatArray
 from calorefine.twosample.pair import Samples
 from calorefine.weights.bootstrap import Replica
@@ -141,7 +141,7 @@ def fit_replicas(nominal: Reweighter, samples: Samples, copies: BootstrapCopies)
     found = slopes(own, generated.event_key, [*samples.columns.feature_names, *samples.columns.context_names])
     _refuse(found)
     means = other.means() - replace(own, weight=counted).means()
-    return Tilt(tilt.terms, linear(own.squares(), means[:, 1:] - means[:, :1], tilt.terms.given)), found
+    return Tilt(tilt.terms, shift_coefficients(own.squares(), means[:, 1:] - means[:, :1], tilt.terms.given)), found
 
 
 def _refuse(found: dict[str, float]) -> None:

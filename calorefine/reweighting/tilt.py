@@ -45,11 +45,11 @@ EVENTS_PER_HAT, EVENTS_PER_PRODUCT = 40, 100  # effective ones, at least
 MOST_PRODUCTS = 300
 MOST_ERROR = 0.25  # of the coefficient of one term alone
 N_BINS, N_SLICES = 10, 5  # of each column, to measure the slope
-BLOCK_ROWS = 20_000
+_BLOCK_ROWS = 20_000
 TOLERANCE = 1e-6  # of the means, before a last step
 LEAST_SLOPE = 0.9
 Sample = tuple[NDArray[np.float32], FloatArray]  # rows (n, d) and weights (n,)
-TINY = 1e-9  # of the largest eigenvalue: terms that depend on others
+_TINY = 1e-9  # of the largest eigenvalue: terms that depend on others
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Weighted:
         return np.asarray(np.sum(parts, axis=0) / stats.sum_w(self.weight))
 
     def _blocks(self) -> list[slice]:
-        return [slice(first, first + BLOCK_ROWS) for first in range(0, len(self.table), BLOCK_ROWS)]
+        return [slice(first, first + _BLOCK_ROWS) for first in range(0, len(self.table), _BLOCK_ROWS)]
 
 
 def exponential(generated: Weighted, reference: Weighted) -> FloatArray:
@@ -193,7 +193,7 @@ def exponential(generated: Weighted, reference: Weighted) -> FloatArray:
     return np.asarray(found.x - linalg.solve(curvature(found.x), objective(found.x)[1], assume_a="pos"))
 
 
-def linear(squares: FloatArray, shifts: FloatArray, given: NDArray[np.bool_]) -> FloatArray:
+def shift_coefficients(squares: FloatArray, shifts: FloatArray, given: NDArray[np.bool_]) -> FloatArray:
     """Coefficients (p, K) of linear tilts that shift the means of the terms by as much, of mean 0 at given columns.
 
     Args:
@@ -201,8 +201,8 @@ def linear(squares: FloatArray, shifts: FloatArray, given: NDArray[np.bool_]) ->
         shifts: (p, K) of the means.
         given: (p,) terms of given columns alone.
     """
-    out = linalg.pinvh(squares, rtol=TINY) @ shifts
-    projection = linalg.pinvh(squares[np.ix_(given, given)], rtol=TINY) @ squares[np.ix_(given, ~given)]
+    out = linalg.pinvh(squares, rtol=_TINY) @ shifts
+    projection = linalg.pinvh(squares[np.ix_(given, given)], rtol=_TINY) @ squares[np.ix_(given, ~given)]
     out[given] = -projection @ out[~given]
     return np.asarray(out)
 
@@ -251,7 +251,7 @@ def slopes(generated: Weighted, event_key: KeyArray, names: list[str]) -> dict[s
     half = keys.uniform(keys.stream(event_key, "slopes")) < 0.5
     learned, shifted = (replace(generated, table=generated.table[h], weight=generated.weight[h]) for h in (half, ~half))
     squares = learned.squares()
-    every, fixed = (linalg.pinvh(squares * np.outer(mask, mask), rtol=TINY) for mask in (np.ones_like(given), given))
+    every, fixed = (linalg.pinvh(squares * np.outer(mask, mask), rtol=_TINY) for mask in (np.ones_like(given), given))
     out = {}
     for name, functions in _judged(generated, names).items():
         covariance = learned.products(functions[half])
