@@ -121,7 +121,7 @@ class Reweighter:
         rows = _joint(replace(generated, weight=weight)), _joint(reference)
         ratio = fit_ratio(*rows, estimator, seed=seed + len(self.rounds))
         log_ratio = ratio(generated.table, generated.event_key)
-        ratio = replace(ratio, tilt=self._tilt(replace(generated, weight=weight * np.exp(log_ratio)), reference, ratio))
+        ratio = replace(ratio, tilt=self._tilt(replace(generated, weight=so_far * np.exp(log_ratio)), reference, ratio))
         log_ratio = ratio(generated.table, generated.event_key)
         mean = MeanWeight.fit(self.conditions(generated), np.exp(log_ratio), so_far)
         after = before + log_ratio - mean.log(self.conditions(generated))

@@ -36,8 +36,9 @@ def test_spread_is_that_of_repeated_experiments():
     """Ten bins of x after reweighting: 60 replicas of one experiment and 60 experiments; seed 7.
 
     Weights of both signs, and a generator that is right: where log ratios were shrunk, the replicas claimed 0.00 of the
-    true error.  Either spread is known to 9 % in a bin and to about 4 % over ten bins; the mean square's ratio was
-    XXX.
+    true error.  With seeds 100 to 111 the ratio of claimed to true was 1.021 with a spread of 0.036, and the slope
+    0.944 with 0.005: the bounds are six spreads away.  A bin's mean over experiments is known to 0.13 errors, the root
+    mean square of ten to 0.03, so that 0.3 is five of these from 0.14.
     """
     rng, n, repetitions = np.random.default_rng(7), 4000, 60
     columns = Columns({"x": None}, {})
@@ -72,7 +73,7 @@ def test_spread_is_that_of_repeated_experiments():
     assert 0.8 < claimed / true < 1.25
     assert slopes["x"] > 0.9
     bias = (repeated.mean(axis=0) - cells.mean(axis=0)) / np.std(replicas, axis=0, ddof=1)
-    assert np.abs(bias).max() < 0.5
+    assert np.sqrt(np.mean(bias**2)) < 0.3
 
 
 def table(*, seed, shift=0.0):
