@@ -53,7 +53,7 @@ SMALLER = {
     "calorefine ensemble *": ["--replicas", "4", "--seeds", "0", "--processes", "1", f"--options={json.dumps(QUIET)}"],
     "calorefine sample *--n-per-event 5*": ["--n_per_event", "1"],
     "calorefine reweight -c *": [f"--estimator.init_args.{n}" for n in ("n_trees=5", "n_repeats=1", "n_folds=2")],
-    "calorefine replica-weights *": ["--n_train", "1000"],
+    "calorefine replica-weights *": ["--n_train", "20000"],
     "calorefine validate *": ["--repetitions", "1"],
 }
 """Options that are added, to be done in seconds."""

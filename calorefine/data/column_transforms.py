@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from calorefine import stats
 from calorefine.data.knots import NO_MAPS, Z_MAX, Bounds, Maps, Transform, fit_maps
-from calorefine.data.piecewise import Piecewise
+from calorefine.data.piecewise import NormalWithin, Piecewise
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.events import Column
@@ -260,8 +260,7 @@ class ColumnTransforms(Preprocessing):
                 end[:, self.integer] = values.T
         low, high = ends
         uniform = ranks.own(torch.rand(ranks.whole(low.shape), generator=noise, dtype=low.dtype, device=noise.device))
-        levels = torch.special.ndtr(low), torch.special.ndtr(high)
-        spread = torch.special.ndtri(levels[0] + (levels[1] - levels[0]) * uniform.to(low.device)).clamp(low, high)
+        spread = NormalWithin(low, high).at(uniform.to(low.device))
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
     def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

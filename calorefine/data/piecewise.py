@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -109,3 +110,29 @@ class Piecewise(NamedTuple):
         side = (x[column, row] > self.knots[column, -1]).long()
         knot = self.knots[column, -side].double()
         return column, row, side, x[column, row] - knot, self.bounds[column, side].double() - knot
+
+
+class NormalWithin:
+    """Standard normal numbers that are known to lie between two ends; the end itself where both are equal.
+
+    Args:
+        low: lower ends, float64.
+        high: upper ends.
+    """
+
+    def __init__(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Mirror what lies above 0, where the normal distribution function can't tell large numbers apart."""
+        self.mirrored = low > 0
+        self.low, self.high = torch.where(self.mirrored, -high, low), torch.where(self.mirrored, -low, high)
+        self.below, top = torch.special.ndtr(self.low), torch.special.ndtr(self.high)
+        self.share = (top - self.below).clamp_min(1e-300)
+
+    def at(self, level: torch.Tensor) -> torch.Tensor:
+        """Numbers with this share (0 to 1) of their distribution on one side."""
+        z = torch.special.ndtri(self.below + self.share * level).clamp(self.low, self.high)
+        return torch.where(self.mirrored, -z, z)
+
+    def log_density(self, z: torch.Tensor) -> torch.Tensor:
+        """Log density at numbers between the ends; 0 where both are equal."""
+        log_density = -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - self.share.log()
+        return torch.where(self.high > self.low, log_density, 0.0)

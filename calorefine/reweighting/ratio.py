@@ -197,7 +197,7 @@ class Ratio:
         for number in range(-1, self.n_folds):
             rows = fold == number
             out[rows] = self._of_new(values[rows]) if number < 0 else self._left_out(values[rows], number)
-        return np.clip(out * (self.scale or 1.0), -self.bound, self.bound)
+        return np.clip(out * (1.0 if self.scale is None else self.scale), -self.bound, self.bound)
 
     def _left_out(self, values: NDArray[np.float32], fold: int) -> FloatArray:
         """Mean log ratios (n,) of the members that left out a fold."""

@@ -22,13 +22,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from calorefine.stats import FloatArray, sidak
 from calorefine.systematics.sources import beyond_noise, from_replicas
 from calorefine.systematics.systematics import ObservableBins, Systematics
 
 SIGNIFICANT = 0.005
-LEAST_SEEDS = 5
+LEAST_SEEDS = 8
 
 
 def beyond_seeds(
@@ -60,7 +61,9 @@ def beyond_seeds(
             part = everything.part(observable)
             estimate = (noise[part, part], spread.dof)
             chi2 = everything.only(observable).chi2(deviation[part], estimates=[estimate])
-            p_values[observable] = sidak(chi2.p_value, len(rows) * len(bins))
+            pull = np.abs(deviation[part]) / np.sqrt(np.maximum(np.diag(noise)[part], 1e-300))
+            largest = sidak(float(2 * student_t.sf(pull.max(), spread.dof)), pull.size)
+            p_values[observable] = sidak(min(chi2.p_value, largest), 2 * len(rows) * len(bins))
             fixed = np.diag(noise)[part] == 0  # where nothing varies, any deviation is one
             deviation[part] *= fixed | (p_values[observable] < SIGNIFICANT)
         notes.append(f"alternative {number} of '{name}': {_verdict(p_values)}")

@@ -60,6 +60,8 @@ def matched(first: WeightedFiles, second: WeightedFiles) -> Match | None:
         key = told.get("options", {}).get("key") or told.get("columns", {}).get("key")
         if key and all(set(key) <= set(sample.source.branch_names("number")) for sample in samples):
             return Identity(tuple(key)), Identity(tuple(key))
+    if not any("conditions" in sample.provenance for sample in samples):
+        return None
     (names, copies), (others, other_copies) = (_conditions(sample) for sample in samples)
     return (Identity(copies=copies), Identity(copies=other_copies)) if names and names == others else None
 

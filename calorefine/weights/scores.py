@@ -219,7 +219,7 @@ def profiled_yields(fractions: FloatArray, counts: FloatArray, single: NDArray[n
         held = (yields <= lowest) & (score <= 0)
         matrix = _information(fractions, counts, yields)
         matrix = np.where(held[:, :, None] | held[:, None, :], np.eye(len(norm)), matrix)
-        step = np.asarray(np.linalg.solve(matrix, np.where(held, 0.0, score)[..., None]), np.float64)[..., 0]
+        step = (np.linalg.pinv(matrix, hermitian=True) @ np.where(held, 0.0, score)[..., None])[..., 0]
         moved = _uphill(fractions, counts, yields, step, lowest)
         change = np.max(np.abs(moved - yields) / (1 + yields))
         yields = moved

@@ -54,7 +54,7 @@ def test_what_few_seeds_cannot_tell_counts_in_full():
 
 def test_where_seeds_change_nothing_any_difference_is_one():
     rng = np.random.default_rng(3)
-    seeds, nominal = trainings(rng, 6), np.full(4, 100.0)
+    seeds, nominal = trainings(rng, 8), np.full(4, 100.0)
     seeds[:, 3] = 100.0
     with pytest.warns(UserWarning, match="without any uncertainty"):
         found = assemble(nominal, BINS, calibration=seeds, training=seeds, alternatives={"a": [100, 100, 100, 101.0]})

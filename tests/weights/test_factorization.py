@@ -225,7 +225,8 @@ def test_training_refuses_weights_that_splot_refuses(root_file):
     wide = np.abs(m - 3.1) < 0.12
     m = np.where(wide, 3.1 + (m - 3.1) * (1 + 0.4 * columns["u"]), m)
     path = root_file({"m": m, **columns, "run": np.ones(len(m), np.int64), "event": np.arange(len(m))})
-    described = Columns(features={"u": None, "v": None}, context={"z": None}, key=["run", "event"])
+    features = {name: Column(bounds=(-1, 1)) for name in ("u", "v")}
+    described = Columns(features=features, context={"z": None}, key=["run", "event"])
     given = {"files": str(path), "tree": "events", "columns": described, "weights": splot(Gaussian())}
     with pytest.raises(FactorizationError, match=r"depends on u: .*\n.*`dependence: warn` goes on"):
         EventDataModule(**given).setup()
