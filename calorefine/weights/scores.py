@@ -212,14 +212,17 @@ def profiled_yields(fractions: FloatArray, counts: FloatArray, single: NDArray[n
     norm, densities = fractions.sum(axis=1), np.all(fractions >= 0, axis=1)
     yields = np.where(densities, counts.sum(axis=1, keepdims=True) / densities.sum(), 0.0)
     for _ in range(5):
-        yields = yields * ((counts / (yields @ fractions)) @ fractions.T) / np.where(densities, norm, 1.0)
+        yields = (
+            yields * ((counts / np.maximum(yields @ fractions, 1e-300)) @ fractions.T) / np.where(densities, norm, 1.0)
+        )
     for _ in range(50):
         ratio = np.where(counts > 0, counts / np.maximum(yields @ fractions, 1e-300), 0.0)
         score = ratio @ fractions.T - norm
         held = (yields <= lowest) & (score <= 0)
         matrix = _information(fractions, counts, yields)
         matrix = np.where(held[:, :, None] | held[:, None, :], np.eye(len(norm)), matrix)
-        step = (np.linalg.pinv(matrix, hermitian=True) @ np.where(held, 0.0, score)[..., None])[..., 0]
+        inverse = np.linalg.pinv(matrix, hermitian=True)  # singular where fewer events than terms are in a cell
+        step: FloatArray = (inverse @ np.where(held, 0.0, score)[..., None])[..., 0].astype(np.float64)
         moved = _uphill(fractions, counts, yields, step, lowest)
         change = np.max(np.abs(moved - yields) / (1 + yields))
         yields = moved
@@ -243,5 +246,7 @@ def _uphill(
 
 
 def _log_likelihood(fractions: FloatArray, counts: FloatArray, yields: FloatArray) -> FloatArray:
+    """Of each row, (q,); minus infinity where a bin is expected to hold fewer than no events."""
     expected = yields @ fractions
-    return np.asarray(np.sum(counts * np.log(np.maximum(expected, 1e-300)) - expected, axis=1))
+    terms = np.sum(counts * np.log(np.maximum(expected, 1e-300)) - expected, axis=1)
+    return np.where((expected >= 0).all(axis=1), terms, -np.inf)

@@ -25,6 +25,8 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.verbs import replica_weights as module
 from calorefine.verbs.replica_weights import replica_weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:the spectator's shape depends on x and c")  # by chance, p 0.009 of 6
+
 N = 20_000
 MODELS = {
     "Flow": ({"hidden": [16]}, 8, 4),
