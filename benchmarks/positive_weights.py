@@ -1,9 +1,9 @@
 """Are sums of positive weights right, region by region, and do bootstrap intervals around them cover the truth?
 
 regions    Toys of known truth with n_eff of about 300.  Sums of positive weights in six regions: core, both tails and
-           the tail of another feature, a corner of three columns, and one that holds background alone.  Pulls are
-           deviations from the truth over half of the interval that holds 68 % of 50 bootstrap replicas, which redo
-           the regression; that interval about the estimate is the one whose coverage is counted.
+           the tail of another feature, a corner of three columns, and background alone.  Pulls are deviations from the
+           truth over the standard deviation of 50 bootstrap replicas that redo the regression; the 68 % interval is the
+           estimate plus or minus one of them.
 tail       The embedded electron sample: |E/p - 1| > 0.3 holds all but nothing of the signal and 7800 other events.
 asymmetry  The toy of Glazier and Tyson (arXiv:2409.08183): a mass between 0 and 10, Gaussian(5, 0.5) over a line with
            twice as many events; cos(2 phi) has the amplitude 0.8 in the signal and -0.2 in the background.  The
@@ -69,24 +69,24 @@ def as_events(x: np.ndarray, context: np.ndarray, m: np.ndarray) -> Events:
 
 
 def signal_columns(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Signal's x, which ends at -2 and 2, its y and its context c."""
-    c = rng.random(n)
-    return 4 * rng.beta(2, 2, n) - 2, rng.exponential(0.5 + 0.5 * c), c
+    """Signal's x, two peaks that end at -2 and 2.5, its y and its context c."""
+    c, peak = rng.random(n), np.where(rng.random(n) < 0.6, -1.0, 1.5)
+    return peak + 2 * rng.beta(3, 3, n) - 1, rng.gamma(4, 1 / (1 + c)), c
 
 
 def region_toy(seed: list[int]) -> Events:
     """Events with features x and y and context c."""
     rng = np.random.default_rng(seed)
     n_signal, n_background = rng.poisson(SIGNAL_REGIONS), rng.poisson(2 * SIGNAL_REGIONS)
-    background = rng.normal(0.5, 2.5, n_background), rng.gamma(2, 1, n_background), rng.random(n_background)
+    background = rng.uniform(-4, 4, n_background), rng.gamma(3, 1, n_background), rng.random(n_background)
     x, y, c = np.concatenate([signal_columns(rng, n_signal), background], axis=1)
     return as_events(np.stack([x, y], axis=1), c[:, None], mass(rng, n_signal, n_background))
 
 
 def regions(x: np.ndarray, y: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Which events (6, n) lie in each region; the last one holds no signal."""
-    corner = (c > 0.7) & (y < 0.7) & (x > 0)
-    return np.stack([np.abs(x) < 0.7, x < -1.2, (x > 1.2) & (x < 2.5), y > 2.5, corner, x > 3])
+    corner = (c > 0.7) & (y < 2) & (x > 0)
+    return np.stack([np.abs(x + 1) < 0.4, x < -1.4, (x > 1.9) & (x < 2.7), y > 5, corner, x > 3])
 
 
 def true_sums() -> np.ndarray:
@@ -105,9 +105,9 @@ def estimates(events: Events, index: int, n_replicas: int, of: Callable[[np.ndar
 
 
 def pulls(rows: np.ndarray, truth: np.ndarray | float) -> np.ndarray:
-    """Deviation from the truth over half of the interval that holds 68 % of the replicas."""
-    low, high = np.quantile(rows[1:], [norm.cdf(-1), norm.cdf(1)], axis=0)
-    return np.asarray(2 * (rows[0] - truth) / (high - low))
+    """Deviation from the truth over the standard deviation of the replicas; 0 where all of them are the truth."""
+    deviation, spread = rows[0] - truth, rows[1:].std(axis=0, ddof=1)
+    return np.divide(deviation, spread, out=np.zeros_like(deviation), where=(deviation != 0) | (spread > 0))
 
 
 def region_pulls(job: tuple[int, int]) -> np.ndarray:
