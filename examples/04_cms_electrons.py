@@ -174,7 +174,7 @@ def main() -> None:
 
     page = ["--output", str(folder / "cms_electrons.html"), "--overwrite", "true", "--tree", "electrons"]
     page += ["--title", "Electrons of CMS Open Data", "--splot", str(reference.with_suffix(".json"))]
-    page += ["--ensemble", str(folder / "wgan"), "--weighted", str(weighted), "--weight", "weight * sw_signal"]
+    page += ["--ensemble", str(folder / "wgan"), "--weighted", str(weighted), "--weighted.weight", "weight * sw_signal"]
     page += ["--reference", json.dumps({"files": str(reference), "weight": "sw_signal", "tree": "electrons"})]
     page += ["--reweighter", str(folder / "wgan" / "reweighter.json")]
     print(calorefine(["report", *page, "--systematics", str(folder / "efficiencies_wgan.npz")]))

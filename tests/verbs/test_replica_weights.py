@@ -185,7 +185,7 @@ def test_large_ratios_are_cut_off_and_counted(ensembles):
     folder = ensembles("Flow")
     run(folder)
     before = read(folder / "weighted.root")["weight_replica"]
-    limit = float(np.quantile(before, 0.99))
+    limit = float(np.quantile(before, 0.9))
     with pytest.warns(CalorefineWarning, match="mean ratio"):  # lower by what is cut off
         summary = run(folder, max_ratio=limit)
     cut = np.minimum(before, limit)
