@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from calorefine import stats
 from calorefine.data.knots import NO_MAPS, Z_MAX, Bounds, Maps, Transform, fit_maps
-from calorefine.data.piecewise import NormalWithin, Piecewise
+from calorefine.data.piecewise import NormalWithin, Piecewise, UniformWithin
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.events import Column
@@ -55,6 +55,7 @@ class ColumnTransforms(Preprocessing):
             z = u mixing + mean for whitened u.
         bounds: (d, 2) lowest and highest possible value, infinite if there is none.
         integer: (d,) whether values are integers.
+        normal_spread: that atoms and integers are spread as a normal law; absent in the first checkpoints (uniformly).
         scalars: (s,) numbers of the columns that are no cells of an array; where there is an array.
         scales: (2, d) mean and width of z of the cells, 0 and 1 for scalars; where there is an array.
     """
@@ -64,6 +65,7 @@ class ColumnTransforms(Preprocessing):
     mixing: torch.Tensor
     bounds: torch.Tensor
     integer: torch.Tensor
+    normal_spread: torch.Tensor
     scalars: torch.Tensor
     scales: torch.Tensor
     unmixing: torch.Tensor
@@ -80,6 +82,9 @@ class ColumnTransforms(Preprocessing):
         if self.has_arrays:
             self.register_buffer("scalars", state["scalars"])
             self.register_buffer("scales", state["scales"].to(torch.float32))
+        if "normal_spread" in state:
+            self.register_buffer("normal_spread", state["normal_spread"])
+        self.spread_within = NormalWithin if "normal_spread" in state else UniformWithin
         atoms = torch.where(self.integer[:, None], 0.0, self.maps.atoms())
         self.register_buffer("atom_ends", atoms, persistent=False)
         self.is_bounded, self.is_integer = bool(self.bounds.isfinite().any()), bool(self.integer.any())
@@ -135,6 +140,7 @@ class ColumnTransforms(Preprocessing):
         state = {name: torch.from_numpy(part) for name, part in zip(Maps._fields, joined, strict=True)}
         cell = np.repeat([size is not None for size in sizes], [size or 1 for size in sizes])
         scalars = torch.from_numpy(np.flatnonzero(~cell.astype(bool)))
+        state["normal_spread"] = torch.tensor(data=True)
         state["mixing"] = torch.eye(len(scalars) + 1, len(scalars))
         if cell.any():
             state |= {"scalars": scalars, "scales": torch.tensor([[0.0], [1.0]]).repeat(1, len(cell))}
@@ -260,7 +266,7 @@ class ColumnTransforms(Preprocessing):
                 end[:, self.integer] = values.T
         low, high = ends
         uniform = ranks.own(torch.rand(ranks.whole(low.shape), generator=noise, dtype=low.dtype, device=noise.device))
-        spread = NormalWithin(low, high).at(uniform.to(low.device))
+        spread = self.spread_within(low, high).at(uniform.to(low.device))
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
     def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

@@ -136,3 +136,20 @@ class NormalWithin:
         """Log density at numbers between the ends; 0 where both are equal."""
         log_density = -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - self.share.log()
         return torch.where(self.high > self.low, log_density, 0.0)
+
+
+class UniformWithin:
+    """Uniform numbers between two ends, as atoms were spread in the first checkpoints; otherwise as `NormalWithin`."""
+
+    def __init__(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Take the ends."""
+        self.low, self.high = low, high
+
+    def at(self, level: torch.Tensor) -> torch.Tensor:
+        """Numbers at this share (0 to 1) of the interval."""
+        return self.low + (self.high - self.low) * level
+
+    def log_density(self, z: torch.Tensor) -> torch.Tensor:
+        """Log density at numbers between the ends; 0 where both are equal."""
+        size = self.high - self.low
+        return torch.where(size > 0, -size.clamp_min(1e-300).log(), torch.zeros_like(z))

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from calorefine.data.piecewise import NormalWithin, UniformWithin
 from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, nearest
 from calorefine.events import Column
@@ -33,6 +34,7 @@ class Preprocessing(nn.Module, ABC):
     """
 
     known: ClassVar[dict[str, type[Preprocessing]]] = {}
+    spread_within: type[NormalWithin | UniformWithin] = NormalWithin
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Make the class known by its name.

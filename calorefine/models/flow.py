@@ -36,7 +36,7 @@ from torch.optim import Adam
 
 from calorefine import losses
 from calorefine.data.batches import Batch
-from calorefine.data.piecewise import NormalWithin
+from calorefine.data.piecewise import NormalWithin, UniformWithin
 from calorefine.errors import ConfigError
 from calorefine.models.base import Likelihood, TrainedModel
 from calorefine.models.updates import Average, Update, averaged, check_decay
@@ -180,13 +180,13 @@ class Flow(TrainedModel, Likelihood):
         for rows, points in ((~discrete, low.new_full((1, x.shape[1]), 0.5)), (discrete, self._lattice().to(low))):
             chosen = torch.nonzero(possible & rows)[:, 0]
             if len(chosen):
-                z, where = NormalWithin(low[chosen], high[chosen]), c[chosen]
+                z, where = self.features.spread_within(low[chosen], high[chosen]), c[chosen]
                 terms = [self._term(z.at(point), z, where) for point in points]
                 log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
         slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
         return log_density + slope + self.features.log_whitening
 
-    def _term(self, z: torch.Tensor, within: NormalWithin, context: torch.Tensor) -> torch.Tensor:
+    def _term(self, z: torch.Tensor, within: NormalWithin | UniformWithin, context: torch.Tensor) -> torch.Tensor:
         """Log density (n,) at z (n, d) over that with which such points are drawn."""
         u = self.features.whiten(z).to(context.dtype)
         return self.network_log_prob(u, context).double() - within.log_density(z).sum(dim=1)
