@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -70,7 +70,6 @@ class ColumnTransforms(Preprocessing):
     scales: torch.Tensor
     unmixing: torch.Tensor
     atom_ends: torch.Tensor
-    parts: ClassVar[tuple[str, ...]] = ("knots", "slopes", "mixing", "bounds", "integer")
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Store the map as buffers, which go to the checkpoint with the network."""

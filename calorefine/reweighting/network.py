@@ -94,7 +94,8 @@ class Networks(nn.Module, Classifiers):
     def from_state(cls, state: dict[str, Any]) -> Networks:
         """Inverse of `state`."""
         tensors = state["tensors"]
-        inputs = ColumnTransforms().restore({part: tensors[f"inputs.{part}"] for part in ColumnTransforms.parts})
+        maps = {name.removeprefix("inputs."): part for name, part in tensors.items() if name.startswith("inputs.")}
+        inputs = ColumnTransforms().restore(maps)
         networks = cls(inputs, state["widths"], state["n_members"], state["bound"], torch.Generator())
         networks.load_state_dict(tensors)
         return networks.eval()
