@@ -7,6 +7,8 @@ Two ways to average exist, and each has one helper here.  *Statistics of a sampl
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -88,10 +90,10 @@ class WeightSums:
         cell = np.zeros(len(weight), np.int64) if cell is None else cell
         if group is not None:
             pairs, group = np.unique(cell + len(self.n) * group, return_inverse=True)
-            weight, cell = _summed(weight, group, len(pairs)), pairs % len(self.n)
+            weight, cell = row_sums(weight, group, len(pairs)), pairs % len(self.n)
         self.n += np.bincount(cell, minlength=len(self.n))
         for sums, values in ((self.sum_w, weight), (self.sum_w2, weight**2), (self.sum_w0w, weight[:, :1] * weight)):
-            sums += _summed(values, cell, len(self.n))
+            sums += row_sums(values, cell, len(self.n))
 
     @property
     def n_eff(self) -> FloatArray:
@@ -105,10 +107,10 @@ class WeightSums:
         return ratio, np.sqrt(spread_of_mean(ratio, self.sum_w2[:, :1], self.sum_w0w, self.sum_w2)) / total
 
 
-def _summed(values: FloatArray, index: IntArray, size: int) -> FloatArray:
-    """Sum of rows (n, K) with the same index."""
+def row_sums(values: Any, index: IntArray, size: int) -> Any:
+    """Sums (size, K) of rows (n, K) with the same index (n,); of a sparse array, as one."""
     one_hot = sparse.csr_array((np.ones(len(index)), (index, np.arange(len(index)))), shape=(size, len(index)))
-    return np.asarray(one_hot @ values)
+    return one_hot @ values
 
 
 def require_positive_sum(weight: ArrayLike, what: str) -> float:
@@ -258,10 +260,9 @@ def weights_dof(weight: ArrayLike, group: IntArray | None = None) -> float:
     """
     sums = summed(weight, group)
     sums = sums[sums != 0]
-    squares = float(np.sum(sums**2))
     if len(sums) < 2:
         return 1.0
-    return max(1.0, min(len(sums) - 1.0, 2 / (3 * float(np.sum(sums**4)) / squares**2 - 1 / len(sums))))
+    return max(1.0, min(len(sums) - 1.0, 2 / (3 * sum_w2(sums**2) / sum_w2(sums) ** 2 - 1 / len(sums))))
 
 
 def error_of_error(dof: ArrayLike) -> FloatArray:

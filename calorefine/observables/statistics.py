@@ -36,7 +36,7 @@ from scipy.linalg import block_diag
 from calorefine.keys import KeyArray
 from calorefine.observables.observable import Mask
 from calorefine.observables.sums import Entries, ObservableSums
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, row_sums
 
 ROUNDING = 1e-9
 DENSE = 0.1  # share of influences that are not 0 from which on a full matrix is faster
@@ -164,5 +164,4 @@ class Influences:
 def _by_key(key: KeyArray, rows: sparse.csr_array) -> tuple[KeyArray, sparse.csr_array]:
     """Distinct keys (g,), and sums (g, k) of the rows (n, k) of each."""
     distinct, group = np.unique(key, return_inverse=True)
-    shape = len(distinct), len(key)
-    return distinct, sparse.csr_array((np.ones(len(key)), (group, np.arange(len(key)))), shape=shape) @ rows
+    return distinct, row_sums(rows, group, len(distinct))

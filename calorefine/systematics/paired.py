@@ -33,7 +33,7 @@ from calorefine.keys import KeyArray
 from calorefine.observables import Observable, Weights
 from calorefine.observables.reading import Evaluated, Identity, chunks
 from calorefine.observables.sums import ObservableSums
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, row_sums
 from calorefine.systematics.sources import less
 
 Match = tuple[Identity, Identity]
@@ -87,8 +87,7 @@ def shared(first: WeightedFiles, second: WeightedFiles, observables: Mapping[str
     keys, weighted, jacobians = zip(*(_amounts(sample, observables, events) for sample, events in pairs), strict=True)
     group, rows = np.unique(np.concatenate(keys), return_inverse=True)[1], []
     for at, amounts in zip(np.split(group, [len(keys[0])]), weighted, strict=True):
-        one_hot = sparse.csr_array((np.ones(len(at)), (at, np.arange(len(at)))), shape=(group.max() + 1, len(at)))
-        rows.append(one_hot @ amounts)
+        rows.append(row_sums(amounts, at, int(group.max()) + 1))
     products = [jacobians[i] @ (rows[i].T @ rows[j]) @ jacobians[j].T for i, j in ((0, 0), (1, 1), (0, 1))]
     return Shared(*(product.toarray() for product in products))
 
