@@ -27,6 +27,7 @@ from calorefine import keys
 from calorefine.errors import ConfigError, FitError
 from calorefine.events import Arrays, Columns
 from calorefine.reweighting.tilt import (
+    COPIES,
     LEAST_SLOPE,
     N_BINS,
     Terms,
@@ -143,7 +144,7 @@ def learn(nominal: Simulator, members: Sequence[Simulator], at: DrawConditions, 
     n_free = nominal.columns.n_features
     own, held_out = (at.draw(nominal, seed=seed, copy=k) for k in range(2))
     ones = np.ones(len(own))
-    terms = Terms.chosen((own, ones), (own, ones), n_free)
+    terms = Terms.chosen((own, ones), (own, ones), n_free, COPIES)
     drawn, edges = Weighted(terms, own, ones), [bin_edges(column, ones, N_BINS) for column in own[:, :n_free].T]
 
     def judged(table: NDArray[np.float32]) -> FloatArray:

@@ -29,7 +29,7 @@ from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.keys import KeyArray
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.tilt import LEAST_SLOPE, Tilt, Weighted, shift_coefficients, slopes
+from calorefine.reweighting.tilt import COPIES, LEAST_SLOPE, Terms, Tilt, Weighted, shift_coefficients, slopes
 from calorefine.stats import FloatArray
 from calorefine.twosample.pair import Samples
 from calorefine.weights.bootstrap import Replica
@@ -131,17 +131,17 @@ def fit_replicas(nominal: Reweighter, samples: Samples, copies: BootstrapCopies)
     weights = np.column_stack([reference.weight, copies.weight[inside]])
     for weight in weights.T:
         stats.require_positive_sum(weight, "replica of the reference")
-    tilt = nominal.rounds[-1].ratio.tilt
-    if tilt is None:
-        raise ConfigError("reweighter: one of an earlier version found, which has no replicas; fit it again")
     factors = generated.weight * nominal.factors(generated)
     factors *= nominal.context_factors(replace(generated, weight=factors), reference)
-    own, other = (Weighted(tilt.terms, e.table, w) for e, w in ((generated, factors), (reference, weights)))
+    n_free = generated.x.shape[1] if nominal.conditional else generated.table.shape[1]
+    own, other = (generated.table, factors), (reference.table, reference.weight)
+    terms = Terms.chosen(own, other, n_free, COPIES)
+    drawn, copied = Weighted(terms, *own), Weighted(terms, reference.table, weights)
     counted = np.column_stack([factors, *(factors * copies.counts(generated.event_key, k) for k in range(copies.n))])
-    found = slopes(own, generated.event_key, [*samples.columns.feature_names, *samples.columns.context_names])
+    found = slopes(drawn, generated.event_key, [*samples.columns.feature_names, *samples.columns.context_names])
     _refuse(found)
-    means = other.means() - replace(own, weight=counted).means()
-    return Tilt(tilt.terms, shift_coefficients(own.squares(), means[:, 1:] - means[:, :1], tilt.terms.given)), found
+    means = copied.means() - replace(drawn, weight=counted).means()
+    return Tilt(terms, shift_coefficients(drawn.squares(), means[:, 1:] - means[:, :1], terms.given)), found
 
 
 def _refuse(found: dict[str, float]) -> None:

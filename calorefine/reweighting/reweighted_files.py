@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ConfigError, EmptySelectionError, KeyWarning, nearest
-from calorefine.events import Events
+from calorefine.events import Columns, Events
 from calorefine.io.chunks import CHUNK_ROWS, Chunk
 from calorefine.io.provenance import digest, made_by
 from calorefine.io.reductions import branches
@@ -27,7 +27,15 @@ from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
 
 LEAST_ROWS = 20_000  # in a chunk
-_CUT = "\0cut"
+CUT = "\0cut"
+
+
+def within_cut(columns: Columns, texts: dict[str, str]) -> dict[str, str]:
+    """Expressions that are 0 for events which fail the cut, and with a cut the condition `CUT` of these events."""
+    if not columns.cut:
+        return texts
+    within = {name: f"where(!(!({columns.cut})), {text}, 0)" for name, text in texts.items()}
+    return {**within, CUT: f"!({columns.cut})"}
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,7 @@ class GeneratedFiles:
         self._require("context", [wanted[name] for name in columns.context])
         if columns.cut:
             self._require(f"cut '{columns.cut}'", [columns.cut])
-            wanted = {name: f"where(!(!({columns.cut})), {text}, 0)" for name, text in wanted.items()}
-            wanted[_CUT] = f"!({columns.cut})"
+        wanted = within_cut(columns, wanted)
         keyed = sample.is_keyed(columns)
         if not keyed:
             warn_of_row_keys(sample.source)
@@ -134,7 +141,7 @@ class GeneratedFiles:
         """Weigh the events that pass the cut; the others have factor 1."""
         columns, n = self.reweighter.columns, len(chunk)
         generated = self.sample.weights(chunk)
-        cut = np.asarray(chunk.values.get(_CUT, np.zeros(n)), bool)
+        cut = np.asarray(chunk.values.get(CUT, np.zeros(n)), bool)
         factor, outside = np.ones(n), np.zeros(n, bool)
         table = {name: values[~cut] for name, values in chunk.values.items()}
         context = columns.encode_context(table, strict=not self.reweighter.conditional)

@@ -41,15 +41,33 @@ from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
 
 MOST_FINE, MOST_COARSE = 40, 16
-EVENTS_PER_HAT, EVENTS_PER_PRODUCT = 40, 100  # effective ones, at least
-MOST_PRODUCTS = 300
-MOST_ERROR = 0.25  # of the coefficient of one term alone
 N_BINS, N_SLICES = 10, 5  # of each column, to measure the slope
 _BLOCK_ROWS = 20_000
 TOLERANCE = 1e-6  # of the means, before a last step
 LEAST_SLOPE = 0.9
 Sample = tuple[NDArray[np.float32], FloatArray]  # rows (n, d) and weights (n,)
-_TINY = 1e-9  # of the largest eigenvalue: terms that depend on others
+TINY = 1e-9  # of the largest eigenvalue: terms that depend on others
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How many terms a sample bears.
+
+    Args:
+        events_per_hat: effective ones, at least.
+        events_per_product: likewise.
+        most_products: of all pairs of columns together.
+        most_error: of the coefficient of one term alone; terms that are known less well are left out.
+    """
+
+    events_per_hat: int
+    events_per_product: int
+    most_products: int
+    most_error: float
+
+
+NOMINAL = Detail(40, 100, 300, 0.25)  # each term adds to the variance of the corrected density
+COPIES = Detail(20, 20, 600, 0.5)  # an average of a linear tilt has no more variance for more terms
 
 
 @dataclass(frozen=True)
@@ -69,19 +87,21 @@ class Terms:
     kept: NDArray[np.bool_] | None = None
 
     @classmethod
-    def chosen(cls, generated: Sample, reference: Sample, n_free: int) -> Terms:
+    def chosen(cls, generated: Sample, reference: Sample, n_free: int, detail: Detail = NOMINAL) -> Terms:
         """As many as the effective number of events bears, and the reference knows well enough.
 
         Args:
             generated: columns (n, d) and weights (n,) that are not negative; points are quantiles of these events.
             reference: columns (m, d) and weights (m,) of any sign.
             n_free: number of columns before those that are given.
+            detail: how many.
         """
         (table, weight), d = generated, generated[0].shape[1]
         n_eff = min(stats.n_eff(weight), stats.n_eff(reference[1]))
         pairs = max(d * (d - 1) // 2, 1)
-        fine = int(np.clip(n_eff / EVENTS_PER_HAT / d, 2, MOST_FINE))
-        coarse = int(np.clip(np.sqrt(min(n_eff / EVENTS_PER_PRODUCT, MOST_PRODUCTS) / pairs), 1, MOST_COARSE))
+        products = min(n_eff / detail.events_per_product, detail.most_products)
+        fine = int(np.clip(n_eff / detail.events_per_hat / d, 2, MOST_FINE))
+        coarse = int(np.clip(np.sqrt(products / pairs), 1, MOST_COARSE))
         levels = [(np.arange(size + 1) + 0.5) / (size + 1) for size in (fine, coarse)]  # ends with enough events
         fine_points, coarse_points = (
             [np.unique(stats.quantile(column, weight, one)) for column in table.T] for one in levels
@@ -90,7 +110,7 @@ class Terms:
         own, other = Weighted(terms, *generated), Weighted(terms, *reference)
         error = np.sqrt(np.diag(replace(other, weight=other.weight**2).squares()) * stats.sum_w2(reference[1]))
         error /= stats.sum_w(reference[1])
-        return replace(terms, kept=error < MOST_ERROR * np.diag(own.squares()))
+        return replace(terms, kept=error < detail.most_error * np.diag(own.squares()))
 
     def __call__(self, table: NDArray[np.float32]) -> FloatArray:
         """Terms (n, p), a constant 1 first."""
@@ -98,6 +118,17 @@ class Terms:
         coarse = [_hats(*pair) for pair in zip(table.T, self.coarse, strict=True)]
         products = [(a[:, :, None] * b[:, None, :]).reshape(len(table), -1) for a, b in combinations(coarse, 2)]
         return np.concatenate([np.ones((len(table), 1)), *hats, *products], axis=1)[:, self._kept]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        points = {name: [one.tolist() for one in getattr(self, name)] for name in ("fine", "coarse")}
+        return {**points, "n_free": self.n_free, "kept": None if self.kept is None else self.kept.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Terms:
+        """Inverse of `to_dict`."""
+        fine, coarse = ([np.array(points) for points in values[name]] for name in ("fine", "coarse"))
+        return cls(fine, coarse, values["n_free"], None if values["kept"] is None else np.array(values["kept"]))
 
     @property
     def _kept(self) -> NDArray[np.bool_] | slice:
@@ -201,8 +232,8 @@ def shift_coefficients(squares: FloatArray, shifts: FloatArray, given: NDArray[n
         shifts: (p, K) of the means.
         given: (p,) terms of given columns alone.
     """
-    out = linalg.pinvh(squares, rtol=_TINY) @ shifts
-    projection = linalg.pinvh(squares[np.ix_(given, given)], rtol=_TINY) @ squares[np.ix_(given, ~given)]
+    out = linalg.pinvh(squares, rtol=TINY) @ shifts
+    projection = linalg.pinvh(squares[np.ix_(given, given)], rtol=TINY) @ squares[np.ix_(given, ~given)]
     out[given] = -projection @ out[~given]
     return np.asarray(out)
 
@@ -251,7 +282,7 @@ def slopes(generated: Weighted, event_key: KeyArray, names: list[str]) -> dict[s
     half = keys.uniform(keys.stream(event_key, "slopes")) < 0.5
     learned, shifted = (replace(generated, table=generated.table[h], weight=generated.weight[h]) for h in (half, ~half))
     squares = learned.squares()
-    every, fixed = (linalg.pinvh(squares * np.outer(mask, mask), rtol=_TINY) for mask in (np.ones_like(given), given))
+    every, fixed = (linalg.pinvh(squares * np.outer(mask, mask), rtol=TINY) for mask in (np.ones_like(given), given))
     out = {}
     for name, functions in _judged(generated, names).items():
         covariance = learned.products(functions[half])

@@ -40,6 +40,7 @@ def assemble(
     residual_correlated: bool = True,
     generated: ArrayLike | None = None,
     own_noise: ArrayLike | None = None,
+    unresolved: ArrayLike | None = None,
     outside: ArrayLike | None = None,
     data_dof: float = np.inf,
 ) -> Systematics:
@@ -59,6 +60,8 @@ def assemble(
         generated: (n, n) covariance of the generated sample's own statistics.
         own_noise: (n, n) the part of it that the members' samples don't share: their spread holds it, as the source
             `noise`, so that it isn't added.
+        unresolved: (n, n) covariance that the calibration replicas lack, since weights can't follow all of
+            the calibration sample's statistics.
         outside: (n,) deviation of events outside the training domain.
         data_dof: degrees of freedom that the calibration sample allows (`stats.weights_dof`).
 
@@ -97,6 +100,9 @@ def assemble(
         covariance = np.asarray(generated, np.float64)
         covariance = covariance if own_noise is None else less(covariance, np.asarray(own_noise, np.float64))
         sources.append(ErrorSource(GENERATED, covariance))
+    if unresolved is not None:
+        told = "statistics of the calibration sample that the weights of its replicas don't follow"
+        sources.append(ErrorSource("unresolved", np.asarray(unresolved, np.float64), rule=told))
     if outside is not None:
         sources.append(from_deviation("outside", outside))
     by_name = {source.name: source for source in sources}

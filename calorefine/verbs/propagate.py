@@ -12,9 +12,12 @@ import numpy as np
 from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance, recorded
+from calorefine.io.reductions import branches
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
 from calorefine.observables import Measured, Observable
+from calorefine.reweighting.resolved import resolved
+from calorefine.stats import FloatArray
 from calorefine.systematics import checks
 from calorefine.systematics.assemble import assemble
 from calorefine.systematics.bias import Bias, inflate, with_bias
@@ -134,6 +137,7 @@ def propagate_files(
     variables = Variables(open_source(nominal, tree), observables, weight, replicated | (alternatives or {}))
     measured, rows = variables.nominal, variables.rows
     lines = _outside(measured, outside)
+    missing, resolved_lines = _unresolved(variables, WeightedFiles(nominal, tree, weight), replicated)
     own, noise_lines = variables.own_noise(noise)
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])
     systematics = assemble(
@@ -147,6 +151,7 @@ def propagate_files(
         residual=deviation,
         generated=measured.statistics,
         own_noise=own,
+        unresolved=missing,
         data_dof=_data_dof(variables.source),
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
@@ -155,7 +160,7 @@ def propagate_files(
     systematics = with_bias(systematics) if replica_bias else systematics
     if true and inflated != "no":
         systematics = inflate(systematics, true.values, truth_covariance=true.covariance, rule=inflated)
-    lines += [*measured.notes(), *noise_lines, *closes, *checks.replica_warnings(systematics)]
+    lines += [*measured.notes(), *noise_lines, *resolved_lines, *closes, *checks.replica_warnings(systematics)]
     powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
     saved = save(
         systematics,
@@ -174,6 +179,26 @@ def _outside(measured: Measured, outside: Outside) -> list[str]:
         msg = f"{'; '.join(lines)}, expected none; cut them away by a selection with in_domain, or give them an "
         raise ValueRangeError(f"{msg}uncertainty: outside: uncertainty")
     return lines
+
+
+def _unresolved(
+    variables: Variables, sample: WeightedFiles, replicated: Mapping[str, Variations]
+) -> tuple[FloatArray | None, list[str]]:
+    """Covariance (n, n) that weights of calibration replicas lack, and how much of a shift they recover.
+
+    Raises:
+        FitError: weights of replicas or of seeds recover less than 0.9 of the shifts of an observable.
+    """
+    measured, missing, lines = variables.nominal, None, []
+    parts = {name: measured.part(name) for name in measured.observables}
+    for name, given in replicated.items():
+        for branch in [branch for column in given.columns for branch in branches(column.text)]:
+            if held := resolved(sample, measured.observables, branch):
+                held.require(parts, branch)
+                lines.append(f"'{branch}' recovers {held.slope.min():.2f} of a shift or more in each bin")
+                if name == "calibration":
+                    missing = held.missing(np.cov(variables.rows[name], rowvar=False))
+    return missing, lines
 
 
 def _data_dof(source: Source) -> float:

@@ -32,6 +32,7 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import warn_of_row_keys
 from calorefine.models.base import Likelihood
+from calorefine.reweighting.resolved import TERMS, terms_record
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 
@@ -139,7 +140,10 @@ def replica_weights(
             copy.extend(chunk, _arrays(weights, names))
         entry = _provenance(summary, members, sample) | {"max_ratio": max_ratio}
         entry |= {"seed": seed, "n_train": n_train, "slope": summary.slope} if summary.method == "moments" else {}
-        copy.finish(sample.provenance | {"replica_weights": entry})
+        told = sample.provenance | {"replica_weights": entry}
+        if isinstance(ratios, MomentRatios):
+            told[TERMS] = dict.fromkeys(names, terms_record(ratios.columns, ratios.tilt.terms))
+        copy.finish(told)
     for text in summary.sums.warnings():
         warnings.warn(text, CalorefineWarning, stacklevel=2)
     return summary

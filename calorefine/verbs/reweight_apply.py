@@ -29,6 +29,7 @@ from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.reweighting.replicas import SUFFIX
+from calorefine.reweighting.resolved import TERMS, terms_record
 from calorefine.reweighting.reweighted_files import GeneratedFiles
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.sums import MeanFactors, ReplicaTotals, Totals
@@ -148,8 +149,14 @@ def apply_reweighter(
         summary = ApplySummary(path, branch, totals, normalization, scale, model.columns.cut, replicas)
         entry = files.described(Path(reweighter)) | summary.to_dict()
         known = sample.provenance.get("reweight", {})
-        copy.finish(sample.provenance | {"reweight": known | {branch: entry}})
+        copy.finish(sample.provenance | {"reweight": known | {branch: entry}} | _told(sample, model, written[1]))
     return summary
+
+
+def _told(sample: WeightedFiles, model: Reweighter, branch: str) -> dict[str, Any]:
+    """What the provenance says of the terms that weights of replicas are tilts of."""
+    others = {name: one for name, one in sample.provenance.get(TERMS, {}).items() if name != branch}
+    return {TERMS: others | ({branch: terms_record(model.columns, model.replicas.terms)} if model.replicas else {})}
 
 
 def _output(source: Source, output: str | None, *, in_place: bool) -> Path:
