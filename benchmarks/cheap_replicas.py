@@ -9,8 +9,8 @@ bad     the same with the mean of the first feature shifted and its width shrunk
 A toy goes through `calorefine reweight --replicas`, `--apply` and `propagate`, called as functions.  Events are
 generated at the conditions of the calibration sample; observables are those of another sample at fixed conditions: ten
 bins of each feature, and the efficiency of a cut on the first in five bins of the context.  What a toy claims is the
-spread of the replicas (`calibration`) together with what they don't resolve (`unresolved`).  Keys, for each estimator and
-generator:
+spread of the replicas (`calibration`) together with what they don't resolve (`unresolved`).  Keys, for each estimator
+and generator:
 
 claimed_over_true_...  root mean square of the claimed errors over bins and toys, over that of the nominal values'
                        deviations from their means over toys

@@ -4,7 +4,8 @@ The generator and the networks stay.  Each copy has other means of the columns' 
 linear `tilt`, without a training and without shrinking: the corrected events have the copy's means whatever the
 generator's are.  The generated events that the correction was learned from are counted anew, too.  The spread is what
 the statistics of both samples brings to the corrected events, as far as the terms resolve it: the slope by which known
-shifts are recovered is measured, and below 0.9 in bins of a column there are no replicas.
+shifts are recovered is measured, and below 0.9 in bins of a column there are no replicas.  For the observables of an
+analysis `resolved` tells.
 
 Replica r of the reference's weights is entry r - 1 of the branch `<weight>_replica`, as `calorefine splot --replicas`
 writes it: bootstrap counts included, the spectator fit redone.  Where there is none, the nominal weights are multiplied
