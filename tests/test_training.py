@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -353,6 +354,12 @@ def test_replica_and_positive_from_the_command_line(config, tmp_path):
     assert isinstance(module.positive, PositiveWeights)
     spec = torch.load(model.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert find(spec, "replica") == {"index": 4, "seed": 0, "refit": True, "block": []}
+    summary = (model.run_dir / "summary.txt").read_text()
+    regions = find(spec, "regions")
+    region, number = re.search(r"differs most from 0, of (?:\d+) regions, in '(.*)': (\S+) \+- ", summary).groups()
+    pulls = {name: abs(r["positive"] - r["signed"]) / r["error"] for name, r in regions.items()}
+    assert region == max(pulls, key=pulls.get)
+    assert float(number) == pytest.approx(regions[region]["positive"] - regions[region]["signed"], rel=1e-3)
 
 
 def find(tree, name):

@@ -149,6 +149,7 @@ class RunSummary(pl.Callback):
             "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
             "weights": f"{data['weights']}: sum_w {data['sum_w']:.1f}, n_eff {_n_eff(data)}",
+            "positive": _positive(data),
             "replica": _replica(data),
             "precision": _offsets(Columns.from_dict(spec["columns"])),
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
@@ -199,6 +200,18 @@ def _n_eff(data: dict[str, Any]) -> str:
     if not data.get("positive"):
         return f"{data['n_eff']:.0f}"
     return f"{data['n_eff_signed']:.0f} (of the signed weights; positive ones were made of them)"
+
+
+def _positive(data: dict[str, Any]) -> str:
+    """Where positive weights differ most from the signed ones; nothing without."""
+    regions = (data.get("positive") or {}).get("regions", {})
+    pulls = {name: (r["positive"] - r["signed"]) / r["error"] for name, r in regions.items() if r["error"] > 0}
+    if not pulls:
+        return ""
+    name = max(pulls, key=lambda key: abs(pulls[key]))
+    region = regions[name]
+    difference = f"{region['positive'] - region['signed']:.4g} +- {region['error']:.3g} of {region['signed']:.4g}"
+    return f"minus signed weights differs most from 0, of {len(regions)} regions, in '{name}': {difference}"
 
 
 def _offsets(columns: Columns) -> str:
