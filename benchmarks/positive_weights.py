@@ -4,7 +4,8 @@ regions    Toys of known truth with n_eff of about 300.  Sums of positive weight
            the tail of another feature, a corner of three columns, and background alone.  Pulls are deviations from the
            truth over the standard deviation of 50 bootstrap replicas that redo the regression; the 68 % interval is the
            estimate plus or minus one of them.
-tail       The embedded electron sample: |E/p - 1| > 0.3 holds all but nothing of the signal and 7800 other events.
+tail       The embedded electron sample: |E/p - 1| > 0.3 holds all but nothing of the signal and 7800 other events; and
+           the largest difference of positive and signed sums in tenths of the prediction, in standard errors.
 asymmetry  The toy of Glazier and Tyson (arXiv:2409.08183): a mass between 0 and 10, Gaussian(5, 0.5) over a line with
            twice as many events; cos(2 phi) has the amplitude 0.8 in the signal and -0.2 in the background.  The
            amplitude is fitted by maximum likelihood, with positive and with signed weights.
@@ -162,7 +163,8 @@ def tail() -> dict[str, float]:
     key = keys.make_keys([table["run"].astype(np.int64), table["event"].astype(np.int64)])
     x, context = (np.stack([table[name] for name in names], axis=1, dtype=np.float32) for names in (FEATURES, CONTEXT))
     events = Events(x, context, fit.weights(table["m_ee_gev"]), key, key)
-    positive = PositiveWeights().fit(events).weight
+    result = PositiveWeights().fit(events)
+    positive, tenths = result.weight, [r for name, r in result.regions.items() if name.startswith("predictions")]
     inside = np.abs(table["e_over_p"] - 1) > 0.3
     signed = events.weight[inside]
     return {
@@ -170,6 +172,7 @@ def tail() -> dict[str, float]:
         "tail_signed": float(signed.sum()),
         "tail_signed_error": float(np.sqrt(np.sum(signed**2))),
         "tail_true": float(np.sum(table["true_signal"][inside] > 0)),
+        "tenths_largest_pull": max(abs(r.positive - r.signed) / r.error for r in tenths),
     }
 
 

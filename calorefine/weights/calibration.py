@@ -9,9 +9,10 @@ gradient vanishes, :math:`\sum_i n_i (w_i - q_i) \, \phi_i = \lambda \beta`: sum
 signed weights, up to the penalty (calibration of weights to known totals: Deville and Sarndal, JASA 87, 376 (1992)).
 
 :math:`\phi` holds 1, the columns, their squares and products, logit(p), and *hats*: functions that are 1 at one of five
-quantiles of the prediction, or ten of a column, and fall to 0 at its neighbors; the first and last stay 1 beyond.  They
-let q follow the signed sums along each of these into the tails, where two moments know nothing; where signed weights
-sum to nothing or less, q goes to 0.  Few of them: the positive parts of noise in neighboring intervals add up.
+to twenty quantiles of the prediction, or ten of a column, and fall to 0 at its neighbors; the first and last stay 1
+beyond.  They let q follow the signed sums along each of these into the tails, where two moments know nothing; where
+signed weights sum to nothing or less, q goes to 0.  Few of them in small samples: the positive parts of noise in
+neighboring intervals add up.  Their number doesn't depend on bootstrap counts.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ _FLOOR = 0.03
 """Predictions are moved this fraction of the mean inside of the bounds, where the logit is finite."""
 _RIDGE = 0.03
 """A coefficient of 1 leaves the sum of a standardized column this many of its standard errors off."""
-_SCORE_KNOTS, _COLUMN_KNOTS, _LEAST_KNOTS, _MOST_KNOTS = 5, 10, 4, 200
-"""Quantiles with hats: of the prediction and each column, fewer with so many columns that they are more in all."""
+_SCORE_KNOTS, _EVENTS_PER_KNOT = (5, 20), 200
+"""Quantiles of the prediction with hats, at least and at most; one for as many effective events in between."""
+_COLUMN_KNOTS, _LEAST_KNOTS, _MOST_KNOTS = 10, 4, 200
+"""Quantiles of each column with hats, fewer with so many columns that they are more in all."""
 _MOST_PRODUCTS = 20
 """With more columns than that only their squares are calibrated, not their products: the cost is cubic in them."""
 _LEAST_DAMPING = 1e-12
@@ -164,7 +167,8 @@ def calibrated(table: FloatArray, raw: FloatArray, unit: FloatArray, counts: Int
     varies = varying(table[counts > 0])
     standardized = np.where(varies, (table - stats.mean(table, counts)) / np.where(varies, width, 1.0), 0.0)
     n_knots = min(_COLUMN_KNOTS, max(_MOST_KNOTS // max(table.shape[1], 1), _LEAST_KNOTS))
-    places = [_place(raw, counts, _SCORE_KNOTS), *(_place(column, counts, n_knots) for column in table.T)]
+    n_scores = int(np.clip(stats.n_eff(unit) / _EVENTS_PER_KNOT, *_SCORE_KNOTS))
+    places = [_place(raw, counts, n_scores), *(_place(column, counts, n_knots) for column in table.T)]
     mean = float(stats.mean(unit, counts))
     floor = _FLOOR * min(mean, 1 - mean)
     inside = np.clip(raw, floor, 1 - floor)

@@ -110,7 +110,7 @@ def test_no_event_can_take_over(estimator):
 
 
 def test_network_on_signed_weights_finds_the_ratio():
-    """Seed 7; 0.0311 to 0.0396 with six seeds, hep_ml 0.11: bound 0.045."""
+    """Fixed samples; over ten seeds of the training 0.0366 with a standard deviation of 0.0010 (hep_ml 0.11)."""
     toy = RatioToy()
     made, data, held_out = toy.generate(20_000, seed=7), toy.calibration(20_000, seed=8), toy.generate(50_000, seed=9)
     weight = toy.sweights(data["m"])
