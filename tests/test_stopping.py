@@ -13,7 +13,7 @@ import uproot
 import yaml
 
 from calorefine.cli import calorefine
-from calorefine.errors import CheckpointError, Stopped
+from calorefine.errors import CheckpointError, ConfigError, Stopped, TrainingError
 from calorefine.fit import progress
 from calorefine.fit.command import lightning
 from calorefine.io.provenance import read_provenance
@@ -165,3 +165,48 @@ def test_logs_of_long_trainings_are_short(fit, capsys, monkeypatch):
     assert len(told.out) + progress.MOST_LINES * (max(map(len, lines)) + 20) < 20_000
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert isinstance(progress.progress(), progress.TerminalBar)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("limit_val_batches", "0", "0 found, expected 1 or none: all held-out events are one batch"),
+        ("limit_val_batches", "0.5", "0.5 found, expected 1 or none"),
+        ("limit_train_batches", "0", "0 found, expected more"),
+        ("precision", "16-mixed", "16-mixed found, expected 32-true"),
+        ("gradient_clip_val", "1.0", r"1.0 found, expected none; a recipe has an option of its own.*clip_norm"),
+        ("accumulate_grad_batches", "2", r"2 found, expected 1; a larger data\.batch_size"),
+        ("overfit_batches", "2", r"2 found, expected 0; a cut in data\.columns"),
+        ("max_epochs", "0", "0 found, expected more"),
+        ("log_every_n_steps", "0", "0 found, expected more"),
+        ("enable_checkpointing", "false", "False found, expected true"),
+        ("barebones", "true", "True found, expected false"),
+        ("default_root_dir", "elsewhere", "elsewhere found, expected none; --runs names"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_by_name(fit, option, value, message):
+    with pytest.raises(ConfigError, match=rf"trainer\.{option}: {message}"):
+        fit(f"--trainer.{option}", value)
+
+
+def test_what_lightning_refuses_is_one_error(fit, monkeypatch):
+    """Where it is found out: as the trainer is made, as it starts, and as a logger is made."""
+    with pytest.raises(ConfigError, match=r"trainer\.strategy fsdp: .*requires a GPU"):
+        fit("--trainer.strategy", "fsdp")
+    swa = ["--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.01"]
+    with pytest.raises(ConfigError, match=r"trainer: SWA currently works with 1 `optimizer`"):
+        fit(*swa)
+    monkeypatch.setattr("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE", False)
+    with pytest.raises(ConfigError, match="expected an installed package"):
+        fit("--trainer.logger", "WandbLogger")
+
+
+def test_a_trial_leaves_nothing(fit, tmp_path, capsys):
+    fit("--trainer.fast_dev_run", "2")
+    assert "trainer.fast_dev_run: training and validation ran without an error" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_training_without_a_complete_epoch_is_an_error(fit):
+    with pytest.raises(TrainingError, match="ended within its first epoch, and left no checkpoint"):
+        fit("--trainer.max_time", "00:00:00:00")

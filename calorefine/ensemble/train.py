@@ -71,7 +71,7 @@ def require_same(recipe: Recipe, expected: Mapping[str, str]) -> None:
     """
     for path in sorted(recipe.folder.glob(f"*/{RECORD}")):
         if otherwise := differs(json.loads(path.read_text()), expected):
-            what = "these files" if "data" in otherwise else f"{recipe.fit} with these options"
+            what = "these files hold" if "data" in otherwise else f"{recipe.fit} with these options"
             msg = f"{path.parent}: was trained {otherwise} than {what}; choose another output, or remove the folder"
             raise ConfigError(msg)
 

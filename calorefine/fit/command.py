@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -16,6 +17,7 @@ from calorefine.errors import CheckpointError, ConfigError, Stopped, nearest, wi
 from calorefine.fit import runs
 from calorefine.fit.predicted import write_predicted
 from calorefine.fit.resume import options, require_same_options
+from calorefine.fit.trainer_options import misfit, missing_package, require_fitting
 from calorefine.models.base import GenerativeModel
 
 
@@ -36,7 +38,7 @@ class CLI(LightningCLI):
         torch.set_num_threads(self._get(self.config, "threads"))
         self.run_dir: Path | None = None
         self._check_checkpoint(self._get(self.config, "ckpt_path"))
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and not self._get(self.config, "trainer").fast_dev_run:
             files = self._get(self.config, "config") or []
             name = Path(str(files[0])).stem if files else "run"
             self.first = not _several(self._get(self.config, "trainer")) or runs.is_first_process()
@@ -66,9 +68,15 @@ class CLI(LightningCLI):
             super()._parse_ckpt_path()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; if it is stopped from outside, name the last checkpoint of a training."""
+        """Run it; if it is stopped from outside, name the last checkpoint of a training.
+
+        Raises:
+            ConfigError: options that Lightning finds not to fit as it starts.
+        """
         try:
             super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise misfit(error, self._get(self.config, "trainer")) from error
         except (KeyboardInterrupt, SystemExit) as end:
             raise (Stopped.of(end, self._last_checkpoint()) or end) from None
 
@@ -80,12 +88,37 @@ class CLI(LightningCLI):
         checkpoint = last if last.is_file() else self._get(self.config, "ckpt_path")
         return f"; the last checkpoint is {checkpoint}" if checkpoint else "; there is no checkpoint yet"
 
+    def instantiate_classes(self) -> None:
+        """Make trainer, data module and model.
+
+        Raises:
+            ConfigError: one of them, such as a logger, needs a package that isn't installed.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if missing := missing_package(error):
+                raise ConfigError(f"{missing}; expected an installed package") from error
+            raise
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        """Make the trainer; raise `ConfigError` for options that Lightning refuses."""
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError) as error:
+            raise misfit(error, config) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give the trainer the run's loggers and callbacks."""
+        """Give the trainer the run's loggers and callbacks.
+
+        Raises:
+            ConfigError: an option of it doesn't fit.
+        """
+        given = self._get(self.config_init, "trainer")
+        require_fitting(given)
         if self.run_dir is None:
             self.save_config_callback = None
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
-        given = self._get(self.config_init, "trainer")
         progress_bar = given.get("enable_progress_bar") is not False
         self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir, progress_bar=progress_bar)
         logger = runs.loggers(self.run_dir) if given.get("logger") is None else given["logger"]
@@ -103,7 +136,10 @@ class CLI(LightningCLI):
         sys.stdout.write(f"{output}: {sum(map(len, parts))} events, generated at the conditions of the held-out ones\n")
 
     def after_fit(self) -> None:
-        """Learn the run's folder, where another process made it."""
+        """Learn the run's folder, where another process made it; say that a trial leaves none."""
+        if self.run_dir is None:
+            sys.stdout.write("trainer.fast_dev_run: training and validation ran without an error; nothing is written\n")
+            return
         callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
         self.run_dir = next(callback.run_dir for callback in callbacks if isinstance(callback, runs.RunSummary))
 

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from calorefine.data.batches import Batch
+from calorefine.errors import TrainingError
 from calorefine.events import Columns
 from calorefine.fit.progress import progress
 from calorefine.fit.resume import OPTIONS_KEY, options
@@ -134,14 +135,21 @@ class RunSummary(pl.Callback):
         self.start = time.perf_counter()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the summary, in the first of several processes."""
+        """Print the summary, in the first of several processes.
+
+        Raises:
+            TrainingError: there is no checkpoint.
+        """
         if not trainer.is_global_zero:
             return
         spec: Any = pl_module.spec  # set before training
         data = spec["provenance"]
         score = self.best.best_model_score
         distance = "none: no validation ran" if score is None else f"{float(score):.5f}"
-        checkpoint = self.best.best_model_path or self.run_dir / "checkpoints" / "last.ckpt"
+        checkpoint = Path(self.best.best_model_path or self.run_dir / "checkpoints" / "last.ckpt")
+        if not checkpoint.is_file():
+            msg = f"{self.run_dir}: training ended within its first epoch, and left no checkpoint; expected more time"
+            raise TrainingError(msg)
         rows = {
             "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
@@ -150,7 +158,7 @@ class RunSummary(pl.Callback):
             "precision": _offsets(Columns.from_dict(spec["columns"])),
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
             "validation": f"{distance} ({pl_module.validated_by} of held-out events, chosen checkpoint)",
-            "check": _check(trainer, pl_module, Path(str(checkpoint))),
+            "check": _check(trainer, pl_module, checkpoint),
             "checkpoint": checkpoint,
             "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
         }
@@ -165,7 +173,7 @@ def _check(trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Path)
     Trained generators have been within one standard error of zero, one with an AUC of 0.86 at four.
     """
     loaders: Any = trainer.val_dataloaders
-    if loaders is None or not checkpoint.is_file():
+    if loaders is None:
         return ""
     last = copy.deepcopy(pl_module.state_dict())
     module: Any = pl_module

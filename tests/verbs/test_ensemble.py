@@ -231,7 +231,7 @@ def test_data_replaced_in_place_are_refused(tmp_path, small):
     with uproot.recreate(tmp_path / "toy.root") as file:
         file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
     for more in (["--replicas", "2"], ["--replicas", "1"], ["--only", "[replica_002]"], ["--only", "[nominal]"]):
-        with pytest.raises(ConfigError, match=r"e/nominal: was trained on other data than these files have"):
+        with pytest.raises(ConfigError, match=r"e/nominal: was trained on other data than these files hold"):
             calorefine([*small, *more])
     assert not (tmp_path / "e" / "replica_002" / "member.json").exists()
     shutil.rmtree(tmp_path / "e" / "nominal")
