@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -194,7 +195,11 @@ def test_what_lightning_refuses_is_one_error(fit, monkeypatch):
     with pytest.raises(ConfigError, match=r"trainer\.strategy fsdp: .*requires a GPU"):
         fit("--trainer.strategy", "fsdp")
     swa = ["--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.01"]
-    with pytest.raises(ConfigError, match=r"trainer: SWA currently works with 1 `optimizer`"):
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ConfigError, match="trainer: SWA currently works with 1"),
+    ):
+        warnings.simplefilter("ignore")  # jsonargparse's on writing its device
         fit(*swa)
     monkeypatch.setattr("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(ConfigError, match="expected an installed package"):
