@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -77,13 +78,23 @@ def require_same(recipe: Recipe, expected: Mapping[str, str]) -> None:
 
 
 def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
-    """Train these members, those with equal batches side by side, and leave a record of each that is not there yet."""
+    """Train those of these members that have no record yet, and leave one of each.
+
+    Those with equal batches train side by side; a group of them that was interrupted is taken up as it was.
+    """
     for group in alike(members):
-        if not all((recipe.folder / member.name / RECORD).is_file() for member in group):
-            with ExitStack() as stack:
-                for member in group:
-                    stack.enter_context(locked(recipe.folder / member.name))
-                _train_group(recipe, group)
+        missing = [member for member in group if not (recipe.folder / member.name / RECORD).is_file()]
+        begun = any(recipe.folder.glob(f"{_unfinished(group)}-*/last.ckpt"))
+        with ExitStack() as stack:
+            for member in missing:
+                stack.enter_context(locked(recipe.folder / member.name))
+            if missing:
+                _train_group(recipe, group if begun else missing)
+
+
+def _unfinished(members: Sequence[Member]) -> str:
+    """How the names of folders begin that keep an unfinished training of these members side by side."""
+    return f".{members[0].name}-{len(members)}"
 
 
 def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
@@ -94,8 +105,9 @@ def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
     require_same(recipe, shared)
     seeds = [member.seed(command.config.seed_everything) for member in members]
     models = [untrained(command.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
+    unfinished = recipe.folder / "-".join([_unfinished(members), *(digits[:12] for digits in shared.values())])
     if len(members) > 1 and can_train_together(models[0]):
-        history = _train_together(command.trainer, models, data, seeds, _folders(recipe, members), identity)
+        history = _train_together(command.trainer, models, data, seeds, _folders(recipe, members), unfinished)
     else:
         history = [
             _train_alone(recipe, member, seed, runs)
@@ -103,6 +115,7 @@ def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
         ]
     for member, seed, own, losses in zip(members, seeds, data, history, strict=True):
         _record(recipe, member, seed, own, shared | {"val_loss": losses})
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _folders(recipe: Recipe, members: Sequence[Member]) -> list[Path]:
@@ -139,18 +152,27 @@ def _train_together(
     data: Sequence[EventDataModule],
     seeds: Sequence[int],
     folders: Sequence[Path],
-    identity: str,
+    unfinished: Path,
 ) -> list[list[float]]:
     """Train on a common tensor axis, from where an earlier run of the same members was interrupted.
+
+    Args:
+        trainer: not used before.
+        models: of the members, untrained.
+        data: of the members.
+        seeds: of the members.
+        folders: of the members.
+        unfinished: folder of what is kept of an unfinished training.
 
     Returns:
         The validation losses of each member.
     """
-    unfinished = folders[0].parent / f".{folders[0].name}-{len(folders)}-{identity[:12]}"
     keep = LastCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer.callbacks += [keep, ProgressLines()]  # type: ignore[attr-defined]  # set by Lightning
     joined = together(models, [folder / CHECKPOINT for folder in folders])
     last = unfinished / "last.ckpt"
+    for folder in folders if not last.is_file() else ():
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # of another training, which was not finished
     if not _is_finished(last):
         batches = training_batches(data, seeds), validation_batches(data)
         trainer.fit(joined, *batches, ckpt_path=last if last.is_file() else None, weights_only=True)

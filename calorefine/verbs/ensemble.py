@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -119,19 +119,25 @@ def ensemble_models(
     _check_members(recipe, read=only is None or not todo)
     if dry_run:
         return price(recipe, todo, processes=processes if only is None else 1, replicas=replicas)
-    with nullcontext() if only is not None else locked(folder):
-        if only is None:
-            with replacing(folder / GROUPS, overwrite=True) as beside:
-                beside.write_text(json.dumps([[member.name for member in group] for group in plan]) + "\n")
-        if only is not None or len(todo) == 1 or processes == 1:
-            for group in todo:
-                train_members(recipe, group)
-        else:
-            _run(recipe, todo, processes)
-        if only is None:
-            write_json(folder / PROVENANCE_FILE, made_by())
+    if only is not None:
+        train_members(recipe, chosen)
+    else:
+        with locked(folder):
+            _train_all(recipe, plan, todo, processes)
     names = [member.name for group in todo for member in group]
     return EnsembleSummary(Ensemble.load(folder, complete=only is None), names, time.perf_counter() - start)
+
+
+def _train_all(recipe: Recipe, plan: Sequence[list[Member]], todo: Sequence[list[Member]], processes: int) -> None:
+    """Write the plan down, train those of its groups that are left, and leave the provenance."""
+    with replacing(recipe.folder / GROUPS, overwrite=True) as beside:
+        beside.write_text(json.dumps([[member.name for member in group] for group in plan]) + "\n")
+    if len(todo) == 1 or processes == 1:
+        for group in todo:
+            train_members(recipe, group)
+    else:
+        _run(recipe, todo, processes)
+    write_json(recipe.folder / PROVENANCE_FILE, made_by())
 
 
 def _check_members(recipe: Recipe, *, read: bool) -> None:

@@ -227,9 +227,7 @@ def small(tmp_path, toy_file):
 
 def test_data_replaced_in_place_are_refused(tmp_path, small):
     calorefine([*small, "--replicas", "1"])
-    table = ImpureToy(fraction=0.3, resolution=0.05).generate(1500, seed=12)
-    with uproot.recreate(tmp_path / "toy.root") as file:
-        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+    replace_data(tmp_path / "toy.root", seed=12)
     for more in (["--replicas", "2"], ["--replicas", "1"], ["--only", "[replica_002]"], ["--only", "[nominal]"]):
         with pytest.raises(ConfigError, match=r"e/nominal: was trained on other data than these files hold"):
             calorefine([*small, *more])
@@ -237,6 +235,33 @@ def test_data_replaced_in_place_are_refused(tmp_path, small):
     shutil.rmtree(tmp_path / "e" / "nominal")
     with pytest.raises(ConfigError, match=r"e/replica_001: was trained on other data"):
         calorefine([*small, "--replicas", "1"])
+
+
+def trained_on(folder):
+    """Digest of the events that a member's checkpoint was trained on."""
+    return Simulator.load(folder / "best.ckpt").spec["provenance"]["digest"]
+
+
+def replace_data(path, seed):
+    """Other events in place of the old ones."""
+    table = ImpureToy(fraction=0.3, resolution=0.05).generate(1500, seed=seed)
+    with uproot.recreate(path) as file:
+        file.mktree("events", {k: v.dtype for k, v in table.items()}).extend(table)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_an_unrecorded_training_on_other_data_is_not_taken_up(tmp_path, small, validated):
+    """Killed before the records were written, with checkpoints complete; then the data are replaced."""
+    calorefine([*small, "--replicas", "2"])
+    before = {}
+    for record in (tmp_path / "e").glob("*/member.json"):
+        before[record.parent] = trained_on(record.parent)
+        record.unlink()
+    replace_data(tmp_path / "toy.root", seed=12)
+    options = [] if validated else ['--options=["--trainer.check_val_every_n_epoch", "5"]']
+    calorefine([*small, "--replicas", "2", *options])
+    assert len(before) == 3
+    assert all(trained_on(folder) != digest for folder, digest in before.items())
 
 
 def test_members_that_do_not_belong_together_are_named(tmp_path, small):
@@ -256,6 +281,7 @@ def test_more_replicas_leave_the_finished_ones(tmp_path, small):
     calorefine([*small, "--replicas", "2"])
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*/best.ckpt")}
     assert calorefine([*small, "--replicas", "5"]).trained == ["replica_003", "replica_004", "replica_005"]
+    calorefine([*small, "--only", "[nominal, replica_002, replica_006]"])
     assert len(finished) == 3
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
