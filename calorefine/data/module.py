@@ -363,6 +363,7 @@ class EventDataModule(pl.LightningDataModule):
             "n_eff_signed": self.n_eff_signed,
             "weights_dof": self.weights_dof,
             "digest": digest_of_events(self.train),
+            "rows_digest": self.digest_of_rows(),
         }
 
     def _to_network(self, events: Events, prepared: Prepared) -> BatchDataset:
