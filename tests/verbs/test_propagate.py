@@ -91,9 +91,7 @@ def test_members_of_other_data_are_refused(files):
     for name, rows in (("nominal", "a"), ("replica_001", "a"), ("replica_002", "b")):
         with uproot.update(files / f"{name}.root") as file:
             file["calorefine_provenance"] = json.dumps({"training": {"rows_digest": rows}})
-    with pytest.raises(
-        ConfigError, match=r"calibration: .*replica_002\.root.* other data than .*nominal\.root"
-    ):
+    with pytest.raises(ConfigError, match=r"calibration: .*replica_002\.root.* other data than .*nominal\.root"):
         propagated(files, calibration=Variations(files=str(files / "replica_*.root")))
     propagated(files, alternatives={"year": Variations(files=str(files / "replica_*.root"))})
 
