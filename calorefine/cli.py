@@ -13,6 +13,7 @@ import argparse
 import ast
 import inspect
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -21,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from calorefine.errors import CalorefineError, ConfigError, nearest, without_hints
+from calorefine.errors import CalorefineError, ConfigError, Stopped, nearest, without_hints
 
 LIGHTNING_VERBS = ("fit", "test", "predict")  # forwarded; `lightning validate` is only there
 VERBS: dict[str, tuple[str, str]] = {
@@ -165,12 +166,20 @@ def _on_purpose(error: BaseException | None) -> CalorefineError | None:
 def _report(run: Callable[[], Any]) -> None:
     """Run a command; print its result if it has a text of its own, or its error without a traceback.
 
+    SIGTERM ends it as Ctrl-C does: unfinished files are removed, and the status tells.
+
     Recipes in files of the current folder are found, as `python -m` finds them.
     """
     if "" not in sys.path:
         sys.path.append("")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         result = run()
+    except (KeyboardInterrupt, SystemExit) as end:
+        if (stopped := Stopped.of(end)) is None:
+            raise
+        sys.stderr.write(f"\n{stopped.text}\n")
+        raise stopped from None
     except Exception as error:
         if known := _on_purpose(error):
             sys.stderr.write(f"error: {known}\n")
@@ -179,6 +188,12 @@ def _report(run: Callable[[], Any]) -> None:
     reports: Any = type(result).__str__
     if result is not None and reports != object.__str__:
         sys.stdout.write(f"{result}\n")
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Answer to SIGTERM."""
+    del frame
+    raise Stopped(number)
 
 
 def lightning_main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import signal
 import warnings
 from collections.abc import Iterable
 
@@ -62,6 +63,33 @@ class TrainingError(CalorefineError):
 
 class CheckpointError(CalorefineError):
     """A file is not a simulator that this version can load."""
+
+
+class Stopped(SystemExit):
+    """Ctrl-C or SIGTERM ended a command; the status is 128 and the number of the signal, as shells have it.
+
+    Args:
+        number: of the signal.
+        hint: how to go on.
+    """
+
+    def __init__(self, number: int, hint: str = "") -> None:
+        """Say which signal it was."""
+        super().__init__(128 + number)
+        self.text = f"stopped by {signal.Signals(number).name}{hint}"
+
+    @classmethod
+    def of(cls, end: BaseException, hint: str = "") -> Stopped | None:
+        """Return it for what was raised, if a signal was the cause.
+
+        Lightning ends by SIGTERM without a status, and by Ctrl-C with status 1.
+        """
+        if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
+            return cls(signal.SIGINT, hint)
+        if isinstance(end, Stopped) and not hint:
+            return end
+        terminated = isinstance(end, SystemExit) and end.code in (None, 128 + signal.SIGTERM)
+        return cls(signal.SIGTERM, hint) if terminated else None
 
 
 class CalorefineWarning(UserWarning):

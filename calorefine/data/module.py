@@ -222,6 +222,11 @@ class EventDataModule(pl.LightningDataModule):
         request = Request.of(self.columns, wanted, nonfinite=self.nonfinite)
         return read_table(self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir)
 
+    def digest_of_rows(self) -> str:
+        """SHA-256 over keys and columns of the selected rows, before any fit: the same for all replicas."""
+        table, key, event_key = self._rows = self._rows or self._read_rows()
+        return _sha256(key, event_key, *(table[name] for name in sorted(table)))
+
     def for_replica(self, replica: Replica) -> EventDataModule:
         """Return the data of another replica, not set up; rows and nominal fit are shared with this one once read."""
         other = copy.copy(self)
@@ -358,6 +363,7 @@ class EventDataModule(pl.LightningDataModule):
             "n_eff_signed": self.n_eff_signed,
             "weights_dof": self.weights_dof,
             "digest": digest_of_events(self.train),
+            "rows_digest": self.digest_of_rows(),
         }
 
     def _to_network(self, events: Events, prepared: Prepared) -> BatchDataset:
@@ -377,7 +383,11 @@ class EventDataModule(pl.LightningDataModule):
 
 def digest_of_events(events: Events) -> str:
     """SHA-256 over keys, features, context and weights: two trainings with the same digest saw the same data."""
+    return _sha256(events.key, events.x, events.context, events.weight)
+
+
+def _sha256(*arrays: NDArray[Any]) -> str:
     total = hashlib.sha256()
-    for array in (events.key, events.x, events.context, events.weight):
+    for array in arrays:
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

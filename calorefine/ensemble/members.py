@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,11 +19,16 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from calorefine.errors import ConfigError, FileError, nearest
+from calorefine.io.provenance import digest
 from calorefine.weights import Replica
 
 MemberKind = Literal["nominal", "replica", "seed"]
 KINDS: tuple[MemberKind, ...] = ("nominal", "replica", "seed")
 CHECKPOINT, RECORD = "best.ckpt", "member.json"
+SHARED = {
+    "config_sha256": "with another configuration",
+    "data_sha256": "on other data",
+}  # in the records of all members
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ def planned(replicas: int, seeds: int) -> list[Member]:
     return [Member("nominal", 0), *(Member(kind, k + 1) for kind, n in counts.items() for k in range(n))]
 
 
+def differs(record: Mapping[str, Any], expected: Mapping[str, str | None]) -> str:
+    """In what a member was trained otherwise than expected, by the digests that are `SHARED`; nothing if in none."""
+    return next((SHARED[key] for key, value in expected.items() if record.get(key) != value), "")
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """The finished members in a folder.
@@ -108,7 +118,7 @@ class Ensemble:
 
         Raises:
             FileError: there is no such folder, or no nominal member in it.
-            ConfigError: members were trained with different configurations.
+            ConfigError: members were trained with different configurations, or on different data.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -120,9 +130,8 @@ class Ensemble:
             raise FileError(f"{folder}: {names} found, expected a nominal one; run 'calorefine ensemble' to its end")
         first = records.get("nominal", next(iter(records.values()), {}))
         for name, record in records.items():
-            if record["config_sha256"] != first["config_sha256"]:
-                msg = f"{folder}: '{name}' was trained with another configuration than '{first['name']}'; train it anew"
-                raise ConfigError(msg)
+            if otherwise := differs(record, {key: first.get(key) for key in SHARED}):
+                raise ConfigError(f"{folder}: '{name}' was trained {otherwise} than '{first['name']}'; train it anew")
         ordered = sorted(records.items(), key=lambda item: (KINDS.index(item[1]["kind"]), item[1]["index"]))
         return cls(folder, dict(ordered))
 
@@ -130,11 +139,15 @@ class Ensemble:
         """Checkpoint of a member.
 
         Raises:
-            ConfigError: there is no such one.
+            ConfigError: there is no such one, or it is not the one that the member's training left.
         """
         if name not in self.records:
             raise ConfigError(f"{self.folder}: there is no member '{name}'{nearest(name, self.records)}")
-        return self.folder / name / CHECKPOINT
+        path = self.folder / name / CHECKPOINT
+        if (found := digest(path)) != (expected := self.records[name]["checkpoint_sha256"]):
+            msg = f"{path}: has SHA-256 {found[:12]}, expected {expected[:12]} as in {RECORD} beside it; train it anew"
+            raise ConfigError(msg)
+        return path
 
     def names(self, kind: MemberKind) -> list[str]:
         """Names of the members of this kind, in order."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-import time
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,11 +19,13 @@ import pytorch_lightning as pl
 import torch
 
 from calorefine.data.module import EventDataModule, digest_of_events
-from calorefine.ensemble.members import CHECKPOINT, RECORD, Member, alike
+from calorefine.ensemble.members import CHECKPOINT, RECORD, Member, alike, differs
 from calorefine.ensemble.side_by_side import HISTORY, can_train_together, together, training_batches, validation_batches
 from calorefine.errors import ConfigError
 from calorefine.fit.command import lightning
+from calorefine.fit.progress import ProgressLines
 from calorefine.fit.runs import LastCheckpoint, failure, held_out_distance
+from calorefine.io.lock import locked
 from calorefine.io.provenance import digest
 from calorefine.io.writer import replacing
 from calorefine.models.base import EPOCHS_KEY, GenerativeModel
@@ -31,24 +33,6 @@ from calorefine.simulator import Simulator
 
 LAST = "checkpoints/last.ckpt"
 ONE_THREAD = ("--threads", "1")  # of each process, whatever the configuration says
-
-
-class Progress(pl.Callback):
-    """Says how far a training is, at each of its validations."""
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the time, and where the training goes on."""
-        del pl_module
-        self.start, self.first = time.perf_counter(), trainer.current_epoch
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write a line to the standard error."""
-        del pl_module
-        if trainer.sanity_checking:
-            return
-        done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
-        left = (time.perf_counter() - self.start) / (done - self.first) * (total - done)
-        sys.stderr.write(f"epoch {done} of {total}, about {left:.0f} s left\n")
 
 
 @dataclass(frozen=True)
@@ -76,30 +60,62 @@ class Recipe:
         return sha256(command.parser.dump(command.config, skip_none=False).encode()).hexdigest()
 
 
+def require_same(recipe: Recipe, expected: Mapping[str, str]) -> None:
+    """Refuse a folder with members of another configuration or other data.
+
+    Args:
+        recipe: how further members are trained.
+        expected: digests of theirs.
+
+    Raises:
+        ConfigError: a member differs.
+    """
+    for path in sorted(recipe.folder.glob(f"*/{RECORD}")):
+        if otherwise := differs(json.loads(path.read_text()), expected):
+            what = "these files hold" if "data" in otherwise else f"{recipe.fit} with these options"
+            msg = f"{path.parent}: was trained {otherwise} than {what}; choose another output, or remove the folder"
+            raise ConfigError(msg)
+
+
 def train_members(recipe: Recipe, members: Sequence[Member]) -> None:
-    """Train these members, those with equal batches side by side, and leave a record of each that is not there yet."""
+    """Train those of these members that have no record yet, and leave one of each.
+
+    Those with equal batches train side by side; a group of them that was interrupted is taken up as it was.
+    """
     for group in alike(members):
-        if not all((recipe.folder / member.name / RECORD).is_file() for member in group):
-            _train_group(recipe, group)
+        missing = [member for member in group if not (recipe.folder / member.name / RECORD).is_file()]
+        begun = any(recipe.folder.glob(f"{_unfinished(group)}-*/last.ckpt"))
+        with ExitStack() as stack:
+            for member in missing:
+                stack.enter_context(locked(recipe.folder / member.name))
+            if missing:
+                _train_group(recipe, group if begun else missing)
+
+
+def _unfinished(members: Sequence[Member]) -> str:
+    """How the names of folders begin that keep an unfinished training of these members side by side."""
+    return f".{members[0].name}-{len(members)}"
 
 
 def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
     command = recipe.make()
     identity = recipe.digest(command)
-    for member in members:
-        (recipe.folder / member.name).mkdir(parents=True, exist_ok=True)
     data = _data(command.datamodule, members)
+    shared = {"config_sha256": identity, "data_sha256": data[0].digest_of_rows()}
+    require_same(recipe, shared)
     seeds = [member.seed(command.config.seed_everything) for member in members]
     models = [untrained(command.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
+    unfinished = recipe.folder / "-".join([_unfinished(members), *(digits[:12] for digits in shared.values())])
     if len(members) > 1 and can_train_together(models[0]):
-        history = _train_together(command.trainer, models, data, seeds, _folders(recipe, members), identity)
+        history = _train_together(command.trainer, models, data, seeds, _folders(recipe, members), unfinished)
     else:
         history = [
             _train_alone(recipe, member, seed, runs)
             for member, seed, runs in zip(members, seeds, _run_folders(recipe, identity, members, data), strict=True)
         ]
     for member, seed, own, losses in zip(members, seeds, data, history, strict=True):
-        _record(recipe, member, seed, own, {"config_sha256": identity, "val_loss": losses})
+        _record(recipe, member, seed, own, shared | {"val_loss": losses})
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _folders(recipe: Recipe, members: Sequence[Member]) -> list[Path]:
@@ -136,18 +152,27 @@ def _train_together(
     data: Sequence[EventDataModule],
     seeds: Sequence[int],
     folders: Sequence[Path],
-    identity: str,
+    unfinished: Path,
 ) -> list[list[float]]:
     """Train on a common tensor axis, from where an earlier run of the same members was interrupted.
+
+    Args:
+        trainer: not used before.
+        models: of the members, untrained.
+        data: of the members.
+        seeds: of the members.
+        folders: of the members.
+        unfinished: folder of what is kept of an unfinished training.
 
     Returns:
         The validation losses of each member.
     """
-    unfinished = folders[0].parent / f".{folders[0].name}-{len(folders)}-{identity[:12]}"
     keep = LastCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    trainer.callbacks += [keep, Progress()]  # type: ignore[attr-defined]  # set by Lightning
+    trainer.callbacks += [keep, ProgressLines()]  # type: ignore[attr-defined]  # set by Lightning
     joined = together(models, [folder / CHECKPOINT for folder in folders])
     last = unfinished / "last.ckpt"
+    for folder in folders if not last.is_file() else ():
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # of another training, which was not finished
     if not _is_finished(last):
         batches = training_batches(data, seeds), validation_batches(data)
         trainer.fit(joined, *batches, ckpt_path=last if last.is_file() else None, weights_only=True)
@@ -176,7 +201,7 @@ def _train_alone(recipe: Recipe, member: Member, seed: int, runs: Path) -> list[
         options = ["--runs", str(runs), "--seed_everything", str(seed)]
         options += ["--data.replica.index", str(member.index)] if member.kind == "replica" else []
         options += ["--ckpt_path", str(started[-1])] if started else []
-        options += ["--trainer.enable_progress_bar", "false", f"--trainer.callbacks+={__name__}.Progress"]
+        options += ["--trainer.enable_progress_bar", "true"]
         finished: Any = lightning(["fit", "-c", recipe.fit, *recipe.options, *options, *ONE_THREAD])
         started.append(finished.run_dir / LAST)
     best = started[-1].with_name("best.ckpt")

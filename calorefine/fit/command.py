@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from calorefine.data.module import EventDataModule
-from calorefine.errors import CheckpointError, ConfigError, nearest, without_hints
+from calorefine.errors import CheckpointError, ConfigError, Stopped, nearest, without_hints
 from calorefine.fit import runs
+from calorefine.fit.predicted import write_predicted
+from calorefine.fit.resume import options, require_same_options
+from calorefine.fit.trainer_options import misfit, missing_package, require_fitting
 from calorefine.models.base import GenerativeModel
-
-CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
 
 
 class CLI(LightningCLI):
@@ -34,27 +37,91 @@ class CLI(LightningCLI):
         """Make the run's folder."""
         torch.set_num_threads(self._get(self.config, "threads"))
         self.run_dir: Path | None = None
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint and checkpoint not in CHECKPOINT_WORDS and not Path(checkpoint).is_file():
-            siblings = [str(path) for path in Path(checkpoint).parent.glob("*.ckpt")]
-            raise CheckpointError(f"--ckpt_path {checkpoint}: no such checkpoint{nearest(checkpoint, siblings)}")
-        if self.subcommand == "fit":
+        self._check_checkpoint(self._get(self.config, "ckpt_path"))
+        if self.subcommand == "fit" and not self._get(self.config, "trainer").fast_dev_run:
             files = self._get(self.config, "config") or []
             name = Path(str(files[0])).stem if files else "run"
             self.first = not _several(self._get(self.config, "trainer")) or runs.is_first_process()
             parent = Path(self._get(self.config, "runs"))
             self.run_dir = runs.new_run_dir(parent, name) if self.first else parent / name  # others are told in `fit`
 
+    def _check_checkpoint(self, path: str | None) -> None:
+        """Refuse a checkpoint that isn't there or can't go on with these options, and none where one is evaluated.
+
+        Raises:
+            CheckpointError: one of these.
+        """
+        if path is None:
+            if self.subcommand in ("validate", "test", "predict"):
+                msg = f"--ckpt_path: none given, expected the checkpoint of 'lightning fit' to {self.subcommand}"
+                raise CheckpointError(msg)
+            return
+        if not Path(path).is_file():
+            siblings = [str(sibling) for sibling in Path(path).parent.glob("*.ckpt")]
+            raise CheckpointError(f"--ckpt_path {path}: no such checkpoint{nearest(path, siblings)}")
+        if self.subcommand == "fit":
+            require_same_options(path, options(self._parser("fit"), self.config["fit"]))
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model from a checkpoint that is evaluated; a training has its own options, which are compared."""
+        if self.config.get("subcommand") != "fit":
+            super()._parse_ckpt_path()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; if it is stopped from outside, name the last checkpoint of a training.
+
+        Raises:
+            ConfigError: options that Lightning finds not to fit as it starts.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise misfit(error, self._get(self.config, "trainer")) from error
+        except (KeyboardInterrupt, SystemExit) as end:
+            raise (Stopped.of(end, self._last_checkpoint()) or end) from None
+
+    def _last_checkpoint(self) -> str:
+        """What to say of the last checkpoint of a training that was stopped."""
+        if self.run_dir is None:
+            return ""
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        checkpoint = last if last.is_file() else self._get(self.config, "ckpt_path")
+        return f"; the last checkpoint is {checkpoint}" if checkpoint else "; there is no checkpoint yet"
+
+    def instantiate_classes(self) -> None:
+        """Make trainer, data module and model.
+
+        Raises:
+            ConfigError: one of them, such as a logger, needs a package that isn't installed.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if missing := missing_package(error):
+                raise ConfigError(f"{missing}; expected an installed package") from error
+            raise
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        """Make the trainer; raise `ConfigError` for options that Lightning refuses."""
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError) as error:
+            raise misfit(error, config) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give the trainer the run's loggers and callbacks."""
+        """Give the trainer the run's loggers and callbacks.
+
+        Raises:
+            ConfigError: an option of it doesn't fit.
+        """
+        given = self._get(self.config_init, "trainer")
+        require_fitting(given)
         if self.run_dir is None:
             self.save_config_callback = None
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
-        options = self._get(self.config_init, "trainer")
-        progress_bar = options.get("enable_progress_bar") is not False
+        progress_bar = given.get("enable_progress_bar") is not False
         self.trainer_defaults["callbacks"] = runs.callbacks(self.run_dir, progress_bar=progress_bar)
-        given = options.get("logger")
-        logger = runs.loggers(self.run_dir) if given is None else given
+        logger = runs.loggers(self.run_dir) if given.get("logger") is None else given["logger"]
         trainer = super().instantiate_trainer(default_root_dir=self.run_dir, logger=logger, **kwargs)
         if trainer.is_global_zero != self.first:
             msg = f"trainer: process {trainer.global_rank} of {trainer.world_size}"
@@ -62,8 +129,17 @@ class CLI(LightningCLI):
             raise ConfigError(f"{msg}; give --trainer.strategy ddp, --trainer.devices and --trainer.num_nodes")
         return trainer
 
+    def after_predict(self) -> None:
+        """Write the generated events, and say where they are."""
+        parts: Any = self.trainer.predict_loop.predictions
+        output = write_predicted(Path(self._get(self.config, "ckpt_path")), self.datamodule, parts)
+        sys.stdout.write(f"{output}: {sum(map(len, parts))} events, generated at the conditions of the held-out ones\n")
+
     def after_fit(self) -> None:
-        """Learn the run's folder, where another process made it."""
+        """Learn the run's folder, where another process made it; say that a trial leaves none."""
+        if self.run_dir is None:
+            sys.stdout.write("trainer.fast_dev_run: training and validation ran without an error; nothing is written\n")
+            return
         callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
         self.run_dir = next(callback.run_dir for callback in callbacks if isinstance(callback, runs.RunSummary))
 

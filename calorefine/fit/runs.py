@@ -11,13 +11,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from calorefine.data.batches import Batch
+from calorefine.errors import TrainingError
 from calorefine.events import Columns
+from calorefine.fit.progress import progress
+from calorefine.fit.resume import OPTIONS_KEY, options
 from calorefine.models.base import GenerativeModel
 from calorefine.nets import n_parameters
 
@@ -51,24 +54,12 @@ def loggers(run_dir: Path) -> list[Logger]:
 
 
 def callbacks(run_dir: Path, *, progress_bar: bool) -> list[pl.Callback]:
-    """Checkpoints `best.ckpt` (see `BestCheckpoint`) and `last.ckpt`, a progress bar, and the closing summary."""
+    """Checkpoints `best.ckpt` (see `BestCheckpoint`) and `last.ckpt`, the progress, and the closing summary."""
     folder = run_dir / "checkpoints"
     best = BestCheckpoint(folder, filename="best", monitor="val_loss", enable_version_counter=False)
     last = LastCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    bar: list[pl.Callback] = [ProgressBar(refresh_rate=20)] if progress_bar else []
+    bar: list[pl.Callback] = [progress()] if progress_bar else []
     return [best, last, RunSummary(run_dir, best), *bar]
-
-
-class ProgressBar(TQDMProgressBar):
-    """Losses, without the version of a logger."""
-
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return what the bar shows."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -107,7 +98,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Save the complete configuration as ``config.yaml`` in the run's folder."""
+    """Save the complete configuration as ``config.yaml`` in the run's folder, and in its checkpoints."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
         """Take the folder from the trainer later."""
@@ -117,6 +108,13 @@ class SaveConfig(SaveConfigCallback):
         """Write the file."""
         path = Path(trainer.default_root_dir) / self.config_filename
         self.parser.save(self.config, path, skip_none=False, overwrite=False, multifile=False)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the options, to compare them with those of a run that goes on from there."""
+        del trainer, pl_module
+        checkpoint[OPTIONS_KEY] = options(self.parser, self.config)
 
 
 class RunSummary(pl.Callback):
@@ -137,14 +135,21 @@ class RunSummary(pl.Callback):
         self.start = time.perf_counter()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the summary, in the first of several processes."""
+        """Print the summary, in the first of several processes.
+
+        Raises:
+            TrainingError: there is no checkpoint.
+        """
         if not trainer.is_global_zero:
             return
         spec: Any = pl_module.spec  # set before training
         data = spec["provenance"]
         score = self.best.best_model_score
         distance = "none: no validation ran" if score is None else f"{float(score):.5f}"
-        checkpoint = self.best.best_model_path or self.run_dir / "checkpoints" / "last.ckpt"
+        checkpoint = Path(self.best.best_model_path or self.run_dir / "checkpoints" / "last.ckpt")
+        if not checkpoint.is_file():
+            msg = f"{self.run_dir}: training ended within its first epoch, and left no checkpoint; expected more time"
+            raise TrainingError(msg)
         rows = {
             "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
@@ -154,7 +159,7 @@ class RunSummary(pl.Callback):
             "precision": _offsets(Columns.from_dict(spec["columns"])),
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
             "validation": f"{distance} ({pl_module.validated_by} of held-out events, chosen checkpoint)",
-            "check": _check(trainer, pl_module, Path(str(checkpoint))),
+            "check": _check(trainer, pl_module, checkpoint),
             "checkpoint": checkpoint,
             "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
         }
@@ -169,7 +174,7 @@ def _check(trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Path)
     Trained generators have been within one standard error of zero, one with an AUC of 0.86 at four.
     """
     loaders: Any = trainer.val_dataloaders
-    if loaders is None or not checkpoint.is_file():
+    if loaders is None:
         return ""
     last = copy.deepcopy(pl_module.state_dict())
     module: Any = pl_module

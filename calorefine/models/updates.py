@@ -108,7 +108,7 @@ class UpdatedModule(pl.LightningModule):
         self._updates = self.updates()
         if not self._updates:
             return SGD([torch.zeros(0, requires_grad=True, device=self.device)])
-        if len(self._updates) > 1 and self.trainer.max_steps != -1:
+        if len(self._updates) > 1 and self.trainer.max_steps != -1 and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning
             msg = f"trainer.max_steps: {self.trainer.max_steps} found, expected -1, since it counts both optimizers"
             raise ConfigError(msg + "; limit the training by trainer.max_epochs")
         total = self.trainer.estimated_stepping_batches

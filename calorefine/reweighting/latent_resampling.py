@@ -57,6 +57,7 @@ class RefinedSimulator:
             names, expected = list(getattr(reweighter.columns, group)), list(getattr(simulator.columns, group))
             if names != expected:
                 raise ConfigError(f"reweighter: {group} {names} found, expected {expected} as in the simulator")
+        reweighter.require_same_features(simulator.columns, "reweighter")
         self.simulator, self.reweighter, self.columns = simulator, reweighter, simulator.columns
         if reweighter.columns.cut:
             msg = f"reweighter: it was learned with the cut '{reweighter.columns.cut}', which sampling doesn't apply: "

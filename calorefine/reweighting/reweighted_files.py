@@ -80,12 +80,15 @@ class GeneratedFiles:
 
     Raises:
         BranchError: a branch of the context or of the reweighter's cut is missing.
+        ConfigError: a feature stands for something else than where the reweighter was learned.
     """
 
     def __init__(self, reweighter: Reweighter, sample: WeightedFiles, *, replicas: bool = False) -> None:
         """Find out what to read; events without key branches go by file and row, with a warning."""
         self.n_replicas = reweighter.n_replicas if replicas else 0
         self.reweighter, self.sample = reweighter, sample
+        if "columns" in sample.provenance:
+            reweighter.require_same_features(sample.columns, str(sample.source))
         columns = reweighter.columns
         wanted = sample.texts(columns, "features", "context")
         self._require("context", [wanted[name] for name in columns.context])

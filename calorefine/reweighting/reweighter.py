@@ -157,6 +157,24 @@ class Reweighter:
         terms = Terms.chosen(own, other, 0)
         return np.exp(Tilt(terms, exponential(Weighted(terms, *own), Weighted(terms, *other)))(generated.context))
 
+    def require_same_features(self, columns: Columns, where: str) -> None:
+        """Refuse events whose features stand for something else than where this was learned, if that is known.
+
+        Args:
+            columns: what the events were generated as.
+            where: who they are, for the message.
+
+        Raises:
+            ConfigError: a feature of the same name was made of another expression.
+        """
+        learned = self.provenance.get("generated", {}).get("provenance", {}).get("columns")
+        expected = Columns.from_dict(learned).expressions("features") if learned else {}
+        made = columns.expressions("features")
+        for name in (name for name in expected if name in self.columns.features and name in made):
+            if made[name] != expected[name]:
+                msg = f"{where}: feature '{name}' was generated as '{made[name]}', the reweighter learned it as "
+                raise ConfigError(f"{msg}'{expected[name]}'; expected a reweighter of the same columns")
+
     def with_rounds(self, rounds: list[Round]) -> Reweighter:
         """Return one of the same columns and domain with these corrections."""
         return replace(self, rounds=rounds, largest=1.0, replicas=None)

@@ -22,6 +22,7 @@ from calorefine.systematics.paired import own_noise
 from calorefine.systematics.systematics import ObservableBins
 
 Noise = Literal["measured", "shared", "own"]
+ENSEMBLE = ("calibration", "training")  # sources whose variations are members of the nominal generator's ensemble
 UNKNOWN = (
     "nothing tells which events of the members go together (no key branches, no record of the same conditions), "
     "so that generated statistics are added to their spread in full: twice, if each has noise of its own; say so by "
@@ -92,7 +93,19 @@ class Variables:
             raise ConfigError(f"{name}: {clash[0]} is the nominal sample itself, expected files of its variations")
         self.files[name] = [str(path) for path in paths]
         for sample in self.samples(name):
+            if name in ENSEMBLE:
+                self._require_same_data(name, sample)
             yield measured_in(sample, self.nominal.observables, self.source.tree).values[0]
+
+    def _require_same_data(self, name: str, sample: WeightedFiles) -> None:
+        """Refuse events of a generator that was trained on other data than the nominal one, if that is told."""
+        nominal, other = (
+            provenance.get("training", {}).get("rows_digest")
+            for provenance in (read_provenance(self.source.paths[0]), sample.provenance)
+        )
+        if nominal and other and nominal != other:
+            msg = f"{name}: {sample.source} is of a generator that was trained on other data than that of {self.source}"
+            raise ConfigError(f"{msg}; expected events of members of one ensemble")
 
     def samples(self, name: str) -> list[WeightedFiles]:
         """The files of a source's variations; none if these are weights."""

@@ -1,8 +1,9 @@
 """`calorefine ensemble`: bootstrap replicas of a generator, and repetitions with other seeds.
 
 Members are divided into groups, which are trained each in one process; a group's members train side by side: replicas,
-or the nominal and other seeds, since a replica's batches are smaller.  The groups follow from the options alone, so
-that a run that was killed at any time, started again, does what is missing and ends with the same files.
+or the nominal and other seeds, since a replica's batches are smaller.  The groups are written down before they are
+trained, so that a run that was killed at any time, started again, does what is missing and ends with the same files;
+members that are asked for later are groups of their own.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from pathlib import Path
 from calorefine.data.batches import COUNTED
 from calorefine.ensemble.members import RECORD, Ensemble, Member, alike, planned
 from calorefine.ensemble.price import Price, price
-from calorefine.ensemble.train import Recipe, train_members
+from calorefine.ensemble.train import Recipe, require_same, train_members
 from calorefine.errors import ConfigError, TrainingError
+from calorefine.io.lock import locked
 from calorefine.io.provenance import PROVENANCE_FILE, made_by, recorded, write_json
+from calorefine.io.writer import replacing
 from calorefine.stats import error_of_error
 from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR
 
 MOST_TOGETHER = 16
+GROUPS = "groups.json"  # names of the members that train in one process
 
 
 @dataclass(frozen=True)
@@ -103,37 +107,55 @@ def ensemble_models(
         The finished members; what they take, of a dry run.
 
     Raises:
-        CalorefineError: bad input; members that belong to another configuration; a training that failed.  What is
-            finished is kept.
+        CalorefineError: bad input; members of another configuration or other data; another run in the same folder; a
+            training that failed.  What is finished is kept.
     """
     start = time.perf_counter()
     folder = Path(output)
     recipe = Recipe(fit, tuple(options or ()), folder)
-    _check_configuration(recipe)
     chosen = [Member.named(name) for name in only or ()]
-    todo = _groups(planned(replicas, seeds), processes, together) if only is None else [chosen]
-    todo = [group for group in todo if not all((folder / member.name / RECORD).is_file() for member in group)]
+    plan = _plan(folder, planned(replicas, seeds), processes, together) if only is None else [chosen]
+    todo = [group for group in plan if not all((folder / member.name / RECORD).is_file() for member in group)]
+    _check_members(recipe, read=only is None or not todo)
     if dry_run:
         return price(recipe, todo, processes=processes if only is None else 1, replicas=replicas)
-    folder.mkdir(parents=True, exist_ok=True)
-    if only is not None or len(todo) == 1 or processes == 1:
-        for group in todo:
-            train_members(recipe, group)
+    if only is not None:
+        train_members(recipe, chosen)
     else:
-        _run(recipe, todo, processes)
-    if only is None:
-        write_json(folder / PROVENANCE_FILE, made_by())
+        with locked(folder):
+            _train_all(recipe, plan, todo, processes)
     names = [member.name for group in todo for member in group]
     return EnsembleSummary(Ensemble.load(folder, complete=only is None), names, time.perf_counter() - start)
 
 
-def _check_configuration(recipe: Recipe) -> None:
-    """Refuse a folder whose members were trained otherwise."""
-    expected = recipe.digest(recipe.make())
-    for path in sorted(recipe.folder.glob(f"*/{RECORD}")):
-        if json.loads(path.read_text())["config_sha256"] != expected:
-            msg = f"{path.parent}: was trained with another configuration than {recipe.fit} with these options; choose "
-            raise ConfigError(f"{msg}another output, or remove the folder")
+def _train_all(recipe: Recipe, plan: Sequence[list[Member]], todo: Sequence[list[Member]], processes: int) -> None:
+    """Write the plan down, train those of its groups that are left, and leave the provenance."""
+    with replacing(recipe.folder / GROUPS, overwrite=True) as beside:
+        beside.write_text(json.dumps([[member.name for member in group] for group in plan]) + "\n")
+    if len(todo) == 1 or processes == 1:
+        for group in todo:
+            train_members(recipe, group)
+    else:
+        _run(recipe, todo, processes)
+    write_json(recipe.folder / PROVENANCE_FILE, made_by())
+
+
+def _check_members(recipe: Recipe, *, read: bool) -> None:
+    """Refuse a folder whose members were trained otherwise, or, if the data are to be read, on other ones."""
+    command = recipe.make()
+    require_same(recipe, {"config_sha256": recipe.digest(command)})
+    if read and any(recipe.folder.glob(f"*/{RECORD}")):
+        require_same(recipe, {"data_sha256": command.datamodule.digest_of_rows()})
+
+
+def _plan(folder: Path, members: Sequence[Member], processes: int, together: int | None) -> list[list[Member]]:
+    """Groups as an earlier run has divided these members, and those of members that it didn't know."""
+    path = folder / GROUPS
+    names = json.loads(path.read_text()) if path.is_file() else []
+    earlier = [[member for member in members if member.name in group] for group in names]
+    known = set(chain.from_iterable(earlier))
+    new = [member for member in members if member not in known and not (folder / member.name / RECORD).is_file()]
+    return [group for group in [*earlier, *_groups(new, processes, together)] if group]
 
 
 def _groups(members: Sequence[Member], processes: int, together: int | None) -> list[list[Member]]:

@@ -222,6 +222,23 @@ def test_branches_of_the_cut_are_needed(weigh, with_cut):
             weigh(arrays, reweighter=with_cut(), write=write)
 
 
+def test_features_that_stand_for_something_else_are_refused(weigh, models, source, tmp_path):
+    """Events of a generator whose x is another function of the branches than where the reweighter was learned."""
+    made = [replace(COLUMNS, features={"x": Column(text), "k": None}).to_dict() for text in ("x", "log(x)")]
+    model = Reweighter.load(models / "conditional.pt")
+    model.provenance["generated"]["provenance"] = {"columns": made[0]}
+    model.save(tmp_path / "told.pt")
+    same, other = (
+        source(table(), f"{k}.root", others={"calorefine_provenance": json.dumps({"columns": columns})})
+        for k, columns in enumerate(made)
+    )
+    weigh(None, reweighter=str(tmp_path / "told.pt"), generated=same)
+    with pytest.raises(
+        ConfigError, match=r"1\.root.*feature 'x' was generated as 'log\(x\)', the reweighter learned .*'x'"
+    ):
+        weigh(None, reweighter=str(tmp_path / "told.pt"), generated=other, overwrite=True)
+
+
 def test_calibration_and_mean_factor_are_told(weigh, models):
     arrays = table(seed=5, first=5000)
     arrays["P"][:100] = 99_000  # without a correction: not in the mean factor

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calorefine import Columns, keys
+from calorefine import Column, Columns, keys
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Events
 from calorefine.reweighting import NetworkRatio, RefinedSimulator, Reweighter
@@ -87,6 +87,14 @@ def test_a_joint_reweighter_or_other_columns_are_refused(reweighter):
         Columns({"y": None}, {"c": None}), [], estimator="NetworkRatio", conditional=True, domain=reweighter.domain
     )
     with pytest.raises(ConfigError, match=r"features \['y'\] found, expected \['x'\]"):
+        RefinedSimulator(Normal(), other)
+
+
+def test_features_that_stand_for_something_else_are_refused(reweighter):
+    """The simulator makes x of the branch x; the reweighter has learned x that were made of its logarithm."""
+    made = Columns({"x": Column("log(x)")}, {"c": None}).to_dict()
+    other = replace(reweighter, provenance={"generated": {"provenance": {"columns": made}}})
+    with pytest.raises(ConfigError, match=r"feature 'x' was generated as 'x', the reweighter learned it as 'log\(x\)'"):
         RefinedSimulator(Normal(), other)
 
 

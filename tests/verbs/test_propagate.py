@@ -86,6 +86,16 @@ def test_weights_and_files_give_the_covariance_of_the_replicas(files):
     assert provenance["definitions"]["x"]["class_path"].endswith("Histogram")
 
 
+def test_members_of_other_data_are_refused(files):
+    """Files tell the rows that their generators were trained on."""
+    for name, rows in (("nominal", "a"), ("replica_001", "a"), ("replica_002", "b")):
+        with uproot.update(files / f"{name}.root") as file:
+            file["calorefine_provenance"] = json.dumps({"training": {"rows_digest": rows}})
+    with pytest.raises(ConfigError, match=r"calibration: .*replica_002\.root.* other data than .*nominal\.root"):
+        propagated(files, calibration=Variations(files=str(files / "replica_*.root")))
+    propagated(files, alternatives={"year": Variations(files=str(files / "replica_*.root"))})
+
+
 def test_entries_of_an_array_are_weights_as_the_array_is(files):
     entries = [f"weight_replica[{k}]" for k in range(K)]
     by_entry = propagated(files, calibration=Variations(weights=entries), training=Variations(weights="weight_replica"))
