@@ -28,6 +28,7 @@ from calorefine.errors import ColumnWarning, ConfigError, EmptySelectionError, V
 from calorefine.events import Columns, Events
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
+from calorefine.io.sample import require_readable
 from calorefine.io.table import memory_map, read_table
 from calorefine.weights import PositiveResult, PositiveWeights, Replica, WeightFit, WeightSource, replica_fit
 from calorefine.weights.bootstrap import check_blocks
@@ -144,6 +145,7 @@ class EventDataModule(pl.LightningDataModule):
             raise ConfigError(f"validation_fraction: {validation_fraction} found, expected between 0 and 1")
         if batch_size < 2:
             raise ConfigError(f"batch_size: {batch_size} found, expected at least 2")
+        require_readable(columns.features)
         self.source = open_source(files, tree)
         self.columns = columns
         self.weights = weights

@@ -8,8 +8,8 @@ entries then, reductions (`max(Electron_pt)`) included.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +115,11 @@ class Request:
         told = {name: getattr(columns, name) for name in ("key", "candidate", "cut", "collection")}
         told["shapes"] = {name: shape for name, shape in columns.shapes.items() if name in texts}
         return cls(texts, **{**told, **options})
+
+    def exact(self, branches: Collection[str]) -> Request:
+        """The same of files with these branches, whose names win over what an expression says (`K-pt`)."""
+        texts = {name: expressions.exact(text, branches) for name, text in self.expressions.items()}
+        return replace(self, expressions=texts, cut=self.cut and expressions.exact(self.cut, branches))
 
     def needed(self) -> dict[str, Content]:
         """Branches to read, and the most that each may hold for an event."""

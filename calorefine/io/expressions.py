@@ -4,15 +4,17 @@ Python's operators and numexpr's functions (`sqrt`, `exp`, `log`, `arctan2`, `wh
 also ``&&``, ``||``, ``and``, ``or``, ``not`` and chained comparisons.  Nothing else is: a checkpoint carries its
 expressions along, and loading a stranger's must not run code.  As in C, a number is a condition: it holds unless zero.
 `weight_replica[3]` is one entry of a fixed-size array; `label == "TT"` and `label != "TT"` compare a branch of text.
+Back-quotes enclose the name of any branch, such as `` `B.pt` `` or `` `K-pt`[2] ``.
 All is evaluated in double precision; an integer that double precision can't hold is an error.
 """
 
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -80,10 +82,14 @@ _ALLOWED = (
     ast.GtE,
 )
 _LARGEST_EXACT = 2**53
-ENTRY, _MANGLED = re.compile(r"\b([A-Za-z_]\w*)\[\s*(\d+)\s*\]"), re.compile(r"^(\w+)__entry(\d+)$")
-TEXT = re.compile(r"""\b([A-Za-z_]\w*)\s*(==|!=)\s*(["'])([^"']*)\3""")
-_MANGLED_TEXT = re.compile(r"^(\w+)__is([0-9a-f]*)$")
-"""A comparison with text is a branch of its own, `label == "TT"`, which sources make of `label`."""
+ENTRY, TEXT = re.compile(r"(.+)\[(\d+)\]"), re.compile(r'(.+) == "([^"]*)"')
+"""Names of one entry of an array and of a comparison with text, which sources make of other branches."""
+_BRANCH = re.compile(
+    r"""(?P<name>`[^`]+`|\b[^\W\d]\w*)(?:(?P<entry>\[\s*\d+\s*\])|\s*(?P<operator>==|!=)\s*(["'])(?P<text>[^"']*)\4)?"""
+)
+_MANGLED = re.compile(r"branch_([0-9a-f]+)__")
+_CONVERTED = re.compile(r"\((.*)\)( \* [\d.e+-]+)")
+"""An expression with a conversion of units, as `calorefine.events.Columns` writes it."""
 
 
 class _Logic(ast.NodeTransformer):
@@ -151,26 +157,63 @@ def parsing(text: str) -> Iterator[None]:
 def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the expression for numexpr and the branches that it needs."""
     with parsing(text):
-        tree = ast.parse(as_python(_mangled(text)), mode="eval")
-        names = tuple(_as_branch(name) for name in _names(tree, text))
+        tree = ast.parse(as_python(mangled(text)), mode="eval")
+        names = tuple(readable(name) for name in _names(tree, readable(text)))
         return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
 
 
-def _mangled(text: str) -> str:
-    """Write entries of arrays and comparisons with text as names."""
+def mangled(text: str) -> str:
+    """Write branches in back-quotes, entries of arrays and comparisons with text as identifiers.
 
-    def name(match: re.Match[str]) -> str:
-        branch, operator, _, value = match.groups()
-        return f"({'not ' * (operator == '!=')}{branch}__is{value.encode().hex()})"
+    So are names with letters outside ASCII, which Python would fold (the micro sign to a Greek letter).
 
-    return ENTRY.sub(r"\1__entry\2", TEXT.sub(name, text))
+    >>> readable(mangled("`K-pt` > 1"))
+    'K-pt > 1'
+    """
+
+    def identifier(match: re.Match[str]) -> str:
+        name, entry, operator, value = match.group("name", "entry", "operator", "text")
+        branch = name.strip("`") + (re.sub(r"\s", "", entry) if entry else "")
+        if operator:
+            comparison = _identifier(f'{branch} == "{value}"')
+            return f"({'not ' * (operator == '!=')}{comparison})"
+        is_bare = branch == name and branch.isascii()
+        return branch if is_bare or is_plain(branch) else _identifier(branch)
+
+    return _BRANCH.sub(identifier, text)
 
 
-def _as_branch(name: str) -> str:
-    """Inverse of `_mangled` for a name."""
-    if match := _MANGLED_TEXT.fullmatch(name):
-        return f'{match[1]} == "{bytes.fromhex(match[2]).decode()}"'
-    return _MANGLED.sub(r"\1[\2]", name)
+def is_plain(name: str) -> bool:
+    """Whether a branch of this name needs no back-quotes."""
+    return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+
+
+def quoted(name: str) -> str:
+    """Name of a branch as an expression.
+
+    >>> quoted("pt"), quoted("E/p")
+    ('pt', '`E/p`')
+    """
+    return name if is_plain(name) else f"`{name}`"
+
+
+def exact(text: str, branches: Collection[str]) -> str:
+    """Put an expression in back-quotes if it is the name of one of these branches, which wins over what it says.
+
+    >>> exact("E/p", ["E", "p"]), exact("E/p", ["E", "p", "E/p"]), exact("(K-pt) * 0.001", ["K-pt"])
+    ('E/p', '`E/p`', '`K-pt` * 0.001')
+    """
+    name, factor = match.groups() if (match := _CONVERTED.fullmatch(text)) else (text.strip(), "")
+    return quoted(name) + factor if name in branches else text
+
+
+def _identifier(branch: str) -> str:
+    return f"branch_{branch.encode().hex()}__"
+
+
+def readable(text: str) -> str:
+    """Inverse of `mangled`, for names and messages."""
+    return _MANGLED.sub(lambda match: bytes.fromhex(match[1]).decode(), text)
 
 
 def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
@@ -180,7 +223,8 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
     for node in ast.walk(tree):
         constant = isinstance(node, ast.Constant) and type(node.value) not in (bool, int, float)
         if not isinstance(node, _ALLOWED) or constant:
-            what = type(node).__name__ if isinstance(node, ast.operator | ast.cmpop) else f"'{ast.unparse(node)}'"
+            is_operator = isinstance(node, ast.operator | ast.cmpop)
+            what = type(node).__name__ if is_operator else f"'{readable(ast.unparse(node))}'"
             hint = "; write ** for powers" if isinstance(node, ast.BitXor) else ""
             hint = '; text is compared with a branch, as in label == "TT"' if _is_text(node) else hint
             raise ExpressionError(
@@ -190,7 +234,7 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
         if isinstance(node, ast.Name) and id(node) not in called:
             names.append(node)
     for function in called.values():
-        name = ast.unparse(function)
+        name = readable(ast.unparse(function))
         if name not in FUNCTIONS:
             hint = nearest(name, FUNCTIONS) or f"; there are {', '.join(sorted(FUNCTIONS))}"
             raise ExpressionError(f"expression '{text}': there is no function '{name}'{hint}")
@@ -276,13 +320,13 @@ def evaluate_plain(text: str, table: Arrays) -> NDArray[Any]:
 def _evaluated(text: str, table: Arrays) -> NDArray[Any]:
     """Evaluate in double precision, on arrays that broadcast."""
     expression, names = _parse(text)
-    arrays = {_mangled(name).strip("()"): _widen(name, table, text) for name in names}
+    arrays = {name if is_plain(name) else _identifier(name): _widen(name, table, text) for name in names}
     if expression in arrays:
         return arrays[expression]
     try:
         return np.asarray(numexpr.evaluate(expression, local_dict=arrays, global_dict={}, sanitize=False))
     except (ValueError, TypeError, KeyError, NotImplementedError, ArithmeticError) as error:
-        raise ExpressionError(f"expression '{text}' can't be evaluated: {error}") from error
+        raise ExpressionError(f"expression '{text}' can't be evaluated: {readable(str(error))}") from error
 
 
 def _widen(name: str, table: Arrays, text: str) -> NDArray[Any]:

@@ -91,16 +91,16 @@ def _parse(text: str) -> Parsed:
         ExpressionError: it can't be parsed, or uses more than arithmetic and reductions.
     """
     if not _CALL.search(text):
-        return Parsed(text, text, expressions.plain_branches(text), {})
+        return Parsed(expressions.readable(text), text, expressions.plain_branches(text), {})
     with expressions.parsing(text):
-        tree = ast.parse(expressions.as_python(text), mode="eval")
+        tree = ast.parse(expressions.as_python(expressions.mangled(text)), mode="eval")
         taken = _TakeOut(text)
         outer = ast.unparse(taken.visit(tree))
     try:
         names = tuple(name for name in expressions.plain_branches(outer) if name not in taken.reductions)
     except ExpressionError as error:
         raise ExpressionError(_as_written(str(error), taken.reductions)) from error
-    return Parsed(text, outer, names, taken.reductions)
+    return Parsed(expressions.readable(text), outer, names, taken.reductions)
 
 
 def _as_written(message: str, reductions: Mapping[str, Reduction]) -> str:
@@ -118,7 +118,7 @@ class _TakeOut(ast.NodeTransformer):
     """Replace each outermost reduction by a name."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = expressions.readable(text)
         self.reductions: dict[str, Reduction] = {}
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -133,7 +133,8 @@ class _TakeOut(ast.NodeTransformer):
         return ast.Name(stand_in)
 
     def _reduction(self, name: str, node: ast.Call) -> Reduction:
-        shown = f"expression '{self.text}': {ast.unparse(node)}"
+        written = expressions.readable(ast.unparse(node))
+        shown = f"expression '{self.text}': {written}"
         most = 3 if name in _WITH_FALLBACK else 2
         if node.keywords or not 1 <= len(node.args) <= most:
             usage = f"{name}({'condition' if name in _CONDITIONS else 'expression'}[, condition on elements"
@@ -145,7 +146,7 @@ class _TakeOut(ast.NodeTransformer):
             raise ExpressionError(msg + (hint if most == 3 else ""))
         parts = [_parse(ast.unparse(argument)) for argument in node.args]
         selected, fallback = parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 2 else None
-        return Reduction(name, ast.unparse(node), parts[0], selected, fallback)
+        return Reduction(name, written, parts[0], selected, fallback)
 
 
 def branches(text: str) -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,11 @@ import uproot
 from calorefine.errors import FileError, nearest
 from calorefine.io.sources import BranchShape, Source, TreeFormat
 
-TREES = ("TTree", "ROOT::RNTuple")
+TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
+_NUMBERS = (
+    uproot.AsDtype,
+    uproot.interpretation.numerical.TruncatedNumerical,  # Double32_t and Float16_t
+)
 _RNTUPLE_NUMBERS = frozenset(
     ["float", "double", "bool"] + [f"std::{u}int{b}_t" for u in ("", "u") for b in (8, 16, 32, 64)]
 )
@@ -63,20 +69,41 @@ class RootTree:
         """Names of the branches, those of a record's members left out."""
         return list(self._tree.keys(recursive=False))
 
+    def paths(self) -> list[str]:
+        """Names of the branches and of their members."""
+        return list(self._paths)
+
+    @cached_property
+    def _paths(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Branch, and names of a member in it, by the full path of each.
+
+        Members of a split object are branches in a TTree; those of a leaf list or another object are read with it.
+        """
+        if not self.is_ttree:
+            return {name: (name, ()) for name in self._tree.keys()}  # noqa: SIM118
+        paths: dict[str, tuple[str, tuple[str, ...]]] = {}
+        for name in self._tree.keys():  # noqa: SIM118 (a tree is no mapping)
+            kind = self._tree[name].interpretation
+            paths[name] = (name, ())
+            for member in kind.to_dtype.names or () if isinstance(kind, _NUMBERS) else ():
+                separator = "/" if isinstance(kind, uproot.AsStridedObjects) else "."
+                if "@" not in member:  # which are no data
+                    paths[f"{name}{separator}{member}"] = (name, tuple(member.split("/")))
+        return paths
+
     def typename(self, name: str) -> str:
         """Type of a branch."""
-        return self._tree[name].typename or "a record"
+        return self._tree[self._paths[name][0]].typename or "a record"
 
     def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event."""
-        if name not in self._tree.keys():  # noqa: SIM118 (a tree is no mapping)
-            raise KeyError(name)
-        branch = self._tree[name]
+        branch, member = self._paths[name]
         if not self.is_ttree:
-            return _field_shape(branch.typename) if name in self.names() else None
-        kind = branch.interpretation
-        if isinstance(kind, uproot.AsDtype):
-            return kind.inner_shape if kind.to_dtype.base.kind in "biuf" else None
+            return _field_shape(self._tree[branch].typename) if name in self.names() else None
+        kind = self._tree[branch].interpretation
+        if isinstance(kind, _NUMBERS):
+            dtype = kind.to_dtype["/".join(member)] if member else kind.to_dtype
+            return dtype.shape if dtype.base.kind in "biuf" else None
         if isinstance(kind, uproot.AsStrings):
             return "text"
         content = kind.content if isinstance(kind, uproot.AsJagged) else None
@@ -85,26 +112,55 @@ class RootTree:
 
     def counter(self, name: str) -> str | None:
         """Branch that tells the lengths of a list in a TTree."""
-        count = getattr(self._tree[name], "count_branch", None)
+        count = getattr(self._tree[self._paths[name][0]], "count_branch", None)
         return None if count is None else str(count.name)
 
     def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
         """Yield arrays of consecutive rows by branch."""
-        if not names:
-            starts = range(0, self.n_entries, rows)
-            yield from (({}, range(first, min(first + rows, self.n_entries))) for first in starts)
-            return
         lists = [name for name in names if self.shape(name) == "list"]
-        first, steps = 0, self._tree.iterate(list(names), step_size=rows, library="ak", how=dict)
-        while first < self.n_entries:
+        columns = {branch: _Column(self._tree[branch]) for branch, _ in map(self._paths.__getitem__, names)}
+        for first in range(0, self.n_entries, rows):
             at = range(first, min(first + rows, self.n_entries))
             try:
-                arrays = next(steps)
+                held = {branch: column.rows(at) for branch, column in columns.items()}
             except Exception as error:  # uproot raises many types for a basket that is damaged
                 msg = f"{self._where}: rows {at.start} to {at.stop} can't be read, the file is truncated or damaged"
                 raise FileError(f"{msg} ({error})") from error
-            yield {name: array if name in lists else ak.to_numpy(array) for name, array in arrays.items()}, at
-            first = at.stop
+            arrays = {}
+            for name, (branch, member) in ((name, self._paths[name]) for name in names):
+                array = held[branch][member] if member else held[branch]
+                arrays[name] = array if name in lists else ak.to_numpy(array)
+            yield arrays, at
+
+
+class _Column:
+    """Consecutive rows of a branch: each of its baskets, or each cluster of an RNTuple, is read once.
+
+    Args:
+        branch: as uproot gives it.
+    """
+
+    def __init__(self, branch: Any) -> None:
+        """Read nothing yet."""
+        self._branch = branch
+        self._held: Any = None
+        self._first = self._stop = 0
+
+    def _ends(self) -> list[int]:
+        """Row after the last one of each basket or cluster."""
+        if isinstance(self._branch, uproot.TBranch):
+            return list(self._branch.entry_offsets)
+        return [one.num_first_entry + one.num_entries for one in self._branch.ntuple.cluster_summaries]
+
+    def rows(self, at: range) -> Any:
+        """Awkward array of these rows, which follow those that were asked for last."""
+        if at.stop > self._stop:
+            ends = self._ends()
+            stop = ends[bisect_left(ends, at.stop)]
+            read = self._branch.array(entry_start=self._stop, entry_stop=stop, library="ak")
+            kept = [] if at.start == self._stop else [self._held[at.start - self._first :]]
+            self._held, self._first, self._stop = ak.concatenate([*kept, read]), at.start, stop
+        return self._held[at.start - self._first : at.stop - self._first]
 
 
 def _field_shape(typename: str) -> BranchShape:

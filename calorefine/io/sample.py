@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from calorefine import stats
-from calorefine.errors import ConfigError
+from calorefine.errors import ConfigError, ExpressionError
 from calorefine.events import Columns, Events
 from calorefine.io import reductions
 from calorefine.io.chunks import Chunk, Request
+from calorefine.io.expressions import exact, quoted
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
@@ -23,6 +24,8 @@ from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
 
 WEIGHT = "\0weight"
+WRITTEN = ("in_domain", "copy")
+"""Branches that `calorefine sample` writes beside the features."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class WeightedFiles:
 
     @cached_property
     def branches(self) -> list[str]:
-        """Names of the branches."""
-        return self.source.branch_names()
+        """Names of the branches and of their members."""
+        return self.source.branch_paths()
 
     def __str__(self) -> str:
         """Name files, tree and weight, for messages."""
@@ -108,13 +111,14 @@ class WeightedFiles:
             for name, text in columns.expressions(group).items():
                 branch = columns.branch(name)
                 named = branch in self.branches and (by_name or bool(self.lacking([text])))
-                out[name] = branch if named else text
+                out[name] = quoted(branch) if named else text
         return out
 
     def lacking(self, texts: Iterable[str]) -> list[str]:
         """Branches that expressions need and the files don't have."""
-        needed = dict.fromkeys(name for text in texts for name in reductions.branches(text))
-        return [name for name in needed if re.split(r"\[| ==", name)[0] not in self.branches]
+        known = self.branches
+        needed = dict.fromkeys(name for text in texts for name in reductions.branches(exact(text, known)))
+        return [name for name in needed if not {name, re.split(r"\[\d+\]$| == \"", name)[0]} & set(known)]
 
     def is_keyed(self, columns: Columns) -> bool:
         """Whether the files have key branches by which their events are known."""
@@ -148,3 +152,24 @@ class WeightedFiles:
         """Tree, weight, number of events and sums of their weights (n,), for the provenance."""
         sums = {"n": len(weight), "sum_w": stats.sum_w(weight), "n_eff": stats.n_eff(weight)}
         return {"tree": self.source.tree, "weight": self.weight, **sums}
+
+
+def require_readable(features: Iterable[str]) -> None:
+    """Refuse features whose branches in a generated file would be taken for something else.
+
+    Raises:
+        ConfigError: a name is an expression of other branches, or that of a branch that is written anyway.
+    """
+    for name in features:
+        try:
+            is_branch = reductions.branches(name) == (name,) and not name.endswith("]")
+        except ExpressionError:  # is no expression, so that it can only be a name
+            is_branch = "`" not in name
+        if name in WRITTEN:
+            problem, alias = "`sample` writes a branch of this name beside the features", f"own_{name}"
+        elif not is_branch:
+            problem, alias = "in a generated file its name would be read as an expression", re.sub(r"\W+", "_", name)
+        else:
+            continue
+        msg = f"feature '{name}': {problem}; expected another name, as in {alias}: {{expression: \"{quoted(name)}\"}}"
+        raise ConfigError(msg)

@@ -38,6 +38,9 @@ class Tree(Protocol):
     def names(self) -> list[str]:
         """Names of the branches."""
 
+    def paths(self) -> list[str]:
+        """Names of the branches and, by their full paths, of their members (`pos.x`, `pair/first`)."""
+
     def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event; KeyError if there is none of this name."""
 
@@ -115,6 +118,11 @@ class Source(ABC):
         with self.open(self.paths[0]) as tree:
             return [name for name in tree.names() if not kinds or content(tree.shape(name)) in kinds]
 
+    def branch_paths(self) -> list[str]:
+        """Names of all that can be read from the first file: of the branches and their members."""
+        with self.open(self.paths[0]) as tree:
+            return tree.paths()
+
     def counters(self, names: Sequence[str]) -> dict[str, str | None]:
         """Branches of the first file that tell the lengths of lists, by list."""
         with self.open(self.paths[0]) as tree:
@@ -135,9 +143,10 @@ class Source(ABC):
         """
         for path in self.paths:
             with self.open(path) as tree:
-                where = self._where(path)
-                entries = {text: _entry(tree, text, where) for text in needed if ENTRY.fullmatch(text)}
-                labels = {text: _label(tree, text, where) for text in needed if TEXT.fullmatch(text)}
+                where, paths = self._where(path), set(tree.paths())
+                derived = [text for text in needed if text not in paths]
+                entries = {text: _entry(tree, text, where) for text in derived if ENTRY.fullmatch(text)}
+                labels = {text: _label(tree, text, where) for text in derived if TEXT.fullmatch(text)}
                 wanted = {name: most for name, most in needed.items() if name not in entries and name not in labels}
                 for name, most in wanted.items():
                     check_branch(tree, name, where, most)
@@ -159,6 +168,7 @@ class Source(ABC):
             ValueRangeError: NaN or infinite values, counted by column.
             ExpressionError: an expression can't be evaluated.
         """
+        request = request.exact(self.branch_paths())
         bad: Counter[str] = Counter()
         dropped = 0
         types: dict[str, Any] = {}
@@ -265,7 +275,7 @@ def check_branch(tree: Tree, name: str, where: str, most: Content) -> None:
     try:
         shape = tree.shape(name)
     except KeyError:
-        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.names())}") from None
+        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.paths())}") from None
     if content(shape) not in CONTENTS[: 1 + CONTENTS.index(most)]:
         msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
         if most == "list":
@@ -280,9 +290,9 @@ def _label(tree: Tree, text: str, where: str) -> tuple[str, str]:
     Raises:
         BranchError: the branch is missing, or holds no text.
     """
-    name, _, _, value = TEXT.fullmatch(text).groups()  # type: ignore[union-attr]
-    if name not in tree.names():
-        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.names())}")
+    name, value = TEXT.fullmatch(text).groups()  # type: ignore[union-attr]
+    if name not in tree.paths():
+        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.paths())}")
     if tree.shape(name) != "text":
         raise BranchError(f"{where}: '{text}' compares with text, but branch '{name}' is of type {tree.typename(name)}")
     return name, value

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ConfigError, KeyWarning, ValueRangeError
 from calorefine.io import reductions
 from calorefine.io.chunks import Content, require_integers
+from calorefine.io.expressions import exact
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.keys import KeyArray, combine, make_keys, stream
@@ -53,7 +54,7 @@ class Weights:
 
     def columns(self, table: reductions.Branches, n: int) -> FloatArray:
         """Weights (n, k) of a table of n rows."""
-        array = table.get(self.text)
+        array = table.get(self.text.strip("`"))
         if isinstance(array, np.ndarray) and array.ndim == 2:
             return array.astype(np.float64)
         return np.asarray(reductions.evaluate(self.text, table, n), np.float64)[:, None]
@@ -70,7 +71,8 @@ def names_of(source: Source, weights: Iterable[Weights]) -> list[str]:
         arrays: dict[Path, int] = {}
         for path in source.paths:
             with source.open(path) as tree:
-                if weight.text in tree.names() and (shape := tree.shape(weight.text)) and shape != "list":
+                branch = weight.text.strip("`")
+                if branch in tree.paths() and (shape := tree.shape(branch)) and shape != "list":
                     arrays[path] = int(shape[0])
         if len(set(arrays.values())) > 1 or (arrays and len(arrays) < len(source.paths)):
             shown = ", ".join(f"{path}: {arrays.get(path, 'none')}" for path in source.paths[:5])
@@ -158,11 +160,13 @@ def chunks(source: Source, texts: Iterable[str], rows: int, events: Identity | N
         BranchError: a branch is missing, or holds neither numbers nor lists of them.
         KeyColumnError: a key branch is no integer.
     """
-    needed: dict[str, Content] = dict.fromkeys((name for text in texts for name in reductions.branches(text)), "list")
+    known = source.branch_paths()
+    exactly = [exact(text, known) for text in texts]
+    needed: dict[str, Content] = dict.fromkeys((name for text in exactly for name in reductions.branches(text)), "list")
     events = events or Identity()
     needed |= dict.fromkeys(events.key, "number")
     for path, table, at in source.tables(needed, rows):
-        yield Evaluated(table, len(at), events.keys(table, at, path))
+        yield Evaluated(table, len(at), events.keys(table, at, path), known)
 
 
 class Evaluated:
@@ -172,11 +176,14 @@ class Evaluated:
         table: its branches.
         n: its rows.
         key: (n,) equal for rows of one event; None if each is an event.
+        known: names of the files' branches, which win over what an expression says.
     """
 
-    def __init__(self, table: reductions.Branches, n: int, key: KeyArray | None = None) -> None:
+    def __init__(
+        self, table: reductions.Branches, n: int, key: KeyArray | None = None, known: Sequence[str] = ()
+    ) -> None:
         """Evaluate nothing yet."""
-        self._table, self.n, self.key = table, n, key
+        self._table, self.n, self.key, self._branches = table, n, key, known
         self._known: dict[tuple[str, str], NDArray[Any]] = {}
 
     def condition(self, text: str | None) -> Mask:
@@ -189,7 +196,8 @@ class Evaluated:
 
     def weights(self, weights: Iterable[Weights]) -> FloatArray:
         """All weights (n, V)."""
-        return np.concatenate([weight.columns(self._table, self.n) for weight in weights], axis=1)
+        exactly = [Weights(exact(weight.expression, self._branches)) for weight in weights]
+        return np.concatenate([weight.columns(self._table, self.n) for weight in exactly], axis=1)
 
     def selected(self, name: str, observable: Observable, bad: Counter[str]) -> tuple[IntArray, list[FloatArray]]:
         """Rows (m,) that an observable selects, and its expressions (m,) there; counts those that are not finite."""
@@ -201,7 +209,7 @@ class Evaluated:
 
     def _once(self, how: str, text: str) -> NDArray[Any]:
         if (how, text) not in self._known:
-            self._known[how, text] = getattr(reductions, how)(text, self._table, self.n)
+            self._known[how, text] = getattr(reductions, how)(exact(text, self._branches), self._table, self.n)
         return self._known[how, text]
 
 
