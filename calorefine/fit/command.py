@@ -14,8 +14,14 @@ from calorefine.data.module import EventDataModule
 from calorefine.errors import CheckpointError, ConfigError, nearest, without_hints
 from calorefine.fit import runs
 from calorefine.models.base import GenerativeModel
+from calorefine.options import OptionsParser, load_yaml, mode_of
 
+VERBS = ("fit", "validate", "test", "predict")
 CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
+
+
+class Parser(OptionsParser, LightningArgumentParser):
+    """Lightning's parser, which ends with one short message."""
 
 
 class CLI(LightningCLI):
@@ -77,12 +83,15 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
             made.
     """
     without_hints()
+    mode = mode_of("checked", load_yaml)
     return CLI(
         GenerativeModel,
         EventDataModule,
         subclass_mode_model=True,
         save_config_callback=runs.SaveConfig,
         seed_everything_default=1,
+        parser_class=Parser,
+        parser_kwargs={"parser_mode": mode, **{verb: {"parser_mode": mode} for verb in VERBS}},
         auto_configure_optimizers=False,
         run=run,
         args=list(args) if args is not None else None,
