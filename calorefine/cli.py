@@ -64,7 +64,7 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     import torch
 
     from calorefine.io.sample import WeightedFiles
-    from calorefine.options import OptionsParser, load_yaml, mode_of
+    from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
 
     hints = get_type_hints(function)
     samples = [name for name, kind in hints.items() if WeightedFiles in (kind, *get_args(kind))]
@@ -76,6 +76,7 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     parser.add_argument("--modules", type=str, default="", help="Files of your own recipes, such as my_generators.")
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
     parsed = parser.parse_args(_spelled(args, samples))
+    refuse_nulls(parser, parsed)
     _import_modules(parsed.pop("modules"))
     given = parser.instantiate(parsed)
     torch.set_num_threads(1)
@@ -160,6 +161,13 @@ def _report(run: Callable[[], Any]) -> None:
     except Exception as error:
         if known := _on_purpose(error):
             sys.stderr.write(f"error: {known}\n")
+            sys.exit(1)
+        if "Does not validate against any of" in str(error):
+            from calorefine.options import OptionsParser
+
+            OptionsParser().error(str(error))
+        if isinstance(error, OSError) and error.strerror:
+            sys.stderr.write(f"error: {error.filename or 'output'}: {error.strerror}\n")
             sys.exit(1)
         raise
     reports: Any = type(result).__str__

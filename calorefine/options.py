@@ -1,7 +1,7 @@
 """Options of the command lines and YAML files: what is said of one that can't be used.
 
-jsonargparse tells it in many lines, with Python's names of types; here it becomes one message with the option's place in
-the YAML file, the value found, and what was expected: the nearest name, the classes, or the kind of value.
+jsonargparse tells it in many lines, with Python's names of types; here it becomes one message with the option's place
+in the YAML file, the value found, and what was expected: the nearest name, the classes, or the kind of value.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import pkgutil
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn, get_args
 
 import yaml  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
@@ -32,7 +34,7 @@ KINDS = {
 }
 UNKNOWN = r"(?:Option|does not accept option|unrecognized arguments:) (?:--)?'?([^'\s=]+)"
 NO_CLASS = r"Expected a dot import path string: (.+)|Import path (\S+) does not correspond to a subclass"
-UNION = r"Does not validate against any of the Union subtypes\n.*?Errors:\n(.*?)\nGiven value type.*?\nGiven value: (.*)"
+UNION = r"Does not validate against any of .*?Errors:\n(.*?)\nGiven value type.*?\nGiven value: (.*)"
 TRAP = "; a name that YAML reads as something else (no, on, null, 1) is written in quotes"
 LONGEST = 80  # characters of a value that are shown
 
@@ -60,7 +62,7 @@ class Refusal:
     @property
     def names(self) -> list[str]:
         """Options of the parser, and groups of them."""
-        options = [action.dest for action in self.parser._actions]  # noqa: SLF001  # nothing public lists them
+        options = [action.dest for action in self.parser._actions]  # nothing public lists them
         names = dict.fromkeys(name for option in options for name in _prefixes(option))
         return [name for name in names if name != "help" and not name.startswith("print_")]
 
@@ -111,11 +113,19 @@ def _innermost(text: str, refusal: Refusal) -> str:
     if union := re.search(f"^(?:- )?{UNION}", text, re.DOTALL | re.MULTILINE):
         refusal.value = union[2].strip()
         refusal.reasons = re.split(r"^- ", textwrap.dedent(union[1]), flags=re.MULTILINE)[1:]
-        telling = [one for one in refusal.reasons if re.match(f"Problem with|{NO_CLASS}", one)]
-        return _innermost((telling or refusal.reasons)[0], refusal)
+        return _innermost(min(refusal.reasons, key=_rank), refusal)
     if got := re.search(r"Got value: (.*)", text):
         refusal.value, refusal.reasons = got[1], [*refusal.reasons[1:], text]
     return text
+
+
+def _rank(reason: str) -> int:
+    """How much a reason tells: of a class that was found, of what is wrong in it, of a class that wasn't found."""
+    if reason.startswith("Problem with"):
+        return 0
+    if re.match(NO_CLASS, reason):
+        return 2
+    return 3 if reason.startswith(("Expected a", "Not a valid")) else 1
 
 
 def _unknown(refusal: Refusal, option: str) -> str:
@@ -137,8 +147,8 @@ def _no_class(refusal: Refusal, name: str) -> str:
     if len(kinds) == 1:
         return refusal.located(f"'{name}' found, expected options by name: {', '.join(options)}")
     names = sorted(kind.__name__ for kind in kinds)
-    expected = f"expected one of {', '.join(names)}, or one of your own as module.Class" if names else "expected a class"
-    return refusal.located(f"'{name}' is no class that fits{nearest(name, names)}; {expected}")
+    expected = ", or ".join([*([", ".join(names)] if names else []), "one of your own as module.Class"])
+    return refusal.located(f"'{name}' is no class that fits{nearest(name, names)}; expected {expected}")
 
 
 def _expected(refusal: Refusal) -> str:
@@ -158,7 +168,7 @@ def _expected(refusal: Refusal) -> str:
 
 def _classes(refusal: Refusal) -> list[type]:
     """Classes that an option takes."""
-    hints = [getattr(action, "_typehint", None) for action in refusal.parser._actions if action.dest == refusal.key]  # noqa: SLF001
+    hints = [getattr(action, "_typehint", None) for action in refusal.parser._actions if action.dest == refusal.key]
     bases = [kind for hint in hints for kind in _within(hint) if kind.__module__ != "builtins"]
     return list(dict.fromkeys(kind for base in bases for kind in _concrete(base)))
 
@@ -175,6 +185,7 @@ def _concrete(base: type) -> Iterator[type]:
     """A class and those that derive from it, without the abstract and private ones."""
     if not inspect.isabstract(base) and not base.__name__.startswith("_"):
         yield base
+    derived: type
     for derived in base.__subclasses__():
         yield from _concrete(derived)
 
@@ -182,10 +193,8 @@ def _concrete(base: type) -> Iterator[type]:
 def _parser_of(class_path: str) -> ArgumentParser:
     """Parser of a class's options; without options, if it can't be imported."""
     parser = ArgumentParser(exit_on_error=False)
-    try:
+    with suppress(ImportError, AttributeError, ValueError):
         parser.add_class_arguments(pkgutil.resolve_name(class_path))
-    except (ImportError, AttributeError, ValueError):
-        pass
     return parser
 
 
@@ -219,6 +228,14 @@ def load_yaml(text: str, path: str = "") -> Any:
     return get_loader("yaml")(text)
 
 
+def refuse_nulls(parser: ArgumentParser, given: Any) -> None:
+    """End with an error where an option is null that takes no null; jsonargparse takes it for one that is left out."""
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if kinds and NoneType not in kinds and action.default is not None and given.get(action.dest, action) is None:
+            parser.error(f"{action.dest}: null found, expected a value{TRAP}")
+
+
 def _mappings(node: Any) -> Iterator[Any]:
     """All mappings within a node of YAML."""
     if isinstance(node, yaml.MappingNode):
@@ -232,9 +249,10 @@ def _check_keys(mapping: Any, file: str) -> None:
     """Refuse a key that is there twice, or that means true, false or null."""
     lines: dict[str, int] = {}
     for key, _ in mapping.value:
-        line = key.start_mark.line + 1
-        if key.tag.rpartition(":")[2] in ("bool", "null"):
-            msg = f"{file}line {line}: YAML reads the key '{key.value}' as {key.tag.rpartition(':')[2]}, expected a name"
+        line, kind = key.start_mark.line + 1, key.tag.rpartition(":")[2]
+        if kind in ("bool", "null"):
+            meaning = "null" if kind == "null" else "true or false"
+            msg = f"{file}line {line}: YAML reads the key '{key.value}' as {meaning}, expected a name"
             raise ConfigError(f'{msg}; write it in quotes: "{key.value}"')
         if isinstance(key.value, str) and key.value in lines and key.value != "<<":
             msg = f"{file}line {line}: '{key.value}' is there already in line {lines[key.value]}"

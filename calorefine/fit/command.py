@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from calorefine.data.module import EventDataModule
 from calorefine.errors import CheckpointError, ConfigError, nearest, without_hints
 from calorefine.fit import runs
+from calorefine.io.writer import naming
 from calorefine.models.base import GenerativeModel
-from calorefine.options import OptionsParser, load_yaml, mode_of
+from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
 
 VERBS = ("fit", "validate", "test", "predict")
 CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
@@ -35,6 +37,8 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given, or the command line's."""
         self.config = parser.parse_args(args)
+        verb = self.config.get("subcommand")
+        refuse_nulls(self._parser(verb), self.config[verb] if verb else self.config)
 
     def before_instantiate_classes(self) -> None:
         """Make the run's folder."""
@@ -67,6 +71,11 @@ class CLI(LightningCLI):
             msg += ", but the environment tells another rank"
             raise ConfigError(f"{msg}; give --trainer.strategy ddp, --trainer.devices and --trainer.num_nodes")
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; where the disk is full, the message names the run's folder."""
+        with naming(self.run_dir) if self.run_dir else nullcontext():
+            super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
         """Learn the run's folder, where another process made it."""
