@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import ast
-import inspect
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -65,26 +63,21 @@ def _lightning(args: Sequence[str] | None = None) -> Any:
 def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     """Call the function of a verb with the options of its command line."""
     import torch
-    import yaml  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
-    from jsonargparse import ArgumentParser, get_loader, set_loader
 
     from calorefine.io.sample import WeightedFiles
+    from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
 
     hints = get_type_hints(function)
     samples = [name for name, kind in hints.items() if WeightedFiles in (kind, *get_args(kind))]
-    set_loader("samples", lambda text: _records(get_loader("yaml")(text), samples), (yaml.YAMLError,))
+    mode = mode_of("samples", lambda text, path="": _records(load_yaml(text, path), samples))
     description = (function.__doc__ or "").partition("\n")[0]
-    options: dict[str, Any] = {"allow_abbrev": False, "exit_on_error": False, "parser_mode": "samples"}
-    parser = ArgumentParser(prog=f"calorefine {verb}", description=description, **options)
+    options: dict[str, Any] = {"allow_abbrev": False, "parser_mode": mode}
+    parser = OptionsParser(prog=f"calorefine {verb}", description=description, **options)
     parser.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
     parser.add_argument("--modules", type=str, default="", help="Files of your own recipes, such as my_generators.")
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
-    try:
-        parsed = parser.parse_args(_spelled(args, samples))
-    except argparse.ArgumentError as error:
-        parts = [f"{name}.{part.name}" for name in samples for part in fields(WeightedFiles)]
-        parser.exit_on_error = True
-        parser.error(f"{error}{_hint(str(error), [*inspect.signature(function).parameters, *parts])}")
+    parsed = parser.parse_args(_spelled(args, samples))
+    refuse_nulls(parser, parsed)
     _import_modules(parsed.pop("modules"))
     given = parser.instantiate(parsed)
     torch.set_num_threads(1)
@@ -102,19 +95,13 @@ def _records(content: Any, samples: Sequence[str]) -> Any:
 def _spelled(args: Sequence[str], samples: Sequence[str]) -> list[str]:
     """Let `--n-per-event` mean `--n_per_event`, and `--reference F` `--reference.files F`."""
     spelled = []
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in pairwise([*args, ""]):
         name, equals, value = arg.partition("=")
         if name.startswith("--"):
             name = "--" + name[2:].replace("-", "_")
             name += ".files" if name[2:] in samples and not (value or following).startswith(("{", "null")) else ""
         spelled.append(name + equals + value)
     return spelled
-
-
-def _hint(message: str, options: Sequence[str]) -> str:
-    """The option nearest to one that isn't known."""
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted", message)
-    return nearest(unknown[1] or unknown[2], options) if unknown else ""
 
 
 def _import_modules(names: str) -> None:
@@ -183,6 +170,13 @@ def _report(run: Callable[[], Any]) -> None:
     except Exception as error:
         if known := _on_purpose(error):
             sys.stderr.write(f"error: {known}\n")
+            sys.exit(1)
+        if "Does not validate against any of" in str(error):
+            from calorefine.options import OptionsParser
+
+            OptionsParser().error(str(error))
+        if isinstance(error, OSError) and error.strerror:
+            sys.stderr.write(f"error: {error.filename or 'output'}: {error.strerror}\n")
             sys.exit(1)
         raise
     reports: Any = type(result).__str__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from calorefine.fit import runs
 from calorefine.fit.predicted import write_predicted
 from calorefine.fit.resume import options, require_same_options
 from calorefine.fit.trainer_options import misfit, missing_package, require_fitting
+from calorefine.io.writer import naming
 from calorefine.models.base import GenerativeModel
+from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
+
+VERBS = ("fit", "validate", "test", "predict")
+
+
+class Parser(OptionsParser, LightningArgumentParser):
+    """Lightning's parser, which ends with one short message."""
 
 
 class CLI(LightningCLI):
@@ -32,6 +41,8 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given, or the command line's."""
         self.config = parser.parse_args(args)
+        verb = self.config.get("subcommand")
+        refuse_nulls(self._parser(verb), self.config[verb] if verb else self.config)
 
     def before_instantiate_classes(self) -> None:
         """Make the run's folder."""
@@ -68,13 +79,14 @@ class CLI(LightningCLI):
             super()._parse_ckpt_path()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; if it is stopped from outside, name the last checkpoint of a training.
+        """Run it; if it is stopped, name the last checkpoint of a training; where the disk is full, the run's folder.
 
         Raises:
             ConfigError: options that Lightning finds not to fit as it starts.
         """
         try:
-            super()._run_subcommand(subcommand)
+            with naming(self.run_dir) if self.run_dir else nullcontext():
+                super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
             raise misfit(error, self._get(self.config, "trainer")) from error
         except (KeyboardInterrupt, SystemExit) as end:
@@ -153,12 +165,15 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
             made.
     """
     without_hints()
+    mode = mode_of("checked", load_yaml)
     return CLI(
         GenerativeModel,
         EventDataModule,
         subclass_mode_model=True,
         save_config_callback=runs.SaveConfig,
         seed_everything_default=1,
+        parser_class=Parser,
+        parser_kwargs={"parser_mode": mode, **{verb: {"parser_mode": mode} for verb in VERBS}},
         auto_configure_optimizers=False,
         run=run,
         args=list(args) if args is not None else None,

@@ -5,11 +5,12 @@ At any moment the final path holds what it held before, or the complete new file
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import uproot
 from calorefine.errors import ConfigError, FileError
 from calorefine.io.provenance import PROVENANCE, stamped
 from calorefine.io.sources import TreeFormat, row_type
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TORCH_REFUSED = ("PytorchStreamWriter", "inline_container", "iostream error")  # torch tells no number
 
 
 @contextmanager
@@ -33,22 +37,68 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises:
         ConfigError: the file exists and may not be replaced.
-        FileError: its folder doesn't exist, or it is a folder itself.
+        FileError: its folder doesn't exist, or it is a folder itself, or it can't be written there: no permission, a
+            full disk.
     """
+    beside = _beside(path)
+    try:
+        with naming(path):
+            _claim(path, overwrite=overwrite)
+            yield beside
+            if path.exists():
+                shutil.copymode(path, beside)
+            beside.replace(path)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def check_outputs(*paths: Path, overwrite: bool) -> None:
+    """Refuse, before the work begins, files that couldn't be written at its end.
+
+    Raises:
+        ConfigError, FileError: as by `replacing`.
+    """
+    for path in paths:
+        with naming(path):
+            _claim(path, overwrite=overwrite)
+            _beside(path).unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def _claim(path: Path, *, overwrite: bool) -> None:
+    """Create the file beside `path`, if it may be written there."""
     if path.is_dir():
         raise FileError(f"{path}: is a folder, expected the name of a file")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: exists already; choose another output, or replace it with --overwrite true")
     if not path.parent.is_dir():
         raise FileError(f"{path}: there is no folder '{path.parent}'; create it first")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _beside(path).touch()
+
+
+@contextmanager
+def naming(output: Path) -> Iterator[None]:
+    """Name the output where the system refuses to write it.
+
+    Args:
+        output: file or folder that is written in the block.
+
+    Raises:
+        FileError: no permission, a folder that can't be written to, a full disk.
+    """
     try:
-        yield beside
-        if path.exists():
-            shutil.copymode(path, beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:
+        number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+        elsewhere = file is not None and Path(file) not in (output, _beside(output), output.parent)
+        if elsewhere or not (number in REFUSED or any(text in str(error) for text in TORCH_REFUSED)):
+            raise
+        reason = os.strerror(number) if number else "is the disk full?"
+        raise FileError(f"{output}: can't be written: {reason}; expected a place with room and permission") from error
 
 
 def not_an_input(output: Path, inputs: Iterable[Path]) -> None:

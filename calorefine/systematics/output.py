@@ -85,8 +85,7 @@ def save(
     fit = fit or Fit()
     for name in systematics.bins:
         require_folder_name(name)
-    stem = output.with_suffix("") if output.suffix in SUFFIXES else output
-    paths = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
+    paths = output_paths(output)
     parts = systematics.components(fraction=fraction)
     channels, notes = fragment(systematics, parts, fit)
     described = _provenance(systematics, parts, fraction, [*systematics.notes, *notes], provenance or {})
@@ -105,6 +104,12 @@ def save(
         with beside[2].open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **_arrays(systematics, parts, described))
     return Saved(paths[0], paths[1], paths[2], len(parts.components), described["notes"])
+
+
+def output_paths(output: Path) -> list[Path]:
+    """The three files of an output without suffix; the suffix of one of them is dropped."""
+    stem = output.with_suffix("") if output.suffix in SUFFIXES else output
+    return [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
 
 
 def _provenance(

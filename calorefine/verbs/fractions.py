@@ -10,6 +10,7 @@ from calorefine.io.chunks import NonFinite
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import recorded
 from calorefine.io.sources import Source, TreeFormat
+from calorefine.io.writer import check_outputs
 from calorefine.weights.factorization import tests_table
 from calorefine.weights.fractions import LabelFractions, LabelProbabilities
 from calorefine.weights.source import Dependence, WeightSource
@@ -61,6 +62,8 @@ def fractions_file(
     Raises:
         CalorefineError: bad input, samples that can't separate the species, or that disagree with their fractions.
     """
+    target = Path(output)
+    check_outputs(target, target.with_suffix(".json"), overwrite=overwrite)
     source = WeightedInput(
         _samples(files, tree, weights), columns, weights, nonfinite, numbered=isinstance(files, dict)
     )
@@ -68,10 +71,10 @@ def fractions_file(
     bootstrap = Replicas(weights, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
     tests = weights.check(bootstrap.nominal, table, columns.totals(table), dependence=dependence)
     content = bootstrap.nominal.to_dict() | {"consistency": [vars(r) for r in tests]}
-    written = WeightedOutput("fractions", "w_", Path(output), content, {}, tree_format, overwrite)
+    written = WeightedOutput("fractions", "w_", target, content, {}, tree_format, overwrite)
     lines = tests_table(TITLE, tests) if tests else []
     branches = written.write(source, bootstrap, {})
-    return WeightsSummary(Path(output), bootstrap.nominal, branches, [*lines, *bootstrap.lines()])
+    return WeightsSummary(target, bootstrap.nominal, branches, [*lines, *bootstrap.lines()])
 
 
 def _samples(

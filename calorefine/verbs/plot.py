@@ -9,7 +9,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 from calorefine.errors import ConfigError, nearest
 from calorefine.io.provenance import recorded
 from calorefine.io.sample import WeightedFiles
-from calorefine.io.writer import replacing
+from calorefine.io.writer import check_outputs, replacing
 from calorefine.pages.validation import overlay_figure
 from calorefine.twosample.context_check import warn_of_file_contexts
 from calorefine.twosample.overlay import overlay
@@ -50,6 +50,7 @@ def plot_files(
     if bins < 1:
         raise ConfigError(f"bins: {bins} found, expected at least 1")
     picture = _format(Path(output))
+    check_outputs(Path(output), overwrite=overwrite)
     files = generated.within(tree), reference.within(tree)
     names = features or list(files[0].provenance.get("columns", {}).get("features", {}))
     if not names:

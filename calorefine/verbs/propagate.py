@@ -15,6 +15,7 @@ from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.reductions import branches
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
+from calorefine.io.writer import check_outputs
 from calorefine.observables import Measured, Observable
 from calorefine.reweighting.resolved import resolved
 from calorefine.stats import FloatArray
@@ -24,7 +25,7 @@ from calorefine.systematics.bias import Bias, inflate, with_bias
 from calorefine.systematics.closure import Closure, at_totals, residual, totals_of
 from calorefine.systematics.equivalent_events import Power, power
 from calorefine.systematics.histfactory import Fit
-from calorefine.systematics.output import Saved, save
+from calorefine.systematics.output import Saved, output_paths, save
 from calorefine.systematics.sources import AlternativesRule
 from calorefine.systematics.systematics import Systematics
 from calorefine.systematics.variations import Noise, Variables, Variations, bins_of
@@ -134,6 +135,7 @@ def propagate_files(
     if inflated != "no" and truth is None:
         raise ConfigError(f"inflated: {inflated} found without truth, expected events that tell by how much")
     replicated = {name: given for name, given in (("calibration", calibration), ("training", training)) if given}
+    check_outputs(*output_paths(Path(output)), overwrite=overwrite)
     variables = Variables(open_source(nominal, tree), observables, weight, replicated | (alternatives or {}))
     measured, rows = variables.nominal, variables.rows
     lines = _outside(measured, outside)

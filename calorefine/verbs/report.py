@@ -13,6 +13,7 @@ from calorefine.errors import ConfigError, FileError, nearest
 from calorefine.io.provenance import PROVENANCE_FILE, digest, read_provenance, recorded
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import expanded
+from calorefine.io.writer import check_outputs
 from calorefine.pages.bias import bias_section
 from calorefine.pages.ensemble import ensemble_section
 from calorefine.pages.features import features_section
@@ -110,6 +111,7 @@ def report_files(
     target = Path(output)
     if target.suffix != ".html":
         raise ConfigError(f"output: {output} found, expected a name that ends in .html")
+    check_outputs(target, overwrite=overwrite)
     if truth and not systematics:
         raise ConfigError("truth: given without systematics, expected the .npz file of 'calorefine propagate' as well")
     if weighted and weighted.weight == "none":

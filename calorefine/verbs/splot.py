@@ -10,6 +10,7 @@ from calorefine.io.chunks import NonFinite
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
+from calorefine.io.writer import check_outputs
 from calorefine.pages.figures.spectator import fit_figure
 from calorefine.weights.factorization import FactorizationResult, tests_table
 from calorefine.weights.source import Dependence
@@ -65,6 +66,8 @@ def splot_file(
     Warns:
         FactorizationWarning: the spectator's shape depends on a column.
     """
+    target = Path(output)
+    check_outputs(target, target.with_suffix(".json"), _picture(target, 0), overwrite=overwrite)
     source = WeightedInput([open_source(files, tree)], columns, splot, nonfinite)
     table, key = source.read()
     bootstrap = Replicas(splot, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
@@ -80,11 +83,11 @@ def splot_file(
         alternative = other.to_dict() | {"factorization": [vars(r) for r in found]}
         content.setdefault("alternatives", {})[name] = alternative
     titles = fit.bins.labels if fit.bins.edges else [""]
-    pictures = {_picture(Path(output), n): fit_figure(part, title=titles[n]) for n, part in enumerate(fit.fits)}
+    pictures = {_picture(target, n): fit_figure(part, title=titles[n]) for n, part in enumerate(fit.fits)}
     lines = [*tests_table(TITLE, tests), *_alternatives_table(fit, others), *bootstrap.lines()]
     lines += [f"WARNING: {text}" for text in fit.warnings]
-    written = WeightedOutput("splot", "sw_", Path(output), content, pictures, tree_format, overwrite)
-    return WeightsSummary(Path(output), fit, written.write(source, bootstrap, others), lines, tests, list(pictures))
+    written = WeightedOutput("splot", "sw_", target, content, pictures, tree_format, overwrite)
+    return WeightsSummary(target, fit, written.write(source, bootstrap, others), lines, tests, list(pictures))
 
 
 def _tested(

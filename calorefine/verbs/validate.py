@@ -29,7 +29,7 @@ from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.io.provenance import made_by, recorded, write_json
 from calorefine.io.sample import SampleRows, WeightedFiles
-from calorefine.io.writer import replacing
+from calorefine.io.writer import check_outputs, replacing
 from calorefine.pages.validation import efficiency_figure, overlay_figure, widths_figure
 from calorefine.twosample.context_check import warn_of_contexts
 from calorefine.twosample.overlay import overlay
@@ -78,6 +78,7 @@ def validate_files(
     """
     if Path(output).suffix != ".json":
         raise ConfigError(f"output: {output} found, expected a name that ends in .json; pictures go beside it")
+    check_outputs(Path(output), overwrite=overwrite)
     files = generated.within(tree), reference.within(tree)
     samples = read_samples(*files, columns=columns)
     warn_of_contexts(samples, (generated.weight, reference.weight))
