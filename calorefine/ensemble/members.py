@@ -93,7 +93,9 @@ def planned(replicas: int, seeds: int) -> list[Member]:
 
 def differs(record: Mapping[str, Any], expected: Mapping[str, str | None]) -> str:
     """In what a member was trained otherwise than expected, by the digests that are `SHARED`; nothing if in none."""
-    return next((SHARED[key] for key, value in expected.items() if record.get(key) != value), "")
+    different = [key for key, value in expected.items() if record.get(key) != value]
+    told = "" if not different or different[0] in record else " (its record doesn't tell which)"
+    return f"{SHARED[different[0]]}{told}" if different else ""
 
 
 @dataclass(frozen=True)

@@ -267,11 +267,16 @@ def test_an_unrecorded_training_on_other_data_is_not_taken_up(tmp_path, small, v
 def test_members_that_do_not_belong_together_are_named(tmp_path, small):
     calorefine([*small, "--replicas", "1"])
     record, folder = tmp_path / "e" / "replica_001" / "member.json", tmp_path / "e"
-    content = json.loads(record.read_text())
+    whole = record.read_text()
+    content = json.loads(whole)
     record.write_text(json.dumps(content | {"data_sha256": "0"}))
     with pytest.raises(ConfigError, match=r"'replica_001' was trained on other data than 'nominal'"):
         Ensemble.load(folder)
+    del content["data_sha256"]
     record.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"replica_001: was trained on other data \(its record doesn't tell which\)"):
+        calorefine([*small, "--replicas", "2"])
+    record.write_text(whole)
     shutil.copy(folder / "nominal" / "best.ckpt", folder / "replica_001" / "best.ckpt")
     with pytest.raises(ConfigError, match=r"replica_001/best\.ckpt: has SHA-256 .*expected .* as in member\.json"):
         Ensemble.load(folder).checkpoint("replica_001")
