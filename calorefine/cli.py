@@ -13,6 +13,7 @@ import argparse
 import ast
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from calorefine.errors import CalorefineError, ConfigError, Stopped, nearest, without_hints
+from calorefine.errors import CalorefineError, CalorefineNote, ConfigError, Stopped, nearest, without_hints
 
 LIGHTNING_VERBS = ("fit", "test", "predict")  # forwarded; `lightning validate` is only there
 VERBS: dict[str, tuple[str, str]] = {
@@ -150,6 +151,17 @@ def _on_purpose(error: BaseException | None) -> CalorefineError | None:
     return None
 
 
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,  # noqa: ARG001  # fixed by Python
+    lineno: int,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> str:
+    """A warning, or a note, without the code that gave it."""
+    return f"{'note' if issubclass(category, CalorefineNote) else 'warning'}: {message}\n"
+
+
 def _report(run: Callable[[], Any]) -> None:
     """Run a command; print its result if it has a text of its own, or its error without a traceback.
 
@@ -160,6 +172,7 @@ def _report(run: Callable[[], Any]) -> None:
     if "" not in sys.path:
         sys.path.append("")
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.formatwarning = _one_line
     try:
         result = run()
     except (KeyboardInterrupt, SystemExit) as end:

@@ -96,6 +96,10 @@ class CalorefineWarning(UserWarning):
     """Base of all warnings."""
 
 
+class CalorefineNote(CalorefineWarning):
+    """What is worth knowing, and as it should be."""
+
+
 class KeyWarning(CalorefineWarning):
     """Events are identified by file and row only."""
 

@@ -24,7 +24,7 @@ from calorefine.data.preprocessing import Preprocessing
 from calorefine.data.remarks import remarks
 from calorefine.data.support import Support
 from calorefine.ddp import Ranks
-from calorefine.errors import ColumnWarning, ConfigError, EmptySelectionError, ValueRangeError
+from calorefine.errors import CalorefineNote, ColumnWarning, ConfigError, EmptySelectionError, ValueRangeError
 from calorefine.events import Columns, Events
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
@@ -169,12 +169,13 @@ class EventDataModule(pl.LightningDataModule):
         """Read, weight, split and preprocess the events; done once."""
         if self.prepared is not None:
             return
-        events, signed = self._read()
+        events, signed, used = self._read()
         held_out = self._held_out(events)
-        self.epoch = self._epoch(int(np.sum(~held_out)))
-        train, validation = ~held_out, held_out
-        if self.replica.index:
-            train, validation = (counted(events, *part) for part in ((train, self.epoch.n_events), (validation, 2)))
+        if not used.all() and self.replica.index == 0:
+            text = f"{np.sum(~used)} of {len(used)} events have weight 0; they are left out of the training"
+            warnings.warn(f"{self.source}: {text}", CalorefineNote, stacklevel=2)
+        self.epoch = self._epoch(int(np.sum(used & ~held_out)))
+        train, validation = (counted(events, *part) for part in ((~held_out, self.epoch.n_events), (held_out, 2)))
         self.train, self.validation = events.take(train), events.take(validation)
         self.n_eff_signed = stats.n_eff(signed[~held_out])
         try:
@@ -196,8 +197,11 @@ class EventDataModule(pl.LightningDataModule):
         """
         return self._read()[0]
 
-    def _read(self) -> tuple[Events, NDArray[np.float64]]:
-        """Events, and their weights (n,) before positive ones are made of them, bootstrap counts included."""
+    def _read(self) -> tuple[Events, NDArray[np.float64], NDArray[np.bool_]]:
+        """Events, their weights (n,) before positive ones are made of them, and whether (n,) these are not 0.
+
+        Bootstrap counts are included in both weights; an event that a replica doesn't count has a weight nevertheless.
+        """
         table, key, event_key = self._rows = self._rows or self._read_rows()
         block_key = self.columns.bootstrap_key(table, event_key)
         self.columns = self.columns.centered(table)
@@ -215,7 +219,7 @@ class EventDataModule(pl.LightningDataModule):
             events = Events(x, context, weight, key, event_key)
             self.positive_result = self.positive.fit(events, multiplicity=counts, names=names, arrays=arrays)
             weight = self.positive_result.weight
-        return Events(x, context, counts * weight, key, event_key), signed
+        return Events(x, context, counts * weight, key, event_key), signed, weight != 0
 
     def _read_rows(self) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
         """Columns (n,), keys (n,) and event keys (n,) of the selected rows."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -21,10 +23,12 @@ from calorefine.errors import TrainingError
 from calorefine.events import Columns
 from calorefine.fit.progress import progress
 from calorefine.fit.resume import OPTIONS_KEY, options
+from calorefine.io.reductions import branches
 from calorefine.models.base import GenerativeModel
 from calorefine.nets import n_parameters
 
 LARGEST_DISTANCE = 3.0  # in standard errors
+NEGATIVE = "a distance below 0 is a fluctuation: the estimate has no bias, and is about 0 where nothing differs"
 
 
 def new_run_dir(root: Path, name: str) -> Path:
@@ -150,6 +154,8 @@ class RunSummary(pl.Callback):
         if not checkpoint.is_file():
             msg = f"{self.run_dir}: training ended within its first epoch, and left no checkpoint; expected more time"
             raise TrainingError(msg)
+        check = _check(trainer, pl_module, checkpoint)
+        below = pl_module.validated_by == "energy distance" and score is not None and score < 0
         rows = {
             "model": f"{type(pl_module).__name__}, {n_parameters(pl_module):,} trainable parameters",
             "data": f"{', '.join(data['files'])}: {data['n_train']} training, {data['n_validation']} held-out events",
@@ -159,13 +165,25 @@ class RunSummary(pl.Callback):
             "precision": _offsets(Columns.from_dict(spec["columns"])),
             "training": f"{trainer.current_epoch} epochs in {time.perf_counter() - self.start:.0f} s",
             "validation": f"{distance} ({pl_module.validated_by} of held-out events, chosen checkpoint)",
-            "check": _check(trainer, pl_module, checkpoint),
+            "check": check,
             "checkpoint": checkpoint,
-            "next": f"calorefine sample --checkpoint {checkpoint} --conditions FILE.root --output generated.root",
+            "note": NEGATIVE if below or "events -" in check else "",
+            "next": _next(trainer, spec, checkpoint),
         }
         self.text = "\n".join(f"{name:>10}  {value}" for name, value in rows.items() if value)
         (self.run_dir / "summary.txt").write_text(self.text + "\n")
         trainer.print(f"\n{self.text}")
+
+
+def _next(trainer: pl.Trainer, spec: dict[str, Any], checkpoint: str | Path) -> str:
+    """The command that generates events at the conditions of the training sample, with the branches that tell them."""
+    source, columns = trainer.datamodule.source, Columns.from_dict(spec["columns"])  # type: ignore[attr-defined]
+    context = [name for text in columns.expressions("context").values() for name in branches(text)]
+    generated = {*map(columns.branch, columns.features), "in_domain", "copy"}
+    carried = [name for name in dict.fromkeys([*columns.key_branches, *context]) if name not in generated]
+    words = ["calorefine", "sample", "--checkpoint", str(checkpoint), "--tree", source.tree, "--conditions"]
+    files = str(source.paths[0]) if len(source.paths) == 1 else json.dumps(list(map(str, source.paths)))
+    return shlex.join([*words, files, "--output", "generated.root", "--pass_through", ",".join(carried)])
 
 
 def _check(trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Path) -> str:

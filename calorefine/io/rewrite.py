@@ -19,7 +19,7 @@ import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stu
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import BranchError, CalorefineWarning, ConfigError, EmptySelectionError
+from calorefine.errors import BranchError, CalorefineNote, ConfigError, EmptySelectionError
 from calorefine.events import in_collection
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request
 from calorefine.io.provenance import PROVENANCE
@@ -183,5 +183,5 @@ def _kept(sources: Sequence[Source], kinds: Sequence[Content], *, complete: bool
         if complete:
             raise BranchError(f"{msg} {holds} and would be lost in place; give an output instead of --in_place true")
         text = f"{msg} left out: {holds}" if len(kinds) == 1 else f"{msg} {holds}; they are left out"
-        warnings.warn(text, CalorefineWarning, stacklevel=4)
+        warnings.warn(text, CalorefineNote, stacklevel=4)
     return kept

@@ -180,7 +180,7 @@ def compare_models(
             rows.append(_row(name, Simulator.load(checkpoint), validations[name], seconds, reference.source))
         result = ModelComparison(target, _floor(validations), rows)
         title = f"Generators against {first_three([path.name for path in reference.source.paths])}"
-        write_page(page, title, sections=_sections(result, validations), lead=result.floor)
+        write_page(page, title, sections=_sections(result, validations), lead=result.floor, overwrite=True)
         markdown.write_text(result.markdown(), encoding="utf-8")
         write_json(numbers, {"generators": [asdict(row) for row in rows], "provenance": made_by()})
     return result

@@ -26,6 +26,7 @@ from calorefine.ensemble.members import RECORD, Ensemble, Member, alike, planned
 from calorefine.ensemble.price import Price, price
 from calorefine.ensemble.train import Recipe, require_same, train_members
 from calorefine.errors import ConfigError, TrainingError
+from calorefine.fit.runs import NEGATIVE
 from calorefine.io.lock import locked
 from calorefine.io.provenance import PROVENANCE_FILE, made_by, recorded, write_json
 from calorefine.io.writer import replacing
@@ -61,6 +62,8 @@ class EnsembleSummary:
             f"energy distance from held-out events: {_range([record['distance'] for record in records])}, "
             f"each +- {_range([record['distance_error'] for record in records])}",
         ]
+        if any(record["distance"] < 0 for record in records):
+            lines.append(f"note: {NEGATIVE}")
         if failed:
             lines.append(f"WARNING: {', '.join(failed)}: events differ from held-out ones: not trained well")
         if replicas == 1:

@@ -62,7 +62,7 @@ def sample_file(
     checkpoint: str,
     conditions: str | list[str],
     output: str,
-    tree: str = "events",
+    tree: str | None = None,
     seed: int = 0,
     n_per_event: int = 1,
     pass_through: str | list[str] = "",
@@ -82,7 +82,7 @@ def sample_file(
         conditions: ROOT files with the context columns; a path, a glob, or a list.  If the simulator was trained on a
             collection (Electron), each entry of its lists is a condition, and the output holds lists as long as those.
         output: the ROOT file to write.
-        tree: name of the tree, in the conditions and in the output.
+        tree: name of the tree, in the conditions and in the output; that of the training sample, if left out.
         seed: seed of the latent noise.
         n_per_event: how many events to generate at each condition.
         pass_through: branches to copy, fixed-size arrays as well and, with a collection, lists; as a list or separated
@@ -104,7 +104,7 @@ def sample_file(
     columns = _columns(simulator.columns, context, key)
     if columns.collection and n_per_event > 1:
         raise ConfigError(f"n_per_event: {n_per_event} found, expected 1 for the entries of '{columns.collection}'")
-    sample = WeightedFiles(conditions, tree)
+    sample = WeightedFiles(conditions, tree or simulator.spec["provenance"].get("tree", "events"))
     if not columns.key:
         warn_of_row_keys(sample.source)
     corrections = [Path(reweighter)] if reweighter else []

@@ -77,7 +77,7 @@ def weights_report(
         report = _report(target, source, columns, weights, splot, nonfinite)
         write_json(numbers, report.to_dict() | {"provenance": made_by()})
         title = f"Weights of {first_three(report.files)}"
-        write_page(page, title, sections=weights_sections(report, columns), lead=lead(report))
+        write_page(page, title, sections=weights_sections(report, columns), lead=lead(report), overwrite=True)
     return report
 
 
