@@ -67,10 +67,8 @@ def dominant(events: Events, columns: Columns) -> str | None:
         return None
     names = [*columns.feature_names, *columns.context_names][:MOST_NAMED]
     values = ", ".join(f"{name} = {value:.6g}" for name, value in zip(names, events.table[row], strict=False))
-    text = (
-        f"one event, with weight {events.weight[row]:.3g} and {values}, has {squares[row] / squares.sum():.0%} of the "
-    )
-    text += f"sum of squared weights: the {len(events)} training events count as {n_eff(events.weight):.1f}"
+    text = f"one event, with weight {events.weight[row]:.3g} and {values}, has {squares[row] / squares.sum():.1%} of "
+    text += f"the sum of squared weights: {len(events)} events count as {n_eff(events.weight):.1f}"
     return f"{text}; check that weight, or cut the event away"
 
 
