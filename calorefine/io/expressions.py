@@ -148,6 +148,7 @@ def parsing(text: str) -> Iterator[None]:
         yield
     except SyntaxError as error:
         msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
+        msg += "; for a choice write where(condition, a, b)" if "?" in text else ""
         raise ExpressionError(msg) from error
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
@@ -226,6 +227,10 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
             is_operator = isinstance(node, ast.operator | ast.cmpop)
             what = type(node).__name__ if is_operator else f"'{readable(ast.unparse(node))}'"
             hint = "; write ** for powers" if isinstance(node, ast.BitXor) else ""
+            hint = "; write where(condition, a, b)" if isinstance(node, ast.IfExp) else hint
+            hint = (
+                "; of arrays write one entry, from 0, as in v[3]" if isinstance(node, ast.Subscript) else hint
+            )
             hint = '; text is compared with a branch, as in label == "TT"' if _is_text(node) else hint
             raise ExpressionError(
                 f"expression '{text}': {what} is not understood{hint}; expected arithmetic, comparisons, &&, ||, !, "
@@ -326,7 +331,9 @@ def _evaluated(text: str, table: Arrays) -> NDArray[Any]:
     try:
         return np.asarray(numexpr.evaluate(expression, local_dict=arrays, global_dict={}, sanitize=False))
     except (ValueError, TypeError, KeyError, NotImplementedError, ArithmeticError) as error:
-        raise ExpressionError(f"expression '{text}' can't be evaluated: {readable(str(error))}") from error
+        is_bits = re.search(r"'(and|or|invert)_", str(error))
+        hint = "; &, | and ~ act on conditions, and the bit of value 4 is floor(flags / 4) % 2" if is_bits else ""
+        raise ExpressionError(f"expression '{text}' can't be evaluated: {readable(str(error))}{hint}") from error
 
 
 def _widen(name: str, table: Arrays, text: str) -> NDArray[Any]:

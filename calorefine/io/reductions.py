@@ -285,7 +285,9 @@ def _counts(reduction: Reduction, table: Branches) -> NDArray[np.int64]:
         if absent := [name for name in names if name not in table]:
             hint = nearest(absent[0], table)
             raise BranchError(f"'{reduction.text}' needs a branch '{absent[0]}', which isn't there{hint}")
-        raise BranchError(f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one")
+        msg = f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one"
+        two = reduction.function in ("max", "min") and reduction.selected
+        raise BranchError(msg + ("; of two numbers write where(a > b, a, b)" if two else ""))
     _require_equal(f"'{reduction.text}'", lists)
     return next(iter(lists.values()))
 

@@ -61,7 +61,7 @@ class Source(ABC):
     """One or more files with the same table.
 
     Args:
-        files: a path, a glob, or a list of both.
+        files: a path, a glob (`**` for folders of any depth), or a list of both; `~` and `$VARIABLE` expand.
         tree: name of the table, with its folder in the file if it has one.
 
     Raises:
