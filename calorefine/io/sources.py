@@ -23,7 +23,7 @@ import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
-from calorefine.io.expressions import ENTRY, TEXT
+from calorefine.io.names import ENTRY, TEXT
 from calorefine.text import first_three
 
 TreeFormat = Literal["ttree", "rntuple"]
