@@ -47,7 +47,7 @@ class Prepared:
         features: preprocessing of x.
         context: preprocessing of the encoded context.
         domain: (c, 2) smallest and largest training value of each encoded context column.
-        mean_weight: mean weight of the training events in batches.
+        mean_weight: mean weight of the training events, in batches.
         provenance: source, number of events, sums of weights, digest: plain containers.
         support: which combinations of the context training events have, if that is known.
     """
@@ -383,10 +383,10 @@ class EventDataModule(pl.LightningDataModule):
     def _batch_weight(self, events: Events) -> NDArray[np.float32]:
         """Weights (n,) whose mean over the training events is about 1, so that squares fit in single precision.
 
-        They are divided by a power of 2, which changes no other digit.
+        They are divided by a power of 2, which changes no other digit; those of usual size stay as they are.
         """
         mean = stats.sum_w(self.train.weight) / len(self.train)
-        return (events.weight * 2.0 ** -np.round(np.log2(mean))).astype(np.float32)
+        return (events.weight * 2.0 ** (-16 * np.round(np.log2(mean) / 16))).astype(np.float32)
 
 
 def digest_of_events(events: Events) -> str:
