@@ -21,10 +21,17 @@ from calorefine import keys, stats
 from calorefine.data.batches import Batch, BatchDataset, Epoch, ShuffledBatches, counted
 from calorefine.data.column_transforms import ColumnTransforms, Conditions, row_blocks
 from calorefine.data.preprocessing import Preprocessing
-from calorefine.data.remarks import remarks
+from calorefine.data.remarks import dominant, remarks
 from calorefine.data.support import Support
 from calorefine.ddp import Ranks
-from calorefine.errors import CalorefineNote, ColumnWarning, ConfigError, EmptySelectionError, ValueRangeError
+from calorefine.errors import (
+    CalorefineNote,
+    CalorefineWarning,
+    ColumnWarning,
+    ConfigError,
+    EmptySelectionError,
+    ValueRangeError,
+)
 from calorefine.events import Columns, Events
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
@@ -47,7 +54,7 @@ class Prepared:
         features: preprocessing of x.
         context: preprocessing of the encoded context.
         domain: (c, 2) smallest and largest training value of each encoded context column.
-        mean_weight: mean weight of the training events.
+        mean_weight: mean weight of the training events, in batches.
         provenance: source, number of events, sums of weights, digest: plain containers.
         support: which combinations of the context training events have, if that is known.
     """
@@ -184,6 +191,10 @@ class EventDataModule(pl.LightningDataModule):
             if self.replica.index == 0:
                 raise
             raise ValueRangeError(f"replica {self.replica.index}, of the events that it counts: {error}") from error
+        for what, part in (("training", self.train), ("held-out", self.validation)):
+            if text := dominant(part, self.columns):
+                where = f"{self.source}, weights '{self._weight_name()}', {what} events"
+                warnings.warn(f"{where}: {text}", CalorefineWarning, stacklevel=2)
         for text in remarks(self.train, self.columns) if self.replica.index == 0 else ():
             warnings.warn(f"{self.source}: {text}", ColumnWarning, stacklevel=2)
         self._train_set = self._to_network(self.train, self.prepared)
@@ -297,7 +308,7 @@ class EventDataModule(pl.LightningDataModule):
 
     def _held_out_loader(self, order: NDArray[np.int64]) -> DataLoader[Batch]:
         held_out = self.validation
-        arrays = (held_out.x, held_out.context, held_out.weight.astype(np.float32))
+        arrays = (held_out.x, held_out.context, self._batch_weight(held_out))
         dataset = BatchDataset(Batch(*(torch.from_numpy(array) for array in arrays)))
         return DataLoader(dataset, sampler=[torch.from_numpy(order)], batch_size=None)
 
@@ -349,7 +360,7 @@ class EventDataModule(pl.LightningDataModule):
             features=copy.deepcopy(self.preprocessing).fit(train.x, train.weight, columns.feature_columns),
             context=Conditions().fit(train.context, train.weight, columns.context_columns),
             domain=domain,
-            mean_weight=stats.sum_w(train.weight) / len(train),
+            mean_weight=float(self._batch_weight(train).mean(dtype=np.float64)),
             provenance=self._provenance(),
             support=Support.fit(train.context, signed, train.event_key, columns),
         )
@@ -383,8 +394,16 @@ class EventDataModule(pl.LightningDataModule):
             for rows in row_blocks(len(events), module.n_columns):
                 out[rows] = module(torch.from_numpy(values[rows])).numpy()
             arrays.append(torch.from_numpy(out))
-        arrays.append(torch.from_numpy(events.weight.astype(np.float32)))
+        arrays.append(torch.from_numpy(self._batch_weight(events)))
         return BatchDataset(Batch(*arrays))
+
+    def _batch_weight(self, events: Events) -> NDArray[np.float32]:
+        """Weights (n,) whose mean over the training events is about 1, so that squares fit in single precision.
+
+        They are divided by a power of 2, which changes no other digit; those of usual size stay as they are.
+        """
+        mean = stats.sum_w(self.train.weight) / len(self.train)
+        return (events.weight * 2.0 ** (-16 * np.round(np.log2(mean) / 16))).astype(np.float32)
 
 
 def digest_of_events(events: Events) -> str:

@@ -27,10 +27,10 @@ from scipy.spatial import KDTree
 from calorefine import keys
 from calorefine.data.knots import LEAST_ATOM
 from calorefine.events import Column, Columns, Events
-from calorefine.stats import FloatArray, sum_w2
+from calorefine.stats import FloatArray, n_eff, sum_w2
 
 MOST_EVENTS, HELD_OUT, EXACT = 20_000, 200, 3e-4
-MOST_TERMS = 60
+MOST_TERMS, MOST_NAMED = 60, 6
 VISIBLE = 100.0
 OUTERMOST, FADING, SIGNIFICANT = 0.05, 0.35, 3.0
 LEAST_EVENTS = 400
@@ -57,6 +57,19 @@ def remarks(events: Events, columns: Columns) -> list[str]:
         if name not in functions:
             texts += _integer(values, name, column) or _edges(values, used.weight, name, column)
     return texts
+
+
+def dominant(events: Events, columns: Columns) -> str | None:
+    """Say which event has more than half of the sum of squared weights, and thus determines n_eff; None if none has."""
+    squares = np.square(events.weight / np.abs(events.weight).max())
+    row = int(np.argmax(squares))
+    if len(events) < 2 or squares[row] <= 0.5 * squares.sum():
+        return None
+    names = [*columns.feature_names, *columns.context_names][:MOST_NAMED]
+    values = ", ".join(f"{name} = {value:.6g}" for name, value in zip(names, events.table[row], strict=False))
+    text = f"one event, with weight {events.weight[row]:.3g} and {values}, has {squares[row] / squares.sum():.1%} of "
+    text += f"the sum of squared weights: {len(events)} events count as {n_eff(events.weight):.1f}"
+    return f"{text}; check that weight, or cut the event away"
 
 
 def _integer(values: FloatArray, name: str, column: Column) -> list[str]:

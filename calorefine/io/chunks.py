@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from calorefine import keys
 from calorefine.errors import KeyColumnError
 from calorefine.events import Columns
-from calorefine.io import expressions, reductions
+from calorefine.io import expressions, names, reductions
 
 NonFinite = Literal["error", "drop"]
 Content = Literal["number", "array", "list"]
@@ -118,8 +118,8 @@ class Request:
 
     def exact(self, branches: Collection[str]) -> Request:
         """The same of files with these branches, whose names win over what an expression says (`K-pt`)."""
-        texts = {name: expressions.exact(text, branches) for name, text in self.expressions.items()}
-        return replace(self, expressions=texts, cut=self.cut and expressions.exact(self.cut, branches))
+        texts = {name: names.exact(text, branches) for name, text in self.expressions.items()}
+        return replace(self, expressions=texts, cut=self.cut and names.exact(self.cut, branches))
 
     def needed(self) -> dict[str, Content]:
         """Branches to read, and the most that each may hold for an event."""

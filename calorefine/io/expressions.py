@@ -11,10 +11,9 @@ All is evaluated in double precision; an integer that double precision can't hol
 from __future__ import annotations
 
 import ast
-import keyword
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Arrays
+from calorefine.io.names import identifier, mangled, readable
 
 FUNCTIONS = frozenset(
     [
@@ -82,14 +82,6 @@ _ALLOWED = (
     ast.GtE,
 )
 _LARGEST_EXACT = 2**53
-ENTRY, TEXT = re.compile(r"(.+)\[(\d+)\]"), re.compile(r'(.+) == "([^"]*)"')
-"""Names of one entry of an array and of a comparison with text, which sources make of other branches."""
-_BRANCH = re.compile(
-    r"""(?P<name>`[^`]+`|\b[^\W\d]\w*)(?:(?P<entry>\[\s*\d+\s*\])|\s*(?P<operator>==|!=)\s*(["'])(?P<text>[^"']*)\4)?"""
-)
-_MANGLED = re.compile(r"branch_([0-9a-f]+)__")
-_CONVERTED = re.compile(r"\((.*)\)( \* [\d.e+-]+)")
-"""An expression with a conversion of units, as `calorefine.events.Columns` writes it."""
 
 
 class _Logic(ast.NodeTransformer):
@@ -148,6 +140,7 @@ def parsing(text: str) -> Iterator[None]:
         yield
     except SyntaxError as error:
         msg = f"expression '{text}' can't be parsed: {error.msg} at character {error.offset}"
+        msg += "; for a choice write where(condition, a, b)" if "?" in text else ""
         raise ExpressionError(msg) from error
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
@@ -162,60 +155,6 @@ def _parse(text: str) -> tuple[str, tuple[str, ...]]:
         return ast.unparse(ast.fix_missing_locations(_Logic().visit(tree))), names
 
 
-def mangled(text: str) -> str:
-    """Write branches in back-quotes, entries of arrays and comparisons with text as identifiers.
-
-    So are names with letters outside ASCII, which Python would fold (the micro sign to a Greek letter).
-
-    >>> readable(mangled("`K-pt` > 1"))
-    'K-pt > 1'
-    """
-
-    def identifier(match: re.Match[str]) -> str:
-        name, entry, operator, value = match.group("name", "entry", "operator", "text")
-        branch = name.strip("`") + (re.sub(r"\s", "", entry) if entry else "")
-        if operator:
-            comparison = _identifier(f'{branch} == "{value}"')
-            return f"({'not ' * (operator == '!=')}{comparison})"
-        is_bare = branch == name and branch.isascii()
-        return branch if is_bare or is_plain(branch) else _identifier(branch)
-
-    return _BRANCH.sub(identifier, text)
-
-
-def is_plain(name: str) -> bool:
-    """Whether a branch of this name needs no back-quotes."""
-    return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
-
-
-def quoted(name: str) -> str:
-    """Name of a branch as an expression.
-
-    >>> quoted("pt"), quoted("E/p")
-    ('pt', '`E/p`')
-    """
-    return name if is_plain(name) else f"`{name}`"
-
-
-def exact(text: str, branches: Collection[str]) -> str:
-    """Put an expression in back-quotes if it is the name of one of these branches, which wins over what it says.
-
-    >>> exact("E/p", ["E", "p"]), exact("E/p", ["E", "p", "E/p"]), exact("(K-pt) * 0.001", ["K-pt"])
-    ('E/p', '`E/p`', '`K-pt` * 0.001')
-    """
-    name, factor = match.groups() if (match := _CONVERTED.fullmatch(text)) else (text.strip(), "")
-    return quoted(name) + factor if name in branches else text
-
-
-def _identifier(branch: str) -> str:
-    return f"branch_{branch.encode().hex()}__"
-
-
-def readable(text: str) -> str:
-    """Inverse of `mangled`, for names and messages."""
-    return _MANGLED.sub(lambda match: bytes.fromhex(match[1]).decode(), text)
-
-
 def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
     """Return the branches in an expression, after refusing all that is not arithmetic."""
     called = {id(node.func): node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -226,6 +165,8 @@ def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
             is_operator = isinstance(node, ast.operator | ast.cmpop)
             what = type(node).__name__ if is_operator else f"'{readable(ast.unparse(node))}'"
             hint = "; write ** for powers" if isinstance(node, ast.BitXor) else ""
+            hint = "; write where(condition, a, b)" if isinstance(node, ast.IfExp) else hint
+            hint = "; of arrays write one entry, from 0, as in v[3]" if isinstance(node, ast.Subscript) else hint
             hint = '; text is compared with a branch, as in label == "TT"' if _is_text(node) else hint
             raise ExpressionError(
                 f"expression '{text}': {what} is not understood{hint}; expected arithmetic, comparisons, &&, ||, !, "
@@ -320,13 +261,15 @@ def evaluate_plain(text: str, table: Arrays) -> NDArray[Any]:
 def _evaluated(text: str, table: Arrays) -> NDArray[Any]:
     """Evaluate in double precision, on arrays that broadcast."""
     expression, names = _parse(text)
-    arrays = {name if is_plain(name) else _identifier(name): _widen(name, table, text) for name in names}
+    arrays = {identifier(name): _widen(name, table, text) for name in names}
     if expression in arrays:
         return arrays[expression]
     try:
         return np.asarray(numexpr.evaluate(expression, local_dict=arrays, global_dict={}, sanitize=False))
     except (ValueError, TypeError, KeyError, NotImplementedError, ArithmeticError) as error:
-        raise ExpressionError(f"expression '{text}' can't be evaluated: {readable(str(error))}") from error
+        is_bits = re.search(r"'(and|or|invert)_", str(error))
+        hint = "; &, | and ~ act on conditions, and the bit of value 4 is floor(flags / 4) % 2" if is_bits else ""
+        raise ExpressionError(f"expression '{text}' can't be evaluated: {readable(str(error))}{hint}") from error
 
 
 def _widen(name: str, table: Arrays, text: str) -> NDArray[Any]:

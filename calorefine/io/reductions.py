@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ExpressionError, ValueRangeError, nearest
 from calorefine.io import expressions
+from calorefine.io.names import mangled, readable
 
 Branches = Mapping[str, Any]
 """Arrays (n,), fixed-size arrays (n, k) or awkward arrays (n, var) by branch."""
@@ -91,16 +92,16 @@ def _parse(text: str) -> Parsed:
         ExpressionError: it can't be parsed, or uses more than arithmetic and reductions.
     """
     if not _CALL.search(text):
-        return Parsed(expressions.readable(text), text, expressions.plain_branches(text), {})
+        return Parsed(readable(text), text, expressions.plain_branches(text), {})
     with expressions.parsing(text):
-        tree = ast.parse(expressions.as_python(expressions.mangled(text)), mode="eval")
+        tree = ast.parse(expressions.as_python(mangled(text)), mode="eval")
         taken = _TakeOut(text)
         outer = ast.unparse(taken.visit(tree))
     try:
         names = tuple(name for name in expressions.plain_branches(outer) if name not in taken.reductions)
     except ExpressionError as error:
         raise ExpressionError(_as_written(str(error), taken.reductions)) from error
-    return Parsed(expressions.readable(text), outer, names, taken.reductions)
+    return Parsed(readable(text), outer, names, taken.reductions)
 
 
 def _as_written(message: str, reductions: Mapping[str, Reduction]) -> str:
@@ -118,7 +119,7 @@ class _TakeOut(ast.NodeTransformer):
     """Replace each outermost reduction by a name."""
 
     def __init__(self, text: str) -> None:
-        self.text = expressions.readable(text)
+        self.text = readable(text)
         self.reductions: dict[str, Reduction] = {}
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -133,7 +134,7 @@ class _TakeOut(ast.NodeTransformer):
         return ast.Name(stand_in)
 
     def _reduction(self, name: str, node: ast.Call) -> Reduction:
-        written = expressions.readable(ast.unparse(node))
+        written = readable(ast.unparse(node))
         shown = f"expression '{self.text}': {written}"
         most = 3 if name in _WITH_FALLBACK else 2
         if node.keywords or not 1 <= len(node.args) <= most:
@@ -285,7 +286,9 @@ def _counts(reduction: Reduction, table: Branches) -> NDArray[np.int64]:
         if absent := [name for name in names if name not in table]:
             hint = nearest(absent[0], table)
             raise BranchError(f"'{reduction.text}' needs a branch '{absent[0]}', which isn't there{hint}")
-        raise BranchError(f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one")
+        msg = f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one"
+        two = reduction.function in ("max", "min") and reduction.selected
+        raise BranchError(msg + ("; of two numbers write where(a > b, a, b)" if two else ""))
     _require_equal(f"'{reduction.text}'", lists)
     return next(iter(lists.values()))
 

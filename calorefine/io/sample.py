@@ -15,8 +15,8 @@ from calorefine.errors import ConfigError, ExpressionError
 from calorefine.events import Columns, Events
 from calorefine.io import reductions
 from calorefine.io.chunks import Chunk, Request
-from calorefine.io.expressions import exact, quoted
 from calorefine.io.formats import open_source
+from calorefine.io.names import exact, quoted
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.io.table import read_table

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import glob
+import os
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -21,7 +23,7 @@ import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
-from calorefine.io.expressions import ENTRY, TEXT
+from calorefine.io.names import ENTRY, TEXT
 from calorefine.text import first_three
 
 TreeFormat = Literal["ttree", "rntuple"]
@@ -59,7 +61,7 @@ class Source(ABC):
     """One or more files with the same table.
 
     Args:
-        files: a path, a glob, or a list of both.
+        files: a path, a glob (`**` for folders of any depth), or a list of both; `~` and `$VARIABLE` expand.
         tree: name of the table, with its folder in the file if it has one.
 
     Raises:
@@ -243,13 +245,22 @@ def expanded(files: str | Path | Sequence[str] | Sequence[Path]) -> list[Path]:
     return paths
 
 
-def _expand(pattern: str) -> list[Path]:
-    """Return the files that a path or glob names, sorted.
+def _expand(given: str) -> list[Path]:
+    """Return the files that a path or glob names, sorted; `**` stands for folders of any depth.
 
     Raises:
-        FileError: there is none.
+        FileError: there is none, or it is somewhere else.
     """
-    paths = sorted(Path(name) for name in glob.glob(pattern)) if glob.has_magic(pattern) else [Path(pattern)]
+    if scheme := re.match(r"(\w+)://", given):
+        msg = f"{given}: files are read from local disks, not by {scheme[1]}; copy it first, as by xrdcp or curl"
+        raise FileError(f"{msg}, or mount the storage")
+    pattern = os.path.expandvars(Path(given).expanduser())
+    if unset := re.search(r"\$\{?(\w+)", pattern):
+        raise FileError(f"{given}: the environment variable '{unset[1]}' isn't set")
+    if "{" in pattern and not Path(pattern).exists():
+        raise FileError(f"{given}: braces don't expand here; list the files, or use * and ? in a pattern")
+    magic = glob.has_magic(pattern) and not Path(pattern).is_file()
+    paths = sorted(map(Path, glob.glob(pattern, recursive=True))) if magic else [Path(pattern)]
     existing = [path for path in paths if path.is_file()]
     if existing:
         return existing

@@ -68,8 +68,13 @@ class Measured:
     def notes(self) -> list[str]:
         """What a reader of the errors has to know."""
         lines = [f"errors by the sample's own statistics: {self.events}"]
-        for name in self.observables:
-            if n := int(self.unmoved[self.part(name)].sum()):
+        for name, observable in self.observables.items():
+            if self.entries[name].n_inside == 0:
+                low, high = observable.edge_array[[0, -1]]
+                what = f"'{observable.expression}' is in [{low:g}, {high:g}]"
+                what += f" with {observable.selection}" if observable.selection else ""
+                lines.append(f"WARNING: '{name}' has no events: none where {what}; check its edges and its unit")
+            elif n := int(self.unmoved[self.part(name)].sum()):
                 what = f"'{name}': {n} bins are empty, hold a single event, or all or none of their events pass; "
                 lines.append(f"{what}errors are of {UNSEEN:g} events of the mean weight that are not there")
         return lines

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from calorefine.errors import BranchError, ConfigError, KeyWarning, ValueRangeError
 from calorefine.io import reductions
 from calorefine.io.chunks import Content, require_integers
-from calorefine.io.expressions import exact
+from calorefine.io.names import exact
 from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.keys import KeyArray, combine, make_keys, stream

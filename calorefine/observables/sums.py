@@ -51,6 +51,11 @@ class Entries:
     overflow: Beyond
     n_off_grid: int
 
+    @property
+    def n_inside(self) -> int:
+        """Selected rows within the edges."""
+        return self.n_selected - self.underflow.n - self.overflow.n
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)

@@ -1,8 +1,8 @@
 r"""`systematics.json`: a fragment of a HistFactory workspace for pyhf, and entries for cabinetry.
 
 Channels are the observables whose values are sums of weights; efficiencies, means and normalized histograms have no
-Poisson likelihood and are left out, as is a histogram with a negative bin, which has none either.  Modifiers of the
-sample:
+Poisson likelihood and are left out, as is a histogram with a negative bin, which has none either, and one without
+events.  Modifiers of the sample:
 
 * `histosys` for a shape, under one name in all channels, so that the correlation between them is kept; `normsys`
   where it is a pure scale of the channel to 1e-3;
@@ -76,6 +76,8 @@ def fragment(systematics: Systematics, parts: Decomposition, fit: Fit) -> tuple[
         nominal = systematics.value_of(name)
         if not bins.counts:
             notes.append(f"'{name}' is not in the pyhf workspace: its values are not sums of weights")
+        elif not nominal.any():
+            notes.append(f"'{name}' is not in the pyhf workspace: it has no events")
         elif np.any(nominal < 0):
             notes.append(f"'{name}' is not in the pyhf workspace: {int(np.sum(nominal < 0))} bins are negative")
         else:

@@ -67,9 +67,9 @@ class PropagateSummary:
         lines = [f"{'relative error':<22}{'total':>13}{''.join(f'{name:>13}' for name in sources)}{'equivalent':>12}"]
         for name, equivalent in self.powers.items():
             errors = [self.systematics.relative_error(name, source) for source in (None, *sources)]
-            cells = "".join(f"{error:>12.2%} " for error in errors)
+            cells = "".join(f"{'-' if np.isnan(error) else f'{error:.2%}':>12} " for error in errors)
             present = equivalent.equivalent[equivalent.n_generated <= equivalent.n_eff][-1]
-            lines.append(f"{name:<22}{cells}{present:>12.0f}")
+            lines.append(f"{name:<22}{cells}{'-' if np.isnan(errors[0]) else f'{present:.0f}':>12}")
         lines += [f"{name} is a part of {source.part_of}" for name, source in sources.items() if source.part_of]
         plateaus = ", ".join(f"{name} {equivalent.plateau:.0f}" for name, equivalent in self.powers.items())
         last = "equivalent events: number of reference events with the same errors; with ever more generated events it "

@@ -274,3 +274,14 @@ def test_data_and_empty_bins_are_told(files):
     unit = found.systematics.errors("generated")[-1] / np.sqrt(1.5)
     assert 1 < unit < 4  # rows that an event has in a bin
     assert (low[-1], high[-1]) == pytest.approx((0, 1.841 * unit), rel=1e-3)
+
+
+def test_observable_without_events_is_named_and_left_out_of_the_workspace(files):
+    far = Histogram("x", edges=[50.0, 60.0, 70.0], selection="c > 0")
+    summary = propagated(files, observables=OBSERVABLES | {"far": far})
+    warning = "WARNING: 'far' has no events: none where 'x' is in [50, 70] with c > 0; check its edges and its unit"
+    assert warning in summary.lines
+    assert "nan" not in str(summary)
+    channels = json.loads((files / "s.json").read_text())["fragment"]["channels"]
+    assert [channel["name"] for channel in channels] == ["x"]
+    assert "'far' is not in the pyhf workspace: it has no events" in str(summary)
