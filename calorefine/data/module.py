@@ -192,9 +192,9 @@ class EventDataModule(pl.LightningDataModule):
                 raise
             raise ValueRangeError(f"replica {self.replica.index}, of the events that it counts: {error}") from error
         for what, part in (("training", self.train), ("held-out", self.validation)):
-            if text := dominant(part, self.columns):
+            if heaviest := dominant(part, self.columns):
                 where = f"{self.source}, weights '{self._weight_name()}', {what} events"
-                warnings.warn(f"{where}: {text}", CalorefineWarning, stacklevel=2)
+                warnings.warn(f"{where}: {heaviest}", CalorefineWarning, stacklevel=2)
         for text in remarks(self.train, self.columns) if self.replica.index == 0 else ():
             warnings.warn(f"{self.source}: {text}", ColumnWarning, stacklevel=2)
         self._train_set = self._to_network(self.train, self.prepared)
@@ -403,7 +403,8 @@ class EventDataModule(pl.LightningDataModule):
         They are divided by a power of 2, which changes no other digit; those of usual size stay as they are.
         """
         mean = stats.sum_w(self.train.weight) / len(self.train)
-        return (events.weight * 2.0 ** (-16 * np.round(np.log2(mean) / 16))).astype(np.float32)
+        scale = 2.0 ** (-16 * np.round(np.log2(mean) / 16))
+        return np.asarray(scale * events.weight, np.float32)
 
 
 def digest_of_events(events: Events) -> str:
