@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader
 
 from calorefine.errors import ConfigError, nearest
 
-KINDS = {
+VALUE_KINDS = {
     "int": "an integer",
     "float": "a number",
     "str": "text",
@@ -32,11 +32,11 @@ KINDS = {
     "tuple": "a list",
     "dict": "options by name",
 }
-UNKNOWN = r"(?:Option|does not accept option|unrecognized arguments:) (?:--)?'?([^'\s=]+)"
+NO_OPTION = r"(?:Option|does not accept option|unrecognized arguments:) (?:--)?'?([^'\s=]+)"
 NO_CLASS = r"Expected a dot import path string: (.+)|Import path (\S+) does not correspond to a subclass"
 UNION = r"Does not validate against any of .*?Errors:\n(.*?)\nGiven value type.*?\nGiven value: (.*)"
 TRAP = "; a name that YAML reads as something else (no, on, null, 1) is written in quotes"
-LONGEST = 80  # characters of a value that are shown
+LONGEST_VALUE = 80  # characters of a value that are shown
 
 
 @dataclass
@@ -77,7 +77,7 @@ def explained(message: str, parser: ArgumentParser) -> str:
     text = _innermost(message, refusal)
     if plain := re.search(r"unrecognized arguments: ([^-]\S*)", text):
         return f"'{plain[1]}' found where an option is expected, as in '-c {plain[1]}'"
-    if unknown := re.search(UNKNOWN, text):
+    if unknown := re.search(NO_OPTION, text):
         return _unknown(refusal, unknown[1])
     if missing := re.search(r"arguments are required: (.*)", text):
         names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in missing[1].split(", ")]
@@ -156,7 +156,7 @@ def _expected(refusal: Refusal) -> str:
     kinds: list[str] = []
     for reason in refusal.reasons:
         if kind := re.search(r"Expected an? <class '(\w+)'>", reason):
-            kinds.append(KINDS.get(kind[1], kind[1]))
+            kinds.append(VALUE_KINDS.get(kind[1], kind[1]))
         elif size := re.search(r"Expected a tuple with (\d+) elements", reason):
             kinds.append(f"a list of {size[1]}")
         elif choice := re.search(r"Expected a typing\.Literal\[(.*?)\]", reason):
@@ -207,7 +207,7 @@ def _prefixes(option: str) -> list[str]:
 def _short(value: str) -> str:
     """A value as it was found, on one line that isn't too long."""
     line = " ".join(value.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    return line if len(line) <= LONGEST_VALUE else f"{line[:LONGEST_VALUE]}..."
 
 
 def mode_of(name: str, load: Callable[..., Any]) -> str:

@@ -14,7 +14,7 @@ import yaml
 from calorefine.cli import calorefine
 from calorefine.errors import CalorefineNote
 from calorefine.fit.command import lightning
-from calorefine.fit.runs import NEGATIVE
+from calorefine.fit.runs import BELOW_ZERO
 
 COLUMNS = {
     "features": {"x": {}},
@@ -70,7 +70,7 @@ def test_negative_distances_are_explained(config):
         summary.best.best_model_path = ""
         (done.run_dir / "checkpoints" / "last.ckpt").unlink(missing_ok=True)  # no second distance
         summary.on_fit_end(done.trainer, done.model)
-        assert (NEGATIVE in summary.text) == (score < 0)
+        assert (BELOW_ZERO in summary.text) == (score < 0)
 
 
 def test_notes_and_warnings_are_lines():

@@ -26,17 +26,8 @@ from numpy.typing import NDArray
 from calorefine import keys
 from calorefine.errors import ConfigError, FitError
 from calorefine.events import Arrays, Columns
-from calorefine.reweighting.tilt import (
-    COPIES,
-    LEAST_SLOPE,
-    N_BINS,
-    Terms,
-    Tilt,
-    Weighted,
-    bin_edges,
-    indicators,
-    shift_coefficients,
-)
+from calorefine.reweighting.slopes import N_BINS, bin_edges, indicators
+from calorefine.reweighting.tilt import COPIES, LEAST_SLOPE, Terms, Tilt, Weighted, shift_coefficients
 from calorefine.simulator import Simulator
 from calorefine.stats import FloatArray
 

@@ -60,7 +60,7 @@ class Recipe:
         return sha256(command.parser.dump(command.config, skip_none=False).encode()).hexdigest()
 
 
-def require_same(recipe: Recipe, expected: Mapping[str, str]) -> None:
+def require_same_data(recipe: Recipe, expected: Mapping[str, str]) -> None:
     """Refuse a folder with members of another configuration or other data.
 
     Args:
@@ -102,7 +102,7 @@ def _train_group(recipe: Recipe, members: Sequence[Member]) -> None:
     identity = recipe.digest(command)
     data = _data(command.datamodule, members)
     shared = {"config_sha256": identity, "data_sha256": data[0].digest_of_rows()}
-    require_same(recipe, shared)
+    require_same_data(recipe, shared)
     seeds = [member.seed(command.config.seed_everything) for member in members]
     models = [untrained(command.model, own, seed) for own, seed in zip(data, seeds, strict=True)]
     unfinished = recipe.folder / "-".join([_unfinished(members), *(digits[:12] for digits in shared.values())])

@@ -23,7 +23,7 @@ from calorefine.io.writer import naming
 from calorefine.models.base import GenerativeModel
 from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
 
-VERBS = ("fit", "validate", "test", "predict")
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class Parser(OptionsParser, LightningArgumentParser):
@@ -173,7 +173,7 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
         save_config_callback=runs.SaveConfig,
         seed_everything_default=1,
         parser_class=Parser,
-        parser_kwargs={"parser_mode": mode, **{verb: {"parser_mode": mode} for verb in VERBS}},
+        parser_kwargs={"parser_mode": mode, **{verb: {"parser_mode": mode} for verb in SUBCOMMANDS}},
         auto_configure_optimizers=False,
         run=run,
         args=list(args) if args is not None else None,

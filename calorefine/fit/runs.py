@@ -28,7 +28,7 @@ from calorefine.models.base import GenerativeModel
 from calorefine.nets import n_parameters
 
 LARGEST_DISTANCE = 3.0  # in standard errors
-NEGATIVE = "a distance below 0 is a fluctuation: the estimate has no bias, and is about 0 where nothing differs"
+BELOW_ZERO = "a distance below 0 is a fluctuation: the estimate has no bias, and is about 0 where nothing differs"
 
 
 def new_run_dir(root: Path, name: str) -> Path:
@@ -167,7 +167,7 @@ class RunSummary(pl.Callback):
             "validation": f"{distance} ({pl_module.validated_by} of held-out events, chosen checkpoint)",
             "check": check,
             "checkpoint": checkpoint,
-            "note": NEGATIVE if below or "events -" in check else "",
+            "note": BELOW_ZERO if below or "events -" in check else "",
             "next": _next(trainer, spec, checkpoint),
         }
         self.text = "\n".join(f"{name:>10}  {value}" for name, value in rows.items() if value)

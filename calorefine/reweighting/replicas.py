@@ -30,7 +30,8 @@ from calorefine.io.provenance import read_provenance
 from calorefine.io.sources import Source
 from calorefine.keys import KeyArray
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.reweighting.tilt import COPIES, LEAST_SLOPE, Terms, Tilt, Weighted, shift_coefficients, slopes
+from calorefine.reweighting.slopes import slopes
+from calorefine.reweighting.tilt import COPIES, LEAST_SLOPE, Terms, Tilt, Weighted, shift_coefficients
 from calorefine.stats import FloatArray
 from calorefine.twosample.pair import Samples
 from calorefine.weights.bootstrap import Replica

@@ -35,7 +35,7 @@ from calorefine.observables import Observable, Weights
 from calorefine.observables.reading import chunks
 from calorefine.observables.sums import ObservableSums
 from calorefine.reweighting.reweighted_files import CUT, within_cut
-from calorefine.reweighting.tilt import LEAST_SLOPE, TINY, Terms
+from calorefine.reweighting.tilt import EPSILON, LEAST_SLOPE, Terms
 from calorefine.stats import FloatArray
 
 TERMS = "replica_terms"  # in the provenance: branch of weights to the terms of their tilts
@@ -113,7 +113,8 @@ class _Moments:
         share = len(given) / float(self.weights.n_eff[0, 0])
         of_context = self.squares * np.outer(given, given)
         every, fixed = (
-            self.products @ linalg.pinvh(matrix, rtol=TINY) @ self.products.T for matrix in (self.squares, of_context)
+            self.products @ linalg.pinvh(matrix, rtol=EPSILON) @ self.products.T
+            for matrix in (self.squares, of_context)
         )
         shifts, rest = np.diag(self.total - fixed), (self.total - every) / (1 - share)
         free = shifts > BY_CONTEXT * np.diag(self.total)

@@ -253,10 +253,8 @@ class Reweighter:
         state = _read(Path(path))
         members, replicas = ESTIMATORS[state["estimator"]].members, state.get("replicas")
         if isinstance(replicas, list) and replicas:
-            msg = (
-                f"{path}: its {len(replicas)} replicas were shrunk towards no correction, and spread too little; they "
-            )
-            warnings.warn(f"{msg}are left out: fit it again with --replicas", CalorefineWarning, stacklevel=2)
+            msg = f"{path}: its {len(replicas)} replicas were shrunk towards no correction, and spread too little"
+            warnings.warn(f"{msg}; they are left out: fit it again with --replicas", CalorefineWarning, stacklevel=2)
         options = {name: state[name] for name in ("estimator", "conditional", "largest", "provenance")}
         return cls(
             Columns.from_dict(state["columns"]),

@@ -26,7 +26,7 @@ Sugiyama et al., doi:10.1007/s10463-008-0197-x (density ratio by this objective)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -35,18 +35,16 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.optimize import minimize
 
-from calorefine import keys, stats
+from calorefine import stats
 from calorefine.errors import FitError
-from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
 
 MOST_FINE, MOST_COARSE = 40, 16
-N_BINS, N_SLICES = 10, 5  # of each column, to measure the slope
 _BLOCK_ROWS = 20_000
 TOLERANCE = 1e-6  # of the means, before a last step
 LEAST_SLOPE = 0.9
 Sample = tuple[NDArray[np.float32], FloatArray]  # rows (n, d) and weights (n,)
-TINY = 1e-9  # of the largest eigenvalue: terms that depend on others
+EPSILON = 1e-9  # of the largest eigenvalue: terms that depend on others
 
 
 @dataclass(frozen=True)
@@ -232,8 +230,8 @@ def shift_coefficients(squares: FloatArray, shifts: FloatArray, given: NDArray[n
         shifts: (p, K) of the means.
         given: (p,) terms of given columns alone.
     """
-    out = linalg.pinvh(squares, rtol=TINY) @ shifts
-    projection = linalg.pinvh(squares[np.ix_(given, given)], rtol=TINY) @ squares[np.ix_(given, ~given)]
+    out = linalg.pinvh(squares, rtol=EPSILON) @ shifts
+    projection = linalg.pinvh(squares[np.ix_(given, given)], rtol=EPSILON) @ squares[np.ix_(given, ~given)]
     out[given] = -projection @ out[~given]
     return np.asarray(out)
 
@@ -265,52 +263,3 @@ class Tilt:
         """Inverse of `state`."""
         fine, coarse = ([points.numpy() for points in state[name]] for name in ("fine", "coarse"))
         return cls(Terms(fine, coarse, state["n_free"], state["kept"].numpy()), state["coefficients"].numpy())
-
-
-def slopes(generated: Weighted, event_key: KeyArray, names: list[str]) -> dict[str, float]:
-    """Part of a known shift that linear tilts recover: in ten bins of each free column, and above its median.
-
-    The latter in five bins of each given column.  Events of one half are shifted, by weights; the tilts are those of
-    the other half.
-
-    Args:
-        generated: with the weights (n,) of the reference's law.
-        event_key: (n,); events of equal key are in the same half.
-        names: (d,) of the columns.
-    """
-    given = generated.terms.given
-    half = keys.uniform(keys.stream(event_key, "slopes")) < 0.5
-    learned, shifted = (replace(generated, table=generated.table[h], weight=generated.weight[h]) for h in (half, ~half))
-    squares = learned.squares()
-    every, fixed = (linalg.pinvh(squares * np.outer(mask, mask), rtol=TINY) for mask in (np.ones_like(given), given))
-    out = {}
-    for name, functions in _judged(generated, names).items():
-        covariance = learned.products(functions[half])
-        influence, mean = shifted.combined(every @ covariance), shifted.combined(fixed @ covariance)
-        shift = shifted.weight[:, None] * (functions[~half] - mean)
-        out[name] = float(np.sum(influence * shift) / np.sum(functions[~half] * shift))
-    return out
-
-
-def bin_edges(values: NDArray[np.float32], weight: FloatArray, n: int) -> FloatArray:
-    """Inner edges (n - 1,) of bins with equal shares."""
-    return stats.quantile(values, weight, np.arange(1, n) / n)
-
-
-def indicators(values: NDArray[np.float32], edges: FloatArray) -> FloatArray:
-    """Whether values (n,) are in each bin (n, k)."""
-    return np.asarray(np.searchsorted(edges, values)[:, None] == np.arange(len(edges) + 1), np.float64)
-
-
-def _judged(generated: Weighted, names: list[str]) -> dict[str, FloatArray]:
-    """Indicators (n, m) whose means are shifted."""
-
-    def bins(column: int, n: int) -> FloatArray:
-        values = generated.table[:, column]
-        return indicators(values, bin_edges(values, generated.weight, n))
-
-    free, given = np.split(np.arange(len(names)), [generated.terms.n_free])
-    out = {names[j]: bins(j, N_BINS) for j in free}
-    for j, i in product(free, given):
-        out[f"{names[j]} in bins of {names[i]}"] = bins(j, 2)[:, 1:] * bins(i, N_SLICES)
-    return out

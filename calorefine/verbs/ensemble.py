@@ -24,9 +24,9 @@ from pathlib import Path
 from calorefine.data.batches import COUNTED
 from calorefine.ensemble.members import RECORD, Ensemble, Member, alike, planned
 from calorefine.ensemble.price import Price, price
-from calorefine.ensemble.train import Recipe, require_same, train_members
+from calorefine.ensemble.train import Recipe, require_same_data, train_members
 from calorefine.errors import ConfigError, TrainingError
-from calorefine.fit.runs import NEGATIVE
+from calorefine.fit.runs import BELOW_ZERO
 from calorefine.io.lock import locked
 from calorefine.io.provenance import PROVENANCE_FILE, made_by, recorded, write_json
 from calorefine.io.writer import replacing
@@ -63,7 +63,7 @@ class EnsembleSummary:
             f"each +- {_range([record['distance_error'] for record in records])}",
         ]
         if any(record["distance"] < 0 for record in records):
-            lines.append(f"note: {NEGATIVE}")
+            lines.append(f"note: {BELOW_ZERO}")
         if failed:
             lines.append(f"WARNING: {', '.join(failed)}: events differ from held-out ones: not trained well")
         if replicas == 1:
@@ -146,9 +146,9 @@ def _train_all(recipe: Recipe, plan: Sequence[list[Member]], todo: Sequence[list
 def _check_members(recipe: Recipe, *, read: bool) -> None:
     """Refuse a folder whose members were trained otherwise, or, if the data are to be read, on other ones."""
     command = recipe.make()
-    require_same(recipe, {"config_sha256": recipe.digest(command)})
+    require_same_data(recipe, {"config_sha256": recipe.digest(command)})
     if read and any(recipe.folder.glob(f"*/{RECORD}")):
-        require_same(recipe, {"data_sha256": command.datamodule.digest_of_rows()})
+        require_same_data(recipe, {"data_sha256": command.datamodule.digest_of_rows()})
 
 
 def _plan(folder: Path, members: Sequence[Member], processes: int, together: int | None) -> list[list[Member]]:

@@ -138,7 +138,7 @@ def propagate_files(
     check_outputs(*output_paths(Path(output)), overwrite=overwrite)
     variables = Variables(open_source(nominal, tree), observables, weight, replicated | (alternatives or {}))
     measured, rows = variables.nominal, variables.rows
-    lines = _outside(measured, outside)
+    lines = [*_outside(measured, outside), *measured.notes()]
     missing, resolved_lines = _unresolved(variables, WeightedFiles(nominal, tree, weight), replicated)
     own, noise_lines = variables.own_noise(noise)
     deviation, closes = residual(measured, closure, tree) if closure else (None, [])
@@ -162,15 +162,10 @@ def propagate_files(
     systematics = with_bias(systematics) if replica_bias else systematics
     if true and inflated != "no":
         systematics = inflate(systematics, true.values, truth_covariance=true.covariance, rule=inflated)
-    lines += [*measured.notes(), *noise_lines, *resolved_lines, *closes, *checks.replica_warnings(systematics)]
+    lines += [*noise_lines, *resolved_lines, *closes, *checks.replica_warnings(systematics)]
     powers = {name: power(systematics, name, entries.n_eff) for name, entries in measured.entries.items()}
-    saved = save(
-        systematics,
-        Path(output),
-        fit=fit,
-        overwrite=overwrite,
-        provenance=_provenance(variables, powers, biases, lines),
-    )
+    told = _provenance(variables, powers, biases, lines)
+    saved = save(systematics, Path(output), fit=fit, overwrite=overwrite, provenance=told)
     return PropagateSummary(systematics, measured, powers, biases, saved, lines)
 
 
