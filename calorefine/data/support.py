@@ -15,8 +15,15 @@ new events are nearer to them, and fewer than `FALSE_ALARMS` are flagged.
 
 *Weights*: the limit is a weighted quantile, so that the rate is that of the events that the weights describe.  Where
 weights are signed, events of the background populate places without signal.  An event's content is then the mean
-weight of those around it, and nothing where their sum is below `LEAST_SIGNIFICANCE` of its standard errors: a place
-that the background alone populates supports nothing.
+weight of those around it (at least its standard error), and nothing where it is `LEAST_SIGNIFICANCE` standard errors
+below `LEAST_SHARE` of the sample's mean weight: a place that the background alone populates supports nothing.  What the
+weights can't tell keeps the benefit of the doubt, so that the signal's tails below much background stay supported.
+
+*Measured* with sWeights, 1 to 3 columns, a background 0.7 to 2.5 times as wide as the signal, means of 3 or 4
+trainings: at most 0.33 % of true signal flagged at 50 % background (300 to 24 000 events), 0.41 % at 80 % (600 and
+4000); of the signal's outer 2 % at most 17 and 20 %.  Of a quarter that no event populates 84 to 87 % in two columns
+and 62 to 68 % in three are flagged; of one that only background populates 42 % (24 000 events, two columns) and fewer
+with fewer events.
 
 Reference: Ramaswamy, Rastogi and Shim, doi:10.1145/342009.335437 (distance to the k-th neighbor).
 """
@@ -40,7 +47,7 @@ FALSE_ALARMS = 0.005
 POINTS, NEIGHBOR = 6000, 5
 APART = 1e6  # between places; coordinates are a few units
 LEAST_OWN = 100  # points of a combination of categories that is a place of its own; the rarer ones share one
-MOST_AROUND, AROUND, LEAST_SIGNIFICANCE = 20_000, 100.0, 2.0
+MOST_AROUND, AROUND, LEAST_SIGNIFICANCE, LEAST_SHARE = 20_000, 100.0, 2.0, 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +169,7 @@ def signal_content(points: FloatArray, weight: FloatArray, n: int) -> FloatArray
         n: number of events.
 
     Returns:
-        (n,) not negative; 0 where signed weights around an event sum to less than two standard errors.
+        (n,) not negative; 0 where signed weights around an event are significantly below a share of the mean weight.
     """
     if np.all(weight >= 0):
         return weight[:n]
@@ -170,7 +177,8 @@ def signal_content(points: FloatArray, weight: FloatArray, n: int) -> FloatArray
     tree, parts = KDTree(points), np.array_split(points[:n], 1 + n * k // 1_000_000)
     near = [weight[tree.query(part, k=np.arange(1, k + 1))[1]] for part in parts]
     total, squares = (np.concatenate([part.sum(axis=1) for part in sums]) for sums in (near, [w**2 for w in near]))
-    return np.where(total > LEAST_SIGNIFICANCE * np.sqrt(squares), total / k, 0.0)
+    error, least = np.sqrt(squares), LEAST_SHARE * k * weight.mean()
+    return np.where(total + LEAST_SIGNIFICANCE * error < least, 0.0, np.maximum(total, error) / k)
 
 
 def _codes(context: NDArray[np.float32], categorical: NDArray[np.bool_]) -> IntArray:

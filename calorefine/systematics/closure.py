@@ -11,10 +11,16 @@ independent, the p-values are too high, and that is said.
 
 **Residual.** If a chi2 of an observable's bins has a p-value above 5 %, corrected for the number of observables, it
 closes, and the residual is 0: the reference's statistics are a source of their own.  Else its bins are halved, and
-halved again, as long as a half deviates by itself: with a p-value below 5 %, corrected for how many such groups there
-are, so that in at most 5 % of closures any group without a deviation is taken for one (Meinshausen's hierarchical
-test).  Only the smallest groups that deviate have a residual, :math:`\mathrm{sign}(d) \sqrt{d^2 - \sigma^2}` in each
-bin, or 0 where :math:`|d| < \sigma`.
+halved again, as long as a half deviates by itself: with a p-value below 2.5 %, corrected for how many such groups there
+are (after Meinshausen's hierarchical test).  Then the rest of each group that deviates, without the smaller ones found
+inside, is tested in the same way, so that a deviation of many bins together is not left to those where it is clearest.
+Only the groups found so have a residual, :math:`\mathrm{sign}(d) \sqrt{d^2 - \sigma^2}` in each bin, or 0 where
+:math:`|d| < \sigma`.
+
+*Measured* in 400 toys each: of 16 bins that are all off by 1, 2, 3 standard deviations 47, 83 and 92 % are found (31,
+45 and 65 % without the tests of the rest).  Where nothing deviates, 4.3 % of closures have any residual, 0.2 standard
+deviations rms per bin.  Beside two wrong bins of ten, off by 4.5 and 6, any correct bin has one in 5 and 3 %; of 16
+bins, where the wrong ones are in one group with a third that may be taken with them, in 12 and 4 %.
 
 Reference: Meinshausen, Biometrika 95 (2008) 265.
 """
@@ -29,7 +35,7 @@ from numpy.typing import NDArray
 
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Histogram, Measured, Observable, Weights, measure
-from calorefine.stats import FloatArray
+from calorefine.stats import FloatArray, IntArray
 from calorefine.systematics.hotelling import Chi2, hotelling
 from calorefine.systematics.paired import matched, shared
 from calorefine.systematics.sources import beyond_noise, less
@@ -130,7 +136,7 @@ def residual(measured: Measured, closure: Closure, tree: str) -> tuple[FloatArra
 
 
 def deviating(difference: FloatArray, covariance: FloatArray, n_observables: int = 1) -> tuple[Chi2, NDArray[np.bool_]]:
-    """The smallest groups of neighboring bins that deviate by more than statistics explain; see the module's text.
+    """The smallest groups of bins that deviate by more than statistics explain; see the module's text.
 
     Args:
         difference: (n,) that should be 0.
@@ -142,15 +148,22 @@ def deviating(difference: FloatArray, covariance: FloatArray, n_observables: int
     """
     n, inside = len(difference), np.zeros(len(difference), bool)
 
-    def look(first: int, last: int) -> tuple[Chi2, bool]:
-        group, half = slice(first, last), (first + last) // 2
-        chi2 = hotelling(difference[group], [(covariance[group, group], np.inf)])
-        deviates = chi2.p_value * n_observables * n / (last - first) < CLOSES
-        if deviates and (last - first == 1 or not any([look(first, half)[1], look(half, last)[1]])):
-            inside[group] = True
-        return chi2, deviates
+    def test(bins: IntArray) -> tuple[Chi2, bool]:
+        chi2 = hotelling(difference[bins], [(covariance[np.ix_(bins, bins)], np.inf)])
+        level = CLOSES if len(bins) == n else CLOSES / 2
+        return chi2, chi2.p_value * n_observables * n / len(bins) < level
 
-    return look(0, n)[0], inside
+    def look(first: int, last: int) -> Chi2:
+        bins, half = np.arange(first, last), (first + last) // 2
+        chi2, deviates = test(bins)
+        if deviates:
+            for part in ((first, half), (half, last)) if last - first > 1 else ():
+                look(*part)
+            rest = bins[~inside[bins]]
+            inside[rest] = len(rest) == len(bins) or (len(rest) > 0 and test(rest)[1])
+        return chi2
+
+    return look(0, n), inside
 
 
 def is_sum(observable: Observable) -> bool:
