@@ -28,7 +28,7 @@ from calorefine import keys
 from calorefine.errors import CalorefineWarning, ConfigError, FitError, ValueRangeError
 from calorefine.events import Arrays
 from calorefine.stats import FloatArray
-from calorefine.weights.source import WeightFit, WeightSource
+from calorefine.weights.source import EVENT, WeightFit, WeightSource
 
 PURPOSE = "bootstrap"
 _UNDECIDED = 255
@@ -119,7 +119,8 @@ def replica_fit(source: WeightSource, nominal: WeightFit, table: Arrays, key: ke
     if r.index == 0 or not r.refit:
         return nominal
     try:
-        return source.varied(r.index, r.seed).fit(table, multiplicity=r.counts(key), near=nominal)
+        blocks = {**table, EVENT: key}
+        return source.varied(r.index, r.seed).fit(blocks, multiplicity=r.counts(key), near=nominal)
     except FitError as error:
         hint = "A replica has fewer distinct events than the sample: take wider bins"
         raise FitError(f"replica {r.index}: {error}. {hint}") from error

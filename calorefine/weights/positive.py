@@ -164,7 +164,8 @@ class PositiveWeights:
         raw, iterations = self._cross_fit(table, events, counts)
         table, labels = _summed(table, labels, arrays or {})
         unit, scaled = (events.weight - low) / (high - low), (raw - low) / (high - low)
-        _require_conditional_mean(scaled, unit, counts, (low, high))
+        if multiplicity is None:  # replicas repeat what the nominal sample's weights are
+            _require_conditional_mean(scaled, unit, counts, (low, high))
         positive = low + (high - low) * calibrated(table, scaled, unit, counts)
         positive = np.clip(positive, low, high)  # rounding
         result = result_of(positive, raw, (low, high), table, events, counts, labels, iterations)

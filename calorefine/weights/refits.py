@@ -17,13 +17,14 @@ more than a few, fix or constrain the shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calorefine import keys, stats
 from calorefine.errors import FitError
 from calorefine.weights.spectator import SpectatorFit
 from calorefine.weights.splot_fit import SPlotFit
@@ -31,7 +32,14 @@ from calorefine.weights.splot_fit import SPlotFit
 OUTLIER, NEAR = 4.0, 4.0
 
 
-def refit(model: SpectatorFit, m: NDArray[Any], *, multiplicity: NDArray[Any] | None, near: SPlotFit) -> SPlotFit:
+def refit(
+    model: SpectatorFit,
+    m: NDArray[Any],
+    *,
+    multiplicity: NDArray[Any] | None,
+    near: SPlotFit,
+    key: NDArray[Any] | None = None,
+) -> SPlotFit:
     """Fit a replica, again if it has run away.
 
     Args:
@@ -39,10 +47,12 @@ def refit(model: SpectatorFit, m: NDArray[Any], *, multiplicity: NDArray[Any] | 
         m: (n,) spectator.
         multiplicity: (n,) bootstrap counts.
         near: the nominal result.
+        key: (n,) what the counts go by, such as runs; events, if left out.
 
     Raises:
         FitError: no fit converges; the message says how the first one ended.
     """
+    units = _units(near, np.asarray(m, np.float64), key)
     first: SPlotFit | None = None
     reason = ""
     for done, start, held in _attempts(model, near):
@@ -51,7 +61,7 @@ def refit(model: SpectatorFit, m: NDArray[Any], *, multiplicity: NDArray[Any] | 
         except FitError as error:
             reason = reason or str(error).partition(". Last values")[0]
             continue
-        outlier, limits = _outlier(fit, near), _new_limits(fit, near)
+        outlier, limits = _outlier(fit, near, units), _new_limits(fit, near)
         reason = reason or outlier or limits
         if held == near.names[len(near.mixture.shapes) :] or not (outlier or limits):
             return replace(fit, limits=near.limits, refit=f"{reason}; {done}" if done else "")
@@ -80,15 +90,26 @@ def _attempts(model: SpectatorFit, near: SPlotFit) -> Iterator[tuple[str, SPlotF
             yield f"refitted with the nominal {', '.join(free)}", near, held
 
 
-def _outlier(fit: SPlotFit, near: SPlotFit) -> str:
-    """Species whose yield is off the nominal one, for the events of the replica.
+def _units(near: SPlotFit, m: NDArray[np.float64], key: NDArray[Any] | None) -> dict[str, float]:
+    """Standard deviation of each species' yield over bootstraps, as a share of the replica's events.
 
-    The nominal error counts, unless parameters at limits make it smaller than that with known shapes.
+    The nominal error counts, unless parameters at limits make it smaller than that with known shapes; times what its
+    weights' sums over blocks fluctuate more than those of single events.
     """
+    units = {}
+    for name, size in near.yields.items():
+        alone = max(near.yield_error(name), abs(size) / np.sqrt(near.n_effective[name]))
+        influence = near.weights(m, name) - size / near.n_events
+        groups = influence if key is None else stats.group_sums(influence, keys.group(key))
+        units[name] = alone * float(np.sqrt(max(stats.sum_w2(groups) / stats.sum_w2(influence), 1)))
+    return units
+
+
+def _outlier(fit: SPlotFit, near: SPlotFit, units: Mapping[str, float]) -> str:
+    """Species whose yield is off the nominal one, for the events of the replica, in these units."""
     for name, size in fit.yields.items():
         expected = near.yields[name] * fit.n_events / near.n_events
-        with_known_shapes = abs(near.yields[name]) / np.sqrt(near.n_effective[name])
-        off = (size - expected) / max(near.yield_error(name), with_known_shapes)
+        off = (size - expected) / units[name]
         if not abs(off) < OUTLIER:
             return (
                 f"yield of {name} {size:.0f} where {expected:.0f} was expected, off by {off:+.1f} standard deviations"

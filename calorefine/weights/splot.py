@@ -178,7 +178,7 @@ class SPlot(WeightSource):
         model = SpectatorFit(self.spectator, mixture, self.target, self.max_unbinned, self.bins, self.drawn)
         if near is None:
             return model.fit(spectator, multiplicity=multiplicity, key=key)
-        return refit(model, spectator, multiplicity=multiplicity, near=near)
+        return refit(model, spectator, multiplicity=multiplicity, near=near, key=key)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,24 @@ def test_runaway_replicas_leave_the_band_as_it_is():
     assert all("refitted" in text for text in runaways)
 
 
+def test_blocks_that_differ_are_no_runaways():
+    """Seed 3: twelve runs of 500 events with 5 to 45 % of signal; counts by run move yields far beyond event errors."""
+    rng, source = (
+        np.random.default_rng(3),
+        SPlot(spectator="m", range=RANGE, species={"signal": Gaussian(91, 3), "background": Exponential(-0.02)}),
+    )
+    run = np.repeat(np.arange(12), 500)
+    background = 60 - 50 * np.log1p(rng.random(len(run)) * np.expm1(-60 / 50))
+    m = np.where(rng.random(len(run)) < np.linspace(0.05, 0.45, 12)[run], rng.normal(91, 3, len(run)), background)
+    table, key = {"m": m}, keys.make_keys([run])
+    nominal = source.fit(table)
+    fits = [replica_fit(source, nominal, table, key, Replica(r)) for r in range(1, 31)]
+    assert [text for fit in fits for text in fit.refits] == []
+    error = nominal.fits[0].yield_error("signal") / nominal.fits[0].n_events
+    shares = [fit.yields["signal"] / fit.fits[0].n_events - nominal.yields["signal"] / len(m) for fit in fits]
+    assert np.max(np.abs(shares)) > 5 * error  # what would be a runaway, if events were counted
+
+
 def test_replicas_say_how_their_fits_ended():
     """Seed (71, 4): two runaways, two that do not converge at first; none left out."""
     table, key = toy([71, 4])
