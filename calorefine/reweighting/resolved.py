@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 
 from calorefine import stats
-from calorefine.errors import ConfigError, FitError
+from calorefine.errors import FitError
 from calorefine.events import Columns
 from calorefine.io.chunks import CHUNK_ROWS
 from calorefine.io.sample import WeightedFiles
@@ -133,7 +133,7 @@ def resolved(sample: WeightedFiles, observables: Mapping[str, Observable], branc
         None where the file's provenance doesn't say that the weights are tilts.
 
     Raises:
-        ConfigError: too few events to tell.
+        FitError: too few events to tell.
     """
     record = sample.provenance.get(TERMS, {}).get(branch)
     if record is None:
@@ -153,7 +153,7 @@ def resolved(sample: WeightedFiles, observables: Mapping[str, Observable], branc
     n_eff, p = float(moments.weights.n_eff[0, 0]), len(terms.given)
     if n_eff < FEWEST_PER_TERM * p:
         msg = f"{sample}: an effective number of {n_eff:.0f} events found, expected at least {FEWEST_PER_TERM * p} to "
-        raise ConfigError(f"{msg}tell what '{branch}' with its {p} functions resolves; generate more")
+        raise FitError(f"{msg}tell what '{branch}' with its {p} functions resolves; generate more")
     return moments.resolved(terms.given)
 
 

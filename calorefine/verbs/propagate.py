@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.errors import ConfigError, FitError, ValueRangeError
 from calorefine.io.formats import open_source
 from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.reductions import branches
@@ -190,7 +190,12 @@ def _unresolved(
     parts = {name: measured.part(name) for name in measured.observables}
     for name, given in replicated.items():
         for branch in [branch for column in given.columns for branch in branches(column.text)]:
-            if held := resolved(sample, measured.observables, branch):
+            try:
+                held = resolved(sample, measured.observables, branch)
+            except FitError as few:
+                lines.append(f"WARNING: {few}; errors may be too small")
+                continue
+            if held:
                 held.require(parts, branch)
                 lines.append(f"'{branch}' recovers {held.slope.min():.2f} of a shift or more in each bin")
                 if name == "calibration":

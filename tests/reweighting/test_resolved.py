@@ -9,7 +9,7 @@ import pytest
 import uproot
 
 from calorefine import Columns
-from calorefine.errors import ConfigError, FitError
+from calorefine.errors import FitError
 from calorefine.io.provenance import PROVENANCE
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Efficiency, Histogram
@@ -132,8 +132,12 @@ def test_weights_of_unknown_making_are_taken_as_they_are(file):
 
 def test_too_few_events_to_tell(file, tmp_path):
     few = rewritten(file, tmp_path / "few.root", keep=lambda arrays: arrays["event"] < 500)
-    with pytest.raises(ConfigError, match=r"few\.root.*effective number of \d+ events found, expected at least \d+"):
+    with pytest.raises(FitError, match=r"few\.root.*effective number of \d+ events found, expected at least \d+"):
         resolved(WeightedFiles(str(few), weight="weight"), OBSERVABLES, "weight_replica")
+    told = propagated(few, share=Histogram(expression="x", edges=[-9, 0, 9], normalize="unit"))
+    assert "WARNING: " in str(told)
+    assert "errors may be too small" in str(told)
+    assert "unresolved" not in told.systematics.sources
 
 
 def test_events_outside_of_the_cut_do_not_count(file, tmp_path):

@@ -125,7 +125,7 @@ def test_events_outside_the_domain_beyond_the_bins_count(files):
     np.testing.assert_allclose(found.systematics.errors("outside"), shift, rtol=1e-6)
     assert "beyond its bins" in str(found)
     with pytest.raises(ValueRangeError, match="beyond its bins"):
-        propagated(files, nominal=str(files / "part.root"), observables=shapes, outside="refuse")
+        propagated(files, nominal=str(files / "part.root"), observables=shapes, outside="refuse", overwrite=True)
 
 
 def test_truth_of_another_size_is_no_bias(files):
