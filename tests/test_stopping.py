@@ -77,7 +77,7 @@ def test_a_stopped_training_tells_so(config, tmp_path, program, number):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
-        output = process.communicate(timeout=60)[0].decode()
+        output = process.communicate(timeout=120)[0].decode()
     (checkpoint,) = (tmp_path / "runs").rglob("last.ckpt")
     assert process.returncode == 128 + number
     assert output.rstrip().endswith(f"stopped by {number.name}; the last checkpoint is {checkpoint}")
