@@ -168,6 +168,7 @@ class EventDataModule(pl.LightningDataModule):
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.prepared: Prepared | None = None
         self._rows: tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray] | None = None
+        self._rows_digest = ""
         self._nominal_fit: WeightFit | None = None
         self.weight_fit: WeightFit | None = None
         self.positive_result: PositiveResult | None = None
@@ -242,7 +243,8 @@ class EventDataModule(pl.LightningDataModule):
     def digest_of_rows(self) -> str:
         """SHA-256 over keys and columns of the selected rows, before any fit: the same for all replicas."""
         table, key, event_key = self._rows = self._rows or self._read_rows()
-        return _sha256(key, event_key, *(table[name] for name in sorted(table)))
+        self._rows_digest = self._rows_digest or _sha256(key, event_key, *(table[name] for name in sorted(table)))
+        return self._rows_digest
 
     def for_replica(self, replica: Replica) -> EventDataModule:
         """Return the data of another replica, not set up; rows and nominal fit are shared with this one once read."""

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,12 @@ class SaveConfig(SaveConfigCallback):
     ) -> None:
         """Add the options, to compare them with those of a run that goes on from there."""
         del trainer, pl_module
-        checkpoint[OPTIONS_KEY] = options(self.parser, self.config)
+        checkpoint[OPTIONS_KEY] = self._options
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        """Options of the run, which take longer to write out than a checkpoint does."""
+        return options(self.parser, self.config)
 
 
 class RunSummary(pl.Callback):

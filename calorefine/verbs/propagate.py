@@ -11,6 +11,7 @@ import numpy as np
 
 from calorefine.errors import ConfigError, FitError, ValueRangeError
 from calorefine.io.formats import open_source
+from calorefine.io.names import ENTRY
 from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.reductions import branches
 from calorefine.io.sample import WeightedFiles
@@ -189,7 +190,9 @@ def _unresolved(
     measured, missing, lines = variables.nominal, None, []
     parts = {name: measured.part(name) for name in measured.observables}
     for name, given in replicated.items():
-        for branch in [branch for column in given.columns for branch in branches(column.text)]:
+        every = [branch for column in given.columns for branch in branches(column.text)]
+        arrays = [match[1] if (match := ENTRY.fullmatch(branch)) else branch for branch in every]
+        for branch in dict.fromkeys(arrays):
             try:
                 held = resolved(sample, measured.observables, branch)
             except FitError as few:

@@ -67,12 +67,12 @@ def rewritten(file, path, *, keep=lambda arrays: np.ones(len(arrays["x"]), bool)
     return path
 
 
-def propagated(file, **observables):
+def propagated(file, calibration=None, **observables):
     return propagate_files(
         nominal=str(file),
         weight="weight",
         observables=observables,
-        calibration=Variations(weights="weight_replica"),
+        calibration=calibration or Variations(weights="weight_replica"),
         output=str(file.with_name("systematics")),
         overwrite=True,
     )
@@ -121,6 +121,9 @@ def test_an_observable_that_the_terms_miss_is_refused(file):
     close = Efficiency(passed="abs(x - y) < 0.05", expression="c", edges=[0, 1])
     with pytest.raises(FitError, match=r"'weight_replica': of a shift of 'close' 0\.\d\d is recovered.*of the members"):
         propagated(file, close=close)
+    entries = Variations(weights=[f"weight_replica[{k}]" for k in range(3)])
+    with pytest.raises(FitError, match=r"'weight_replica': of a shift of 'close'"):
+        propagated(file, calibration=entries, close=close)
     unknown = Efficiency(passed="event > 15000", expression="c", edges=[0, 1])
     with pytest.raises(FitError, match=r"'unknown' -?0\.0\d is recovered"):
         propagated(file, unknown=unknown)
