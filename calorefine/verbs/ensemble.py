@@ -35,6 +35,7 @@ from calorefine.systematics.systematics import MOST_ERROR_OF_ERROR
 
 MOST_TOGETHER = 16
 GROUPS = "groups.json"  # names of the members that train in one process
+GRACE = 20.0  # seconds that trainings have to end in; batch systems give 30 to the command
 
 
 @dataclass(frozen=True)
@@ -219,12 +220,22 @@ def _ended_with_this() -> Iterator[dict[subprocess.Popen[bytes], list[Member]]]:
     try:
         yield running
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+        _end(list(running))
         if handles:
             signal.signal(signal.SIGTERM, before)
+
+
+def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask processes to end, and kill those that don't in time: an exception is lost where it meets a finalizer."""
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + GRACE
+    for process in running:
+        try:
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _names(group: Sequence[Member]) -> str:

@@ -25,6 +25,7 @@ from calorefine.ensemble.side_by_side import can_train_together
 from calorefine.errors import ConfigError, FileError
 from calorefine.fit.command import lightning
 from calorefine.io.lock import locked
+from calorefine.verbs import ensemble
 from calorefine.verbs.ensemble import _groups
 
 SMALL = {"generator_hidden": [16], "critic_hidden": [16]}
@@ -203,18 +204,28 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path, toy_file, together):
 def test_terminated_runs_end_their_trainings(tmp_path, toy_file):
     """Two processes train; SIGTERM to the command ends both."""
     config = write(tmp_path / "c.yaml", toy_file, {"class_path": "WGAN", "init_args": SMALL}, max_epochs=2000)
-    process = start(config, tmp_path / "e", "--processes", "2")
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "e").glob("**/last.ckpt"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    with start(config, tmp_path / "e", "--processes", "2") as process:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "e").glob("**/last.ckpt"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.terminate()
     assert len(children) == 2
-    process.terminate()
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGTERM
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert any("epoch " in log.read_text() for log in (tmp_path / "e").glob("*.log"))
+
+
+def test_trainings_that_do_not_end_when_asked_are_killed(monkeypatch):
+    monkeypatch.setattr(ensemble, "GRACE", 0.1)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        with ensemble._ended_with_this() as running:
+            running[process] = []
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture
