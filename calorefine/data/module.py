@@ -111,6 +111,9 @@ class EventDataModule(pl.LightningDataModule):
         files: a path, a glob, or a list of both.
         tree: name of the TTree or RNTuple.
         columns: features, context, key and cut.
+        friends: files with further branches of the same rows (weights), one for each of `files`, in their order; of a
+            tree with another name, `weights.root:tree`.
+        friends_by: integer branches of both by which the rows of friends are found, if those are in another order.
         weights: where weights come from: a branch or expression ("sw_signal"), a source that is fitted at set-up (an
             sPlot fit, label fractions), or "none" for weight 1.
         preprocessing: map of the features to network units; by weighted quantiles (`ColumnTransforms`) if left out.
@@ -134,6 +137,8 @@ class EventDataModule(pl.LightningDataModule):
         files: str | list[str],
         tree: str,
         columns: Columns,
+        friends: list[str] | None = None,
+        friends_by: list[str] | None = None,
         weights: WeightSource | str = "none",
         preprocessing: Preprocessing | None = None,
         positive: PositiveWeights | None = None,
@@ -153,7 +158,7 @@ class EventDataModule(pl.LightningDataModule):
         if batch_size < 2:
             raise ConfigError(f"batch_size: {batch_size} found, expected at least 2")
         require_readable(columns.features)
-        self.source = open_source(files, tree)
+        self.source = open_source(files, tree, friends or (), friends_by or ())
         self.columns = columns
         self.weights = weights
         self.preprocessing = preprocessing or ColumnTransforms()
@@ -369,8 +374,7 @@ class EventDataModule(pl.LightningDataModule):
 
     def _provenance(self) -> dict[str, Any]:
         return {
-            "files": [path.name for path in self.source.paths],
-            "tree": self.source.tree,
+            **self.source.told(),
             "weights": self._weight_name(),
             "weight_fit": self.weight_fit.to_dict() if self.weight_fit else None,
             "positive": self.positive_result.to_dict() if self.positive_result else None,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from calorefine.errors import ConfigError
+from calorefine.io.friends import WithFriends
 from calorefine.io.root import RootFiles
 from calorefine.io.sources import Source, expanded
 
@@ -12,11 +15,31 @@ FORMATS: list[tuple[Callable[[Path], bool], type[Source]]] = [(lambda _: True, R
 """Whether a format can read a file, and its source: the first that can does.  ROOT's errors tell what isn't its own."""
 
 
-def open_source(files: str | Path | Sequence[str] | Sequence[Path], tree: str) -> Source:
+def open_source(
+    files: str | Path | Sequence[str] | Sequence[Path],
+    tree: str,
+    friends: Sequence[str] = (),
+    friends_by: Sequence[str] = (),
+) -> Source:
     """Return the source for files, by what the first of them holds.
 
+    Args:
+        files: paths and globs.
+        tree: name of the table.
+        friends: files with further branches of the same rows, one for each of `files`, in their order; of a tree with
+            another name, `weights.root:tree`.
+        friends_by: integer branches of both by which the rows of `friends` are found, in any order.
+
     Raises:
-        FileError: a path or glob matches no file.
+        FileError: a path or glob matches no file; friends that don't fit.
     """
     first = expanded(files)[0]
-    return next(source for reads, source in FORMATS if reads(first))(files, tree)
+    source = next(source for reads, source in FORMATS if reads(first))(files, tree)
+    if not friends:
+        return source
+    named = [re.fullmatch(r"(.+\.root):(\S+)", name) for name in friends]
+    trees = {match[2] if match else tree for match in named}
+    if len(trees) > 1:
+        raise ConfigError(f"friends: trees {', '.join(sorted(trees))} found, expected one name for all of them")
+    paths = [match[1] if match else name for match, name in zip(named, friends, strict=True)]
+    return WithFriends.of(source, open_source(paths, trees.pop()), friends_by)

@@ -6,10 +6,10 @@ import keyword
 import re
 from collections.abc import Collection
 
-ENTRY, TEXT = re.compile(r"(.+)\[(\d+)\]"), re.compile(r'(.+) == "([^"]*)"')
+ENTRY, TEXT = re.compile(r"(.+?)((?:\[-?\d+\])+)"), re.compile(r'(.+) == "([^"]*)"')
 """Names of one entry of an array and of a comparison with text, which sources make of other branches."""
 _BRANCH = re.compile(
-    r"""(?P<name>`[^`]+`|\b[^\W\d]\w*)(?:(?P<entry>\[\s*\d+\s*\])|\s*(?P<operator>==|!=)\s*(["'])(?P<text>[^"']*)\4)?"""
+    r"""(?P<name>`[^`]+`|\b[^\W\d]\w*)(?:(?P<entry>(?:\s*\[\s*-?\s*\d+\s*\])+)|\s*(?P<operator>==|!=)\s*(["'])(?P<text>[^"']*)\4)?"""
 )
 _MANGLED = re.compile(r"branch_([0-9a-f]+)__")
 _CONVERTED = re.compile(r"\((.*)\)( \* [\d.e+-]+)")

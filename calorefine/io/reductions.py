@@ -9,8 +9,9 @@ number per event count for each element; the second one, if given, is a conditio
 
 Lists in one reduction have the same lengths in every event; fixed-size arrays are lists as well.  Of no elements, `sum`
 and `count` are 0, `any` is false, `all` is true, and `max`, `min`, `mean` and `first` are NaN, unless a third argument
-says what they are: `max(jet_pt, jet_pt > 20, 0)`.  An element that is NaN makes the result NaN.  As everywhere in
-`expressions`, a number is a condition that holds unless it is zero, but a NaN is none.
+says what they are: `max(jet_pt, jet_pt > 20, 0)`.  Where no list is, `max(px, py, 0)` is the largest of the numbers.
+An element that is NaN makes the result NaN.  As everywhere in `expressions`, a number is a condition that holds unless
+it is zero, but a NaN is none.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ExpressionError, ValueRangeError, nearest
-from calorefine.io import expressions
+from calorefine.io import expressions, syntax
 from calorefine.io.names import mangled, readable
 
 Branches = Mapping[str, Any]
@@ -38,6 +39,7 @@ _HOW |= {"sum": ak.sum, "count": ak.sum}
 _CONDITIONS = ("count", "any", "all")
 REDUCTIONS = frozenset(_HOW)
 _CALL = re.compile(rf"\b({'|'.join(sorted(REDUCTIONS))})\s*\(")
+_OF_NUMBERS = {"max": np.maximum, "min": np.minimum}
 _WITH_FALLBACK = ("max", "min", "mean", "first")
 
 
@@ -93,8 +95,8 @@ def _parse(text: str) -> Parsed:
     """
     if not _CALL.search(text):
         return Parsed(readable(text), text, expressions.plain_branches(text), {})
-    with expressions.parsing(text):
-        tree = ast.parse(expressions.as_python(mangled(text)), mode="eval")
+    with syntax.parsing(text):
+        tree = ast.parse(syntax.as_python(mangled(text)), mode="eval")
         taken = _TakeOut(text)
         outer = ast.unparse(taken.visit(tree))
     try:
@@ -125,9 +127,8 @@ class _TakeOut(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = ast.unparse(node.func)
         if name not in REDUCTIONS:
-            if name.isidentifier() and name not in expressions.FUNCTIONS:
-                hint = nearest(name, expressions.FUNCTIONS | REDUCTIONS)
-                raise ExpressionError(f"expression '{self.text}': there is no function '{name}'{hint}")
+            if name.isidentifier() and name not in syntax.FUNCTIONS:
+                syntax.require_function(name, self.text, syntax.FUNCTIONS | REDUCTIONS)
             return self.generic_visit(node)
         stand_in = f"__reduction_{len(self.reductions)}__"
         self.reductions[stand_in] = self._reduction(name, node)
@@ -141,10 +142,6 @@ class _TakeOut(ast.NodeTransformer):
             usage = f"{name}({'condition' if name in _CONDITIONS else 'expression'}[, condition on elements"
             usage += "[, value for no elements]])" if most == 3 else "])"
             raise ExpressionError(f"{shown}: expected {usage}")
-        if len(node.args) > 1 and _is_number(node.args[1]):
-            hint = f"; for a value where there are none write {name}(..., True, {ast.unparse(node.args[1])})"
-            msg = f"{shown}: the second argument selects elements, expected a condition"
-            raise ExpressionError(msg + (hint if most == 3 else ""))
         parts = [_parse(ast.unparse(argument)) for argument in node.args]
         selected, fallback = parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 2 else None
         return Reduction(name, written, parts[0], selected, fallback)
@@ -262,8 +259,11 @@ def _flat(parsed: Parsed, columns: dict[str, NDArray[Any]], n: int) -> NDArray[A
 
 
 def _reduce(reduction: Reduction, table: Branches, n: int) -> NDArray[Any]:
-    """Evaluate a reduction for each event: (n,)."""
-    counts = _counts(reduction, table)
+    """Evaluate a reduction for each event: (n,); `max` and `min` of numbers are those of their arguments."""
+    lists = _lists(reduction, table)
+    if not lists and reduction.function in _OF_NUMBERS and reduction.selected:
+        return _of_numbers(reduction, table, n)
+    counts = _counts(reduction, lists)
     values, *selected = [_elements(part, table, counts, n) for part in reduction.of_elements()]
     if reduction.function in _CONDITIONS:
         values = _truth(values, reduction.elements.text)
@@ -278,17 +278,37 @@ def _reduce(reduction: Reduction, table: Branches, n: int) -> NDArray[Any]:
     return np.asarray(result)
 
 
-def _counts(reduction: Reduction, table: Branches) -> NDArray[np.int64]:
+def _of_numbers(reduction: Reduction, table: Branches, n: int) -> NDArray[Any]:
+    """The largest or smallest argument in each event (n,), NaN where one is."""
+    values = [_evaluate(part, table, n) for part in reduction.parts()]
+    if any(argument.dtype == bool for argument in values[1:]):
+        msg = f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one beside a "
+        raise BranchError(f"{msg}condition, or two numbers")
+    return np.asarray(_OF_NUMBERS[reduction.function].reduce(values))
+
+
+def _lists(reduction: Reduction, table: Branches) -> dict[str, NDArray[np.int64]]:
+    """Lengths (n,) of the lists in the parts that are evaluated for each element.
+
+    Raises:
+        BranchError: a branch isn't there.
+    """
+    names = list(dict.fromkeys(name for part in reduction.of_elements() for name in part.names))
+    if absent := [name for name in names if name not in table]:
+        hint = nearest(absent[0], table)
+        raise BranchError(f"'{reduction.text}' needs a branch '{absent[0]}', which isn't there{hint}")
+    return {name: _lengths(table[name]) for name in names if table[name].ndim == 2}
+
+
+def _counts(reduction: Reduction, lists: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
     """Number of elements of each event (n,)."""
-    names = dict.fromkeys(name for part in reduction.of_elements() for name in part.names)
-    lists = {name: _lengths(table[name]) for name in names if name in table and table[name].ndim == 2}
     if not lists:
-        if absent := [name for name in names if name not in table]:
-            hint = nearest(absent[0], table)
-            raise BranchError(f"'{reduction.text}' needs a branch '{absent[0]}', which isn't there{hint}")
-        msg = f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one"
-        two = reduction.function in ("max", "min") and reduction.selected
-        raise BranchError(msg + ("; of two numbers write where(a > b, a, b)" if two else ""))
+        raise BranchError(f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one")
+    if reduction.selected and _is_number(ast.parse(reduction.selected.outer, mode="eval").body):
+        msg = f"'{reduction.text}': the second argument selects elements, expected a condition"
+        value = f"{reduction.function}(..., True, {reduction.selected.text})"
+        hint = f"; for a value where there are none write {value}" if reduction.function in _WITH_FALLBACK else ""
+        raise ExpressionError(msg + hint)
     _require_equal(f"'{reduction.text}'", lists)
     return next(iter(lists.values()))
 

@@ -55,11 +55,15 @@ class WeightedFiles:
         files: paths or globs.
         tree: name of the tree; that of the other samples, if left out.
         weight: branch or expression of the events' weight, signed ones included, or "none".
+        friends: files with further branches of the same rows, one for each file, in their order.
+        friends_by: integer branches by which the rows of friends are found, if those are in another order.
     """
 
     files: str | list[str]
     tree: str | None = None
     weight: str = "none"
+    friends: list[str] | None = None
+    friends_by: list[str] | None = None
 
     def within(self, tree: str) -> WeightedFiles:
         """Return the same with this tree, if none is named."""
@@ -72,7 +76,7 @@ class WeightedFiles:
         Raises:
             FileError: a path or glob matches no file.
         """
-        return open_source(self.files, self.tree or "events")
+        return open_source(self.files, self.tree or "events", self.friends or (), self.friends_by or ())
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -118,7 +122,7 @@ class WeightedFiles:
         """Branches that expressions need and the files don't have."""
         known = self.branches
         needed = dict.fromkeys(name for text in texts for name in reductions.branches(exact(text, known)))
-        return [name for name in needed if not {name, re.split(r"\[\d+\]$| == \"", name)[0]} & set(known)]
+        return [name for name in needed if not {name, re.split(r"(?:\[-?\d+\])+$| == \"", name)[0]} & set(known)]
 
     def is_keyed(self, columns: Columns) -> bool:
         """Whether the files have key branches by which their events are known."""

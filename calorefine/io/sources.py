@@ -88,6 +88,10 @@ class Source(ABC):
             FileError: the file is missing, truncated or unclosed, or holds no such table.
         """
 
+    def told(self) -> dict[str, Any]:
+        """Names of files and tree, for the provenance."""
+        return {"files": [path.name for path in self.paths], "tree": self.tree}
+
     def n_entries(self) -> int:
         """Number of rows in all files, before any cut."""
         return sum(self.lengths())
@@ -154,7 +158,7 @@ class Source(ABC):
                     check_branch(tree, name, where, most)
                 names = dict.fromkeys([*wanted, *(name for name, _ in [*entries.values(), *labels.values()])])
                 for table, at in tree.batches(list(names), rows):
-                    single = {text: table[name][:, k] for text, (name, k) in entries.items()}
+                    single = {text: table[name][(slice(None), *index)] for text, (name, index) in entries.items()}
                     yield path, table | single | {text: table[name] == v for text, (name, v) in labels.items()}, at
 
     def chunks(self, request: Request, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
@@ -309,21 +313,23 @@ def _label(tree: Tree, text: str, where: str) -> tuple[str, str]:
     return name, value
 
 
-def _entry(tree: Tree, text: str, where: str) -> tuple[str, int]:
-    """Branch and index of `branch[index]`.
+def _entry(tree: Tree, text: str, where: str) -> tuple[str, tuple[int, ...]]:
+    """Branch and indices of `branch[index]` or `branch[row][column]`; negative ones count from the end.
 
     Raises:
         BranchError: the branch is missing, is no fixed-size array, or has fewer entries.
     """
-    name, index = ENTRY.fullmatch(text).groups()  # type: ignore[union-attr]
+    name, brackets = ENTRY.fullmatch(text).groups()  # type: ignore[union-attr]
     check_branch(tree, name, where, "array")
-    match tree.shape(name):
-        case (size,) if int(index) < size:
-            return name, int(index)
-        case (size,):
-            holds = f"'{text}' asks for entry {index}, branch '{name}' has {size}, from 0 to {size - 1}"
-        case ():
-            holds = f"'{text}' asks for an entry, but branch '{name}' is one number per event"
-        case shape:
-            holds = f"'{text}' asks for an entry, but branch '{name}' has entries of shape {shape}, expected numbers"
-    raise BranchError(f"{where}: {holds}")
+    index = tuple(map(int, re.findall(r"-?\d+", brackets)))
+    shape: Any = tree.shape(name)
+    if not shape:
+        raise BranchError(f"{where}: '{text}' asks for an entry, but branch '{name}' is one number per event")
+    if len(shape) != len(index):
+        msg = f"{where}: '{text}' asks for an entry, but branch '{name}' has entries of shape {shape}, expected as in "
+        raise BranchError(f"{msg}{name}{'[0]' * len(shape)}")
+    for k, size in zip(index, shape, strict=True):
+        if not -size <= k < size:
+            msg = f"{where}: '{text}' asks for entry {k}, branch '{name}' has {size}, from 0 to {size - 1}"
+            raise BranchError(msg)
+    return name, index

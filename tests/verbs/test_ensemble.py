@@ -219,7 +219,7 @@ def test_terminated_runs_end_their_trainings(tmp_path, toy_file):
 def test_trainings_that_do_not_end_when_asked_are_killed(monkeypatch):
     monkeypatch.setattr(ensemble, "GRACE", 0.1)
     deaf = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(9)"
     )
     with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
