@@ -36,6 +36,7 @@ NO_OPTION = r"(?:Option|does not accept option|unrecognized arguments:) (?:--)?'
 NO_CLASS = r"Expected a dot import path string: (.+)|Import path (\S+) does not correspond to a subclass"
 UNION = r"Does not validate against any of .*?Errors:\n(.*?)\nGiven value type.*?\nGiven value: (.*)"
 TRAP = "; a name that YAML reads as something else (no, on, null, 1) is written in quotes"
+MEANINGS = {"bool": "true or false", "null": "null", "int": "a number", "float": "a number", "timestamp": "a date"}
 LONGEST_VALUE = 80  # characters of a value that are shown
 
 
@@ -220,7 +221,7 @@ def load_yaml(text: str, path: str = "") -> Any:
     """Content of a YAML file, whose path serves messages.
 
     Raises:
-        ConfigError: a key is there twice, or is a word that YAML doesn't read as text.
+        ConfigError: a key is there twice, or is something that YAML doesn't read as text.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     for mapping in _mappings(root) if root else ():
@@ -246,13 +247,12 @@ def _mappings(node: Any) -> Iterator[Any]:
 
 
 def _check_keys(mapping: Any, file: str) -> None:
-    """Refuse a key that is there twice, or that means true, false or null."""
+    """Refuse a key that is there twice, or that is no text."""
     lines: dict[str, int] = {}
     for key, _ in mapping.value:
         line, kind = key.start_mark.line + 1, key.tag.rpartition(":")[2]
-        if kind in ("bool", "null"):
-            meaning = "null" if kind == "null" else "true or false"
-            msg = f"{file}line {line}: YAML reads the key '{key.value}' as {meaning}, expected a name"
+        if kind in MEANINGS:
+            msg = f"{file}line {line}: YAML reads the key '{key.value}' as {MEANINGS[kind]}, expected a name"
             raise ConfigError(f'{msg}; write it in quotes: "{key.value}"')
         if isinstance(key.value, str) and key.value in lines and key.value != "<<":
             msg = f"{file}line {line}: '{key.value}' is there already in line {lines[key.value]}"

@@ -138,6 +138,7 @@ def test_command_lines(words, expected, monkeypatch, capsys):
     [
         ("files: a.root\ntree: t\nfiles: b.root\n", "line 3: 'files' is there already in line 1"),
         ("columns: {features: {no: }, context: {}}", "line 1: YAML reads the key 'no' as true or false"),
+        ("columns: {features: {1: }, context: {}}", "line 1: YAML reads the key '1' as a number"),
         ("files: [a\ntree: x\n", "line 2, column 5: "),
         ("- a\n- b\n", "'- a - b' found, expected options by name"),
     ],

@@ -118,10 +118,10 @@ def test_training_on_weights_of_a_friend(tmp_path, two):
 
 
 @pytest.mark.usefixtures("two")
-def test_samples_of_verbs_have_friends(tmp_path, capsys):
+def test_samples_of_verbs_have_friends(tmp_path):
     sample = WeightedFiles(str(tmp_path / "events0.root"), "events", "sw", [f"{tmp_path}/weights0.root:w"])
     assert "sw" in sample.branches
     files = ["--generated", f"{tmp_path}/events0.root", "--reference", f"{tmp_path}/events0.root"]
     friend = ["--reference.weight", "sw * sw", "--reference.friends", f'["{tmp_path}/weights0.root:w"]']
     calorefine(["plot", *files, *friend, "--features", "[x]", "--output", str(tmp_path / "plots.png")])
-    assert "plots.png" in capsys.readouterr().out
+    assert (tmp_path / "plots.png").is_file()
