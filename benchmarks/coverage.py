@@ -33,6 +33,7 @@ replicas, `_no_bootstrap` has other seeds at the same data instead of replicas, 
 weight 1.  `width` is the mean error in units of that of the full method.
 
     python benchmarks/coverage.py --json coverage.json
+    python benchmarks/coverage.py --work toys --toys-gan 0    # keeps each toy, and goes on where it was ended
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 import warnings
@@ -287,6 +289,11 @@ def by_bin(toys: list[Experiment]) -> str:
     return "\n".join([head, *(f"{name}{row}" for name, row in zip(names, rows, strict=True))])
 
 
+def kept(work: Path, variant: str, number: int) -> Path:
+    """File of a toy."""
+    return work / f"toy{variant}_{number}.pkl"
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -295,6 +302,7 @@ def main() -> None:
     parser.add_argument("--toys-gan", type=int, default=30)
     parser.add_argument("--toys-naive", type=int, default=0, help="of each naive alternative")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--work", type=Path, help="folder that keeps the toys; those that it holds are not done again")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     counts = {FLOW: options.toys, GAN: options.toys_gan} | dict.fromkeys(NAIVE, options.toys_naive)
@@ -302,10 +310,17 @@ def main() -> None:
     tasks = [(variant, number + FIRST) for variant, count in counts.items() for number in range(count)]
     tasks.sort(key=lambda task: task[0] != GAN)  # the longest first
     results: dict[str, dict[int, Experiment]] = {variant: {} for variant in counts}
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
+        for variant, number in [task for task in tasks if kept(options.work, *task).is_file()]:
+            results[variant][number] = pickle.loads(kept(options.work, variant, number).read_bytes())
+            tasks.remove((variant, number))
     start = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         for done, (variant, number, toy) in enumerate(pool.imap_unordered(experiment, tasks), 1):
             results[variant][number] = toy
+            if options.work:
+                kept(options.work, variant, number).write_bytes(pickle.dumps(toy))
             if done % 5 == 0 or done == len(tasks):
                 print(f"{done} of {len(tasks)} toys, {time.perf_counter() - start:.0f} s", flush=True)
     figures: dict[str, float] = {}

@@ -218,6 +218,7 @@ class EventDataModule(pl.LightningDataModule):
         """Events, their weights (n,) before positive ones are made of them, and whether (n,) these are not 0.
 
         Bootstrap counts are included in both weights; an event that a replica doesn't count has a weight nevertheless.
+        So has one whose positive weight is 0, which differs between replicas: their epochs have as many batches.
         """
         table, key, event_key = self._rows = self._rows or self._read_rows()
         block_key = self.columns.bootstrap_key(table, event_key)
@@ -226,7 +227,7 @@ class EventDataModule(pl.LightningDataModule):
             check_blocks(block_key, self.columns.block)
         counts = self.replica.counts(block_key)
         weight = self._weight({**table, EVENT: event_key}, block_key)
-        signed = counts * weight
+        signed, used = counts * weight, weight != 0
         self.weights_dof = stats.weights_dof(signed, keys.group(block_key))
         stats.require_positive_sum(signed, f"{self.source}, weights '{self._weight_name()}'")
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
@@ -236,7 +237,7 @@ class EventDataModule(pl.LightningDataModule):
             events = Events(x, context, weight, key, event_key)
             self.positive_result = self.positive.fit(events, multiplicity=counts, names=names, arrays=arrays)
             weight = self.positive_result.weight
-        return Events(x, context, counts * weight, key, event_key), signed, weight != 0
+        return Events(x, context, counts * weight, key, event_key), signed, used
 
     def _read_rows(self) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
         """Columns (n,), keys (n,) and event keys (n,) of the selected rows."""
