@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -323,6 +324,28 @@ def test_a_column_that_is_constant_in_a_replica_is_told(toy_file, tmp_path):
         ValueRangeError, match=r"replica 1, of the events that it counts: column 'x': all \d+ values are 0"
     ):
         data_module(tmp_path / "one.root", replica=Replica(1)).setup()
+
+
+def test_replicas_with_positive_weights_of_0_have_as_many_batches(toy_file, splot, monkeypatch):
+    """A regression gives 0 to other events in each replica; trainings side by side need equal numbers of batches."""
+    fit = PositiveWeights.fit
+
+    def with_zeros(self, events, **options):
+        result = fit(self, events, **options)
+        counted = options["multiplicity"]
+        zero = np.arange(len(events)) % 2 < (counted.sum() % 2)  # half of the events, or none
+        return replace(result, weight=np.where(zero, 0.0, result.weight))
+
+    monkeypatch.setattr(PositiveWeights, "fit", with_zeros)
+    modules = [
+        data_module(toy_file, weights=splot, positive=PositiveWeights(n_folds=2), replica=Replica(index))
+        for index in range(1, 7)
+    ]
+    for module in modules:
+        module.setup()
+    zeros = [np.mean(module.train.weight == 0) for module in modules]
+    assert min(zeros) < 0.05 < 0.1 < max(zeros)
+    assert len({(module.epoch, len(module.train) >= module.epoch.n_events) for module in modules}) == 1
 
 
 def test_positive_weights_at_set_up(toy_file, splot):
