@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import uproot
+import yaml
 
 from calorefine import Simulator
 from calorefine.cli import calorefine
@@ -90,6 +92,28 @@ def test_commands_are_understood(checkout, monkeypatch, capsys):
         with pytest.raises(SystemExit) as end:
             calorefine([*words, "--print_config"])
         assert end.value.code in (0, None), capsys.readouterr().err
+
+
+def test_paths_with_a_space_stay_whole(checkout):
+    """In the shell each is one word."""
+    folder = checkout / "open data"
+    folder.mkdir()
+    paths = {}
+    for name in ("calibration", "conditions"):
+        first = yaml.safe_load((ROOT / "workflows" / "config.yaml").read_text())[name]
+        paths[name] = str(folder / f"my {Path(first).name}")
+        shutil.copy(ROOT / first, paths[name])
+    config = checkout / "spaces.yaml"
+    config.write_text(yaml.safe_dump({**paths, "work": "my work"}))
+    code, text = dry_run(checkout, files=[str(config)])
+    assert code == 0, text
+    commands = [shlex.split(one) for one in COMMAND.findall(text)]
+    assert commands
+    for words in commands:
+        parts = [part for word in words for part in ("open", "data/my", "my", "work") if word == part]
+        assert not parts, words
+    assert any(paths["calibration"] in words for words in commands)
+    assert any("my work/report.html" in words for words in commands)
 
 
 @pytest.mark.parametrize(
