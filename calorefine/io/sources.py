@@ -22,6 +22,7 @@ import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stu
 import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
+from calorefine.io import remote
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
 from calorefine.io.names import ENTRY, TEXT
 from calorefine.text import first_three
@@ -61,7 +62,8 @@ class Source(ABC):
     """One or more files with the same table.
 
     Args:
-        files: a path, a glob (`**` for folders of any depth), or a list of both; `~` and `$VARIABLE` expand.
+        files: a path, a glob (`**` for folders of any depth), or a list of both; `~` and `$VARIABLE` expand, and remote
+            files (`root://`, `https://`) are copied first.
         tree: name of the table, with its folder in the file if it has one.
 
     Raises:
@@ -253,11 +255,10 @@ def _expand(given: str) -> list[Path]:
     """Return the files that a path or glob names, sorted; `**` stands for folders of any depth.
 
     Raises:
-        FileError: there is none, or it is somewhere else.
+        FileError: there is none, or it can't be copied from where it is.
     """
-    if scheme := re.match(r"(\w+)://", given):
-        msg = f"{given}: files are read from local disks, not by {scheme[1]}; copy it first, as by xrdcp or curl"
-        raise FileError(f"{msg}, or mount the storage")
+    if remote.scheme(given):
+        return [remote.local_copy(given)]
     pattern = os.path.expandvars(Path(given).expanduser())
     if unset := re.search(r"\$\{?(\w+)", pattern):
         raise FileError(f"{given}: the environment variable '{unset[1]}' isn't set")

@@ -19,8 +19,8 @@ from calorefine.io.names import mangled, readable
 
 _TRIGONOMETRY = ("sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2")
 _HYPERBOLIC = ("sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh")
-_POWERS = ("log", "log10", "log1p", "exp", "expm1", "sqrt", "hypot")
-_PIECEWISE = ("where", "abs", "floor", "ceil", "round", "isnan", "isfinite")
+_POWERS = ("log", "log10", "log1p", "exp", "expm1", "sqrt")
+_PIECEWISE = ("where", "abs", "floor", "ceil")
 FUNCTIONS = frozenset([*_TRIGONOMETRY, *_HYPERBOLIC, *_POWERS, *_PIECEWISE])
 _NODES = (ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.IfExp, ast.Name, ast.Constant)
 _ARITHMETIC = (ast.unaryop, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
