@@ -74,3 +74,26 @@ def test_rows_with_cells_that_are_not_finite(tmp_path, arrays):
     with pytest.warns(UserWarning, match="left out 2"):
         (chunk,) = source.chunks(Request({"c": "cells"}, shapes={"c": SHAPE}, nonfinite="drop"))
     assert chunk.values["c"].shape == (N - 2, *SHAPE)
+
+
+def test_entries_of_matrices_and_from_the_end(source, arrays):
+    texts = {"a": "cells[1][2] - cells [0][-1]", "b": "cells[-2][-3] + e", "c": "cells[1] [0] > 1 ? 1 : 0"}
+    (chunk,) = source.chunks(Request(texts))
+    cells = arrays["cells"].astype(float)
+    np.testing.assert_allclose(chunk.values["a"], cells[:, 1, 2] - cells[:, 0, 2])
+    np.testing.assert_allclose(chunk.values["b"], cells[:, 0, 0] + arrays["e"])
+    np.testing.assert_array_equal(chunk.values["c"], cells[:, 1, 0] > 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cells[1]", r"'cells\[1\]' asks for an entry, .* of shape \(2, 3\), expected as in cells\[0\]\[0\]"),
+        ("cells[2][0]", r"asks for entry 2, branch 'cells' has 2, from 0 to 1"),
+        ("cells[0][-4]", r"asks for entry -4, branch 'cells' has 3, from 0 to 2"),
+        ("cell[0][1]", "there is no branch 'cell'; did you mean 'cells'"),
+    ],
+)
+def test_entries_that_are_not_there(source, text, message):
+    with pytest.raises(BranchError, match=message):
+        list(source.chunks(Request({"a": text})))
