@@ -13,11 +13,17 @@ nobody would see it.
 outer half of their range, if the density is constant up to its end; 1/4 if it fades linearly, less for tails.  An edge
 has more than `FADING`, by three standard errors of the weighted sum, and more than that of the outermost tenth of them
 as well, which a steep rise has not.  An atom at the end is known as a bound.
+
+Of *two samples* that are compared, or one of which is weighted to be like the other, edges and integers don't matter;
+but each is asked for features that are functions of all other columns, and for integers in one of them alone.
+
+*Single precision* loses the digits of values far from 0: a training takes an offset off, others are told which one.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -26,11 +32,11 @@ from scipy.spatial import KDTree
 
 from calorefine import keys
 from calorefine.data.knots import LEAST_ATOM
-from calorefine.events import Column, Columns, Events
+from calorefine.events import Arrays, Column, Columns, Events
 from calorefine.stats import FloatArray, n_eff, sum_w2
 
 MOST_EVENTS, HELD_OUT, EXACT = 20_000, 200, 3e-4
-MOST_TERMS, MOST_NAMED = 60, 6
+MOST_TERMS, FEW_TERMS, MOST_NAMED = 60, 30, 6
 VISIBLE = 100.0
 OUTERMOST, FADING, SIGNIFICANT = 0.05, 0.35, 3.0
 LEAST_EVENTS = 400
@@ -56,6 +62,61 @@ def remarks(events: Events, columns: Columns) -> list[str]:
     for values, (name, column) in zip(x.T, described.items(), strict=True):
         if name not in functions:
             texts += _integer(values, name, column) or _edges(values, used.weight, name, column)
+    return texts
+
+
+def remarks_on_pair(generated: Events, reference: Events, columns: Columns) -> list[str]:
+    """Find features that tell nothing new about two samples, or tell them apart whatever else they are like.
+
+    Args:
+        generated: events of any weight; copies of the same features count once.
+        reference: likewise.
+        columns: what they are; only features that are single numbers are looked at.
+
+    Returns:
+        One sentence for each.
+    """
+    names = [name for name, column in columns.feature_columns.items() if not column.shape]
+    samples = {"reference": reference, "generated": generated}
+    if not names or any(len(events) < LEAST_EVENTS for events in samples.values()):
+        return []
+    functions = {which: _redundant(events, names, columns) for which, events in samples.items()}
+    texts = []
+    for name in names:
+        told, place = f"feature '{name}': ", columns.slices[name].start
+        of = {which: found[name] for which, found in functions.items() if name in found}
+        whole = [which for which, events in samples.items() if _whole(events.x[:, place])]
+        if len(of) == 2:
+            texts.append(f"{told}is a function of {of['reference']}, and tells nothing that these don't; leave it out")
+        elif of:
+            which, others = next(iter(of.items()))
+            text = (
+                f"is a function of {others} in the {which} events alone, which tells the samples apart whatever else "
+            )
+            texts.append(f"{told}{text}they are like; leave it out, or set it from the others in both")
+        elif len(whole) == 1 and _fractional(
+            samples["generated" if whole == ["reference"] else "reference"].x[:, place]
+        ):
+            text = f"all values are integers in the {whole[0]} events alone, which tells the samples apart"
+            texts.append(f"{told}{text}; expected transform: integer in the training, or rounded values in both")
+    return texts
+
+
+def coarse(table: Arrays, columns: Columns) -> list[str]:
+    """Find columns of a table (n,) whose digits single precision doesn't keep; a sentence with the offset for each."""
+    texts = []
+    for kind, group in (("feature", columns.feature_columns), ("context", columns.context_columns)):
+        for name, column in group.items():
+            if column.shape or column.categories:
+                continue
+            values = np.asarray(table[name], np.float64) - (column.offset or 0)
+            found = replace(column, offset=None).centered(values).offset
+            if found is not None:
+                step = float(np.spacing(np.float32(np.abs(values).max())))
+                text = (
+                    f"{kind} '{name}': single precision has steps of {step:.3g} there, {step / width_of(values):.2g} of"
+                )
+                texts.append(f"{text} the half-width; expected offset: {found + (column.offset or 0):.15g}")
     return texts
 
 
@@ -151,6 +212,46 @@ def _functions(x: FloatArray, events: Events, names: list[str], columns: Columns
     return texts
 
 
+def _redundant(events: Events, names: list[str], columns: Columns) -> dict[str, str]:
+    """Features that are functions of the other columns, later ones first, and of which columns."""
+    order = np.argsort(keys.stream(events.event_key, "remarks"), kind="stable")[:MOST_EVENTS]
+    x = events.x[order][:, [columns.slices[name].start for name in names]].astype(np.float64)
+    if len(names) > 1:
+        order = order[(first := np.sort(np.unique(x, axis=0, return_index=True)[1]))]
+        x = x[first]
+    context = _encoded_by_name(events.context[order].astype(np.float64), columns)
+    others = {name: ((x[:, [k]] - x[:, k].mean()) / (x[:, k].std() or 1.0)) for k, name in enumerate(names)} | context
+    found: dict[str, str] = {}
+    for k, name in reversed(list(enumerate(names))):
+        given = {other: part for other, part in others.items() if other not in (name, *found)}
+        held_out = np.zeros(len(x), bool)
+        held_out[np.flatnonzero(~_at_atom(x[:, k]))[:HELD_OUT]] = True
+        if not given or held_out.sum() < HELD_OUT // 2 or len(x) < LEAST_EVENTS:
+            continue
+        c, width = np.concatenate([*given.values()], axis=1), np.array([width_of(x[:, k])])
+        if _is_function(c, x[:, [k]], held_out, width, most_terms=FEW_TERMS)[0]:
+            more = ", ..." if len(given) > MOST_NAMED else ""
+            found[name] = f"({', '.join(list(given)[:MOST_NAMED])}{more})"
+    return found
+
+
+def _at_atom(values: FloatArray) -> NDArray[np.bool_]:
+    """Which values (n,) are the most frequent one, if that is an atom: known without being a function."""
+    unique, counts = np.unique(values, return_counts=True)
+    most = int(np.argmax(counts))
+    return np.asarray((values == unique[most]) & (counts[most] > LEAST_ATOM * len(values)))
+
+
+def _whole(values: NDArray[np.float32]) -> bool:
+    """Whether values (n,) are integers, and near enough for that to be seen."""
+    return bool(np.all(values == np.round(values)) and 0 < width_of(values.astype(np.float64)) < VISIBLE)
+
+
+def _fractional(values: NDArray[np.float32]) -> bool:
+    """Whether most values (n,) are no integers."""
+    return bool(np.mean(values == np.round(values)) < 0.5)
+
+
 def _encoded_by_name(context: FloatArray, columns: Columns) -> dict[str, FloatArray]:
     """Columns of each context, in units of their spread; categories far apart."""
     out, first = {}, 0
@@ -161,10 +262,12 @@ def _encoded_by_name(context: FloatArray, columns: Columns) -> dict[str, FloatAr
     return out
 
 
-def _is_function(c: FloatArray, x: FloatArray, held_out: NDArray[np.bool_], widths: FloatArray) -> NDArray[np.bool_]:
+def _is_function(
+    c: FloatArray, x: FloatArray, held_out: NDArray[np.bool_], widths: FloatArray, *, most_terms: int = MOST_TERMS
+) -> NDArray[np.bool_]:
     """Whether each feature x (n, s) is predicted exactly by context c (n, q), at half of the events held out."""
     pairs = list(combinations_with_replacement(range(c.shape[1]), 2))
-    second = 1 + c.shape[1] + len(pairs) <= MOST_TERMS
+    second = 1 + c.shape[1] + len(pairs) <= most_terms
     terms = 1 + c.shape[1] + second * len(pairs)
     k = min(3 * terms + 5, int(np.sum(~held_out)))
     near = KDTree(c[~held_out]).query(c[held_out], k=np.arange(1, k + 1))[1]

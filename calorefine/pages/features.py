@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from calorefine.pages.figures.panels import Curve, Panel, panel_figure
+from calorefine.pages.figures.panels import Curve, Panel, panel_figure, per_bin
 from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.style import SAMPLES
 from calorefine.systematics.features import REFERENCE, REWEIGHTED, Features
@@ -92,7 +92,7 @@ def _picture(features: Features, name: str) -> Picture:
     known = lowest.values > SIGNIFICANT * (np.zeros(1) if lowest.errors is None else lowest.errors)
     ratios = [curve.over(np.where(known, lowest.values, np.nan)) for curve in curves]
     label, ratio = labelled(name, features.units[name]), "ratio to ref." if last == REFERENCE else f"ratio to {last}"
-    figure = panel_figure(Panel(edges, curves, label, f"fraction / {edges[1] - edges[0]:.3g}", ratios, ratio))
+    figure = panel_figure(Panel(edges, curves, label, per_bin("fraction", edges), ratios, ratio))
     outside = {curve.label: max(round(1 - float(curve.values.sum()), 9), 0.0) for curve in curves}
     caption = f"{label}. Outside of the picture: {', '.join(f'{k} {percent(v)}' for k, v in outside.items())}."
     return Picture(figure, f"Distribution of {name} in {', '.join(outside)} events, with ratios", caption)

@@ -22,6 +22,7 @@ from calorefine.io.writer import replacing
 
 Record = Mapping[str, Any]  # of what a JSON file holds
 _PNG = b"\x89PNG\r\n\x1a\n"
+PIXELS = 2  # of an embedded file, on each pixel of the page in both directions: sharp on dense screens
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Picture:
     alt: str
     caption: str
     wide: bool = False
+
+    @property
+    def most(self) -> int | None:
+        """Largest width on the page for two pixels of the file at each of the page; None if it is drawn at any size."""
+        return int.from_bytes(self.data[16:20], "big") // PIXELS if self.data.startswith(_PNG) else None
 
     @property
     def source(self) -> str:

@@ -15,7 +15,7 @@ from calorefine.pages.style import SAMPLES, color
 from calorefine.reweighting.coverage import MOST_COVERED
 from calorefine.reweighting.diagnostics import LEAST_P_VALUE, MOST_SIGMA, N_WORST, Diagnostics, separation_text
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.shares import Shares
+from calorefine.shares import Shares, spans_decades, widened
 from calorefine.text import interval, labelled, number, percent, share_text, short, with_error
 from calorefine.twosample.classifier import Separation
 
@@ -214,10 +214,12 @@ def _is_off(record: Record, one: Record) -> bool:
 
 def _mean_figure(label: str, bins: Sequence[Record]) -> bytes:
     low, high, mean, error = (np.array([one[k] for one in bins]) for k in ("low", "high", "mean", "error"))
-    margin = 0.04 * (high[-1] - low[0]) or 0.5
-    look = {"color": SAMPLES["reweighted"][0], "x": 0.5 * (low + high), "options": {"xerr": 0.5 * (high - low)}}
+    log = spans_decades(np.array([*low, high[-1]]))
+    x = np.sqrt(low * high) if log else 0.5 * (low + high)
+    look = {"color": SAMPLES["reweighted"][0], "x": x, "options": {"xerr": np.stack([x - low, high - x])}}
     curve = Curve("generated events", mean, error, **look)
-    edges = np.array([low[0] - margin, high[-1] + margin])
+    start, end = widened(float(low[0]), float(high[-1]), log=log)
+    edges = np.geomspace(start, end, len(bins) + 1) if log else np.array([start, end])
     return panel_figure(Panel(edges, [curve], label, "mean factor", level=1.0))
 
 

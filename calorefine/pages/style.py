@@ -1,8 +1,10 @@
-"""What all pictures have in common: size, colors, marks, a legend above, and the file they end as."""
+"""What all pictures have in common: size, colors, marks, and the file they end as."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from calorefine.pages.texts import Names, fit_texts, legend_above
 
 WIDTH = 4.8  # inches
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: told apart by all
@@ -22,8 +26,8 @@ SAMPLES = {  # color, and line or, for points with errors, none
     "reweighted": (COLORS[1], "-"),
     "reference": ("black", ""),
 }
-LONGEST = 48  # letters of a name
-PER_INCH = 11.5  # letters of a legend, with 6 for each sign
+LONGEST = 72  # letters of a name
+DPI = 200  # of pictures in pixels
 styled = mpl.rc_context(  # decorator of all that draws
     {
         **{key: value for key, value in mplhep.style.ATLAS.items() if not key.startswith(("font", "mathtext"))},
@@ -63,27 +67,25 @@ def canvas(
     return figure, panels
 
 
-def legend_above(figure: Figure, title: str = "") -> None:
-    """Put the legend of the first axes above them all, below a title; the figure grows by its rows."""
-    handles, texts = figure.axes[0].get_legend_handles_labels()
-    entries = dict(zip(texts, handles, strict=True))
-    labels = list(entries)
-    if not labels:
-        return
-    width, height = figure.get_size_inches()
-    most = int(width * PER_INCH / (max(map(len, labels)) + 6))
-    columns = len(labels) if sum(map(len, labels)) + 6 * len(labels) <= width * PER_INCH else max(most, 1)
-    figure.set_size_inches(width, height + 0.22 * (-(-len(labels) // columns) + bool(title)))
-    options = {"handlelength": 1.6, "columnspacing": 1.2, "borderaxespad": 0.1, "handletextpad": 0.5}
-    figure.legend(entries.values(), labels, loc="outside upper center", ncols=columns, title=title or None, **options)
+def finished(figure: Figure, *, title: str = "", names: Sequence[Names] = ()) -> Figure:
+    """Return the figure with the legend of its first axes above, below a title, and with all texts made to fit."""
+    legend_above(figure, title)
+    fit_texts(figure, names)
+    return figure
 
 
+@styled
 def svg(figure: Figure) -> bytes:
-    """Return the figure as SVG that holds only the picture, with the legend of its first axes above."""
-    legend_above(figure)
+    """Return the figure as SVG that holds only the picture."""
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return out.getvalue()
+
+
+@styled
+def save(figure: Figure, path: Path, kind: str = "png") -> None:
+    """Write the figure with so many pixels that a page shows it sharp; in the style that it was drawn with."""
+    figure.savefig(path, format=kind, dpi=DPI)
 
 
 def escaped(text: str) -> str:
@@ -92,8 +94,13 @@ def escaped(text: str) -> str:
     >>> escaped("_x$")
     ' _x\\$'
     """
-    shown = (text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}...").replace("$", r"\$")
+    shown = shortened(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def shortened(text: str, letters: int = LONGEST) -> str:
+    """Cut off what is beyond so many letters."""
+    return text if len(text) <= letters else f"{text[: letters - 2]}..."
 
 
 def color(index: int) -> str:

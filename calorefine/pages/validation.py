@@ -8,8 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from calorefine.pages.figures.panels import MOST_REACH, PANELS_PER_ROW, Curve, Panel, grid_figure, reach_of
-from calorefine.pages.style import COLORS, SAMPLES
+from calorefine.pages.style import COLORS, SAMPLES, escaped
+from calorefine.shares import spans_decades, widened
 from calorefine.stats import FloatArray
+from calorefine.text import number
 from calorefine.twosample.binned import BinWidths, ContextBin, Efficiencies, significant
 from calorefine.twosample.comparison import Comparison
 from calorefine.twosample.overlay import Overlay
@@ -49,17 +51,17 @@ def efficiency_figure(
     chosen = [(index, level, efficiencies[level]) for index, level in enumerate(SHOWN_LEVELS)]
     panels = []
     for column, in_bins in bins.items():
-        edges = np.array([in_bins[0].low, *(one.high for one in in_bins)])
+        edges = _edges(in_bins)
         curves, ratios = [], []
         for index, level, cut in chosen:
-            label = f"above {cut.cut:.3g}, the {level} quantile"
+            label = f"above {number(cut.cut, 3)}, the {level} quantile"
             curves += _efficiency_curves(cut.bins[column], in_bins, index, label)
-            ratios.append(_ratio_curve(cut.bins[column], in_bins, index))
+            ratios.append(_ratio_curve(cut.bins[column], in_bins, edges, index))
         options = {"ylim": (-0.03, 1.08)}
         panels.append(
             Panel(edges, curves, column, "efficiency", ratios, RATIO, None, options=options, reach=MOST_REACH)
         )
-    title = f"{feature}: points reference, lines generated"
+    title = f"{escaped(feature)}: points reference, lines generated"
     return grid_figure(panels, title=title, sharey="row", per_row=len(panels))
 
 
@@ -75,11 +77,21 @@ def _efficiency_curves(
     return [line, Curve(label, *target, color=color, index=index, x=places)]
 
 
-def _ratio_curve(comparisons: Sequence[Comparison], bins: Sequence[ContextBin], index: int) -> Curve:
+def _edges(bins: Sequence[ContextBin]) -> FloatArray:
+    """Edges (b + 1,) of bins; where the outermost ones hold a single value each, it is the middle of its bin."""
+    low, high, first, last = bins[0].low, bins[-1].high, bins[0].center, bins[-1].center
+    edges = np.array([low, *(one.high for one in bins)], np.float64)
+    if len(bins) > 1 and (first == low or last == high):
+        edges[0], edges[-1] = min(2 * first - edges[1], low), max(2 * last - edges[-2], high)
+    return edges if high > low else np.array(widened(low, high, log=False))
+
+
+def _ratio_curve(comparisons: Sequence[Comparison], bins: Sequence[ContextBin], edges: FloatArray, index: int) -> Curve:
     """Ratios where the reference is known, those of different cuts side by side."""
     ratio, error = _values(comparisons, "ratio")
     ratio[[not significant(one) for one in comparisons]] = np.nan
-    places = np.array([one.center + 0.1 * (index - 1) * (one.high - one.low) for one in bins])
+    center, shift = np.array([one.center for one in bins]), 0.1 * (index - 1)
+    places = center * (edges[1:] / edges[:-1]) ** shift if spans_decades(edges) else center + shift * np.diff(edges)
     return Curve("", ratio, error, color=COLORS[index], index=index, x=places)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from calorefine.events import Columns, units_of
-from calorefine.pages.figures.panels import Curve, Panel, panel_figure, shares_panel
+from calorefine.pages.figures.panels import Curve, Panel, panel_figure, per_bin, shares_panel
 from calorefine.pages.page import Picture, Section, Table
 from calorefine.pages.splot import factorization_table
 from calorefine.pages.style import COLORS, LINES
@@ -83,8 +83,7 @@ def _weights_figure(report: WeightsReport) -> bytes:
         Curve(name, np.asarray(counts), line=LINES[k % len(LINES)], color=COLORS[k % len(COLORS)])
         for k, (name, counts) in enumerate(report.distribution.values.items())
     ]
-    ylabel = f"events / {number(float(edges[1] - edges[0]), 2)}"
-    return panel_figure(Panel(edges, curves, "weight", ylabel, log=True, level=None))
+    return panel_figure(Panel(edges, curves, "weight", per_bin("events", edges), log=True, level=None))
 
 
 def _columns(report: WeightsReport, units: Mapping[str, str]) -> Section:

@@ -107,7 +107,9 @@ def context_values(columns: Columns, events: Events) -> dict[str, FloatArray]:
         encoded = events.context[:, first : first + len(column.categories or [0])]
         first += encoded.shape[1]
         known = column.categories and np.asarray(column.categories, np.float64)
-        values[name] = encoded[:, 0].astype(np.float64) if known is None else known[np.argmax(encoded, axis=1)]
+        values[name] = (
+            encoded[:, 0] + np.float64(column.offset or 0) if known is None else known[np.argmax(encoded, axis=1)]
+        )
     return values
 
 

@@ -6,16 +6,19 @@ context is then that of the reference event of the same key, where both files ha
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calorefine.errors import BranchError, KeyColumnError
+from calorefine.data.remarks import coarse, remarks_on_pair
+from calorefine.errors import BranchError, ColumnWarning, KeyColumnError
 from calorefine.events import Columns, Events
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.sources import Source
+from calorefine.stats import FloatArray
 
 Twins = Literal["keys", "rows", "none"]
 
@@ -37,6 +40,12 @@ class Samples:
     reference: Events
     twins: Twins
 
+    def features(self, events: Events) -> FloatArray:
+        """Features of one of the samples (d, n), with the offsets that single precision is kept without."""
+        described = self.columns.feature_columns
+        offsets = np.concatenate([np.full(one.size or 1, one.offset or 0.0) for one in described.values()])
+        return np.asarray(events.x.T.astype(np.float64) + offsets[:, None])
+
 
 def read_samples(generated: WeightedFiles, reference: WeightedFiles, *, columns: Columns | None) -> Samples:
     """Read both samples.
@@ -52,6 +61,9 @@ def read_samples(generated: WeightedFiles, reference: WeightedFiles, *, columns:
         BranchError: a branch is missing, or the generated file has neither context nor anything to find it by.
         KeyColumnError: generated events without context have keys that the reference hasn't.
         WeightError: weights without a positive sum.
+
+    Warns:
+        ColumnWarning: single precision loses the digits of a column.
     """
     columns = columns or replace(generated.columns, cut=None)
     wanted, context = generated.texts(columns, "features"), generated.texts(columns, "context")
@@ -64,7 +76,15 @@ def read_samples(generated: WeightedFiles, reference: WeightedFiles, *, columns:
         made = made if matches is None else _with_context(made, target, matches, columns)
     else:
         made, twins = _by_row(made, target, int(generated.provenance.get("n_per_event", 1)), columns, generated.source)
+    for text in coarse(target.table, columns):
+        warnings.warn(f"{reference.source}: {text}", ColumnWarning, stacklevel=2)
     return Samples(columns, made.events(columns), target.events(columns), twins)
+
+
+def warn_of_columns(samples: Samples, where: str) -> None:
+    """Warn of features that spoil a comparison or a reweighting."""
+    for text in remarks_on_pair(samples.generated, samples.reference, samples.columns):
+        warnings.warn(f"{where}: {text}", ColumnWarning, stacklevel=3)
 
 
 def read_training(path: str, tree: str, columns: Columns) -> Events:

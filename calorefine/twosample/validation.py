@@ -66,7 +66,7 @@ def validation(
     learned = numbers[1].n_eff / training_n_eff if training_n_eff else 0.0
     coarse, fine = (_bins(samples, n_bins, learned) for n_bins in (N_MOMENT_BINS, N_EFFICIENCY_BINS))
     names = samples.columns.feature_names
-    features = zip(generated.x.T.astype(np.float64), reference.x.T.astype(np.float64), strict=True)
+    features = zip(samples.features(generated), samples.features(reference), strict=True)
     pairs = dict(zip(names, features, strict=True))
     efficiencies = {name: binned_efficiencies(*pair, fine, weight=reference.weight) for name, pair in pairs.items()}
     return Validation(

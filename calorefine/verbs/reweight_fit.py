@@ -20,7 +20,7 @@ from calorefine.reweighting.ratio import RatioEstimator
 from calorefine.reweighting.replicas import bootstrap_copies, fit_replicas
 from calorefine.reweighting.reweighter import Reweighter
 from calorefine.reweighting.rounds import REPETITIONS, RoundTest, fit_rounds
-from calorefine.twosample.pair import Samples, read_samples
+from calorefine.twosample.pair import Samples, read_samples, warn_of_columns
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,10 @@ def fit_reweighter(
     Raises:
         CalorefineError: bad input; nothing is written.
         WeightError: negative generated weights, or weights without a positive sum.
+
+    Warns:
+        ColumnWarning: a feature tells the samples apart, or nothing, whatever else they are like; or single precision
+            loses its digits.
     """
     path = _checked(output, reference, rounds, replicas)
     files = (
@@ -98,6 +102,7 @@ def fit_reweighter(
     with ExitStack() as stack:
         beside = [stack.enter_context(replacing(one, overwrite=overwrite)) for one in paths]
         samples = read_samples(*files, columns=columns)
+        warn_of_columns(samples, f"{files[0].source} and {files[1].source}")
         estimator = estimator or NetworkRatio()
         reweighter, history = fit_rounds(samples, estimator, conditional=conditional, rounds=rounds, seed=seed)
         reweighter.provenance = _provenance(samples, files, estimator) | {

@@ -22,7 +22,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from calorefine.errors import ConfigError
@@ -30,10 +29,11 @@ from calorefine.events import Columns, Events
 from calorefine.io.provenance import made_by, recorded, write_json
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.writer import check_outputs, replacing
+from calorefine.pages.style import save
 from calorefine.pages.validation import efficiency_figure, overlay_figure, widths_figure
 from calorefine.twosample.context_check import warn_of_contexts
 from calorefine.twosample.overlay import overlay
-from calorefine.twosample.pair import Samples, read_samples, read_training
+from calorefine.twosample.pair import Samples, read_samples, read_training, warn_of_columns
 from calorefine.twosample.results import SampleNumbers, Validation
 from calorefine.twosample.validation import validation
 
@@ -75,6 +75,10 @@ def validate_files(
     Raises:
         CalorefineError: bad input; nothing is written.
         WeightError: weights without a positive sum.
+
+    Warns:
+        ColumnWarning: a feature tells the samples apart, or nothing, whatever else they are like; or single precision
+            loses its digits.
     """
     if Path(output).suffix != ".json":
         raise ConfigError(f"output: {output} found, expected a name that ends in .json; pictures go beside it")
@@ -82,6 +86,7 @@ def validate_files(
     files = generated.within(tree), reference.within(tree)
     samples = read_samples(*files, columns=columns)
     warn_of_contexts(samples, (generated.weight, reference.weight))
+    warn_of_columns(samples, f"{files[0].source} and {files[1].source}")
     paths = [Path(output), *_pictures(Path(output), samples.columns.feature_names)]
     with ExitStack() as stack:
         partial = [stack.enter_context(replacing(path, overwrite=overwrite)) for path in paths]
@@ -97,7 +102,7 @@ def validate_files(
         )
         write_json(partial[0], result.to_dict() | {"provenance": made_by()})
         for path, figure in zip(partial[1:], _figures(samples, result), strict=True):
-            figure.savefig(path, format="png", dpi=110)
+            save(figure, path)
     return result
 
 
@@ -122,7 +127,7 @@ def _figures(samples: Samples, result: Validation) -> Iterator[Figure]:
     """In the order of `_pictures`."""
     names = samples.columns.feature_names
     rows = [
-        SampleRows(dict(zip(names, part.x.T.astype(np.float64), strict=True)), part.weight, part.key, part.event_key)
+        SampleRows(dict(zip(names, samples.features(part), strict=True)), part.weight, part.key, part.event_key)
         for part in (samples.generated, samples.reference)
     ]
     yield overlay_figure({name: overlay(name, *rows) for name in names})

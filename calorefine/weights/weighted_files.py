@@ -20,6 +20,7 @@ from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import read_table
 from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
+from calorefine.pages.style import save
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.factorization import FactorizationResult
 from calorefine.weights.linear_weights import ratio
@@ -199,7 +200,7 @@ class WeightedOutput:
             write_json(beside, content | {"provenance": made_by()})
         for path, figure in self.pictures.items():
             with replacing(path, overwrite=self.overwrite) as beside:
-                figure.savefig(beside, format="png", dpi=120)
+                save(figure, beside)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 import uproot
 
 from calorefine import Column, Columns, EventDataModule, keys
-from calorefine.data.remarks import remarks
+from calorefine.data.remarks import coarse, remarks, remarks_on_pair
+from calorefine.datasets import ImpureToy, RatioToy
 from calorefine.errors import ColumnWarning, ValueRangeError
 from calorefine.events import Events
 from calorefine.fit.command import lightning
@@ -188,3 +189,83 @@ def test_remarks_are_warnings_of_the_nominal_set_up(root_file):
         warnings.simplefilter("error")
         replica = nominal.for_replica(type(nominal.replica)(1))
         replica.setup()
+
+
+def pair(draw, *, n=4000, seed=0):
+    """Remarks on a generated and a reference sample; `draw` makes the features of each."""
+    events = []
+    for which in ("generated", "reference"):
+        rng = np.random.default_rng([seed, len(events)])
+        table = {k: np.asarray(v, np.float64) for k, v in draw(rng, n, which).items()}
+        described = Columns({k: None for k in table if k != "c"}, {"c": None} if "c" in table else {})
+        key = keys.make_keys([np.arange(len(table["x"]))])
+        weight = rng.choice([1.3, -0.3], len(key))
+        events.append(Events(described.encode_features(table), described.encode_context(table), weight, key, key))
+    return remarks_on_pair(*events, described)
+
+
+def related(rng, n, _):
+    x, y, c = rng.normal(1, 1, n), rng.gamma(3, 1, n), rng.uniform(0, 1, n)
+    return {"x": x, "y": y, "total": x + y, "product": x * y, "angle": np.arctan(2 * c), "c": c}
+
+
+def test_functions_of_other_columns_are_told_once():
+    """The sum of two is one of three that the others determine: only the last is left out."""
+    texts = pair(related)
+    assert [text.split("'")[1] for text in texts] == ["total", "product", "angle"]
+    assert all("tells nothing that these don't; leave it out" in text for text in texts)
+    assert "(x, y, c)" in texts[0]
+
+
+def test_functions_and_integers_in_one_sample_tell_it_apart():
+    def smeared(rng, n, which):
+        table = related(rng, n, which)
+        noise = rng.normal(0, 0.02 * (which == "generated"), n)
+        return {"x": table["x"], "y": table["y"], "total": table["total"] + noise, "c": table["c"]}
+
+    (text,) = pair(smeared)
+    assert "feature 'total': is a function of (x, y, c) in the reference events alone, which tells" in text
+
+    def counted(rng, n, which):
+        return {"x": rng.normal(size=n), "k": rng.poisson(4, n) + 0.1 * rng.normal(size=n) * (which == "generated")}
+
+    (text,) = pair(counted)
+    assert "feature 'k': all values are integers in the reference events alone" in text
+    assert pair(lambda rng, n, _: {"x": rng.normal(size=n), "k": rng.poisson(4, n)}) == []
+
+
+def library(rng, n, which):
+    """Generated events that are copies of few others, at other contexts."""
+    table = ImpureToy().generate(n, seed=int(rng.integers(1000)))
+    rows = rng.integers(0, 800, n) if which == "generated" else np.arange(n)
+    return {"x": table["x"][rows], "y": table["y"][rows], "z": table["m"][rows], "c": table["c"]}
+
+
+def eight(rng, n, _):
+    x = RatioToy().generate(n, seed=int(rng.integers(1000)))["x"]
+    return {"x": x[:, 0]} | {f"x{k}": x[:, k] for k in range(1, 8)}
+
+
+def layers(rng, n, _):
+    """Layers without energy where there are no hits, edges, atoms, and a resolution of 0.2 %."""
+    hits, x = rng.poisson(1.0, n), 75 + rng.exponential(20, n)
+    energy = np.where(hits == 0, 0.0, rng.gamma(np.maximum(hits, 1), 1.0))
+    return {"x": x, "hits": hits, "energy": energy, "near": x * (1 + 2e-3 * rng.normal(size=n)), "c": rng.random(n)}
+
+
+@pytest.mark.parametrize("draw", [library, eight, layers])
+def test_nothing_is_said_of_legitimate_pairs(draw):
+    for seed in range(5):
+        assert pair(draw, seed=seed) == []
+
+
+def test_coarse_columns_are_told_with_their_offset():
+    stamps = {
+        "t": 1.7e9 + np.random.default_rng(8).normal(0, 300, 1000),
+        "x": np.random.default_rng(8).normal(size=1000),
+    }
+    (text,) = coarse(stamps, Columns({"x": None}, {"t": None}))
+    assert text.startswith("context 't': single precision has steps of 128 there, 0.4")
+    offset = float(text.rpartition(" ")[2])
+    assert coarse(stamps, Columns({"x": None}, {"t": Column(offset=offset)})) == []
+    assert abs(offset - 1.7e9) < 1000

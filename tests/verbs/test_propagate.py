@@ -285,3 +285,14 @@ def test_observable_without_events_is_named_and_left_out_of_the_workspace(files)
     channels = json.loads((files / "s.json").read_text())["fragment"]["channels"]
     assert [channel["name"] for channel in channels] == ["x"]
     assert "'far' is not in the pyhf workspace: it has no events" in str(summary)
+
+
+def test_large_numbers_keep_their_digits(files):
+    """Observables are measured in double precision: those of a time stamp are those of its small part."""
+    start = 2.0**31
+    shifted = {"x": Histogram(f"x + {start:.0f}", edges=[start + edge for edge in EDGES])}
+    plain = propagated(files, calibration=Variations(weights="weight_replica")).systematics.only("x")
+    given = {"observables": shifted, "calibration": Variations(weights="weight_replica"), "output": str(files / "t")}
+    found = propagated(files, **given).systematics
+    np.testing.assert_allclose(found.nominal, plain.nominal)
+    np.testing.assert_allclose(found.total, plain.total)

@@ -12,7 +12,7 @@ import yaml
 
 from calorefine import Column, Columns, stats
 from calorefine.cli import calorefine
-from calorefine.errors import BranchError, ConfigError, EmptySelectionError, FileError, WeightError
+from calorefine.errors import BranchError, ColumnWarning, ConfigError, EmptySelectionError, FileError, WeightError
 from calorefine.reweighting import BoostingRatio, NetworkRatio, Reweighter, rounds
 from calorefine.reweighting.rounds import RoundTest
 from calorefine.twosample.classifier import Separation
@@ -311,3 +311,18 @@ def test_nothing_is_overwritten_and_that_is_known_at_once(fit, tmp_path, name, m
     with pytest.raises(ConfigError, match=rf"{name}: exists already"):
         fit(overwrite=False)
     assert (tmp_path / name).read_text() == "precious"
+
+
+def test_columns_that_a_ratio_gains_nothing_from_are_warned_of(fit, root_file):
+    own, target = table(), reference()
+    for arrays in (own, target):
+        arrays["sum"] = arrays["x"].astype(np.float64) + arrays["y"]
+        arrays["t"] = 1.7e9 + np.random.default_rng(5).normal(0, 300, N)
+    paths = {"generated": str(root_file(own, "own.root")), "reference": str(root_file(target, "target.root"))}
+    columns = Columns({"x": None, "sum": None, "y": None}, {"t": None}, key=["run", "event"])
+    with pytest.warns(ColumnWarning) as caught:
+        fit(**paths, columns=columns)
+    texts = [str(one.message) for one in caught]
+    assert "context 't': single precision has steps of 128 there" in texts[0]
+    assert "feature 'y': is a function of (x, sum, t), and tells nothing that these don't; leave it out" in texts[1]
+    assert len(texts) == 2

@@ -245,3 +245,19 @@ def test_fractions_of_samples_that_disagree(toy_file, tmp_path):
     stored = read_provenance(tmp_path / "m.root")["fractions"]["consistency"]
     assert [test["column"] for test in stored] == ["x", "y", "c"]
     assert min(test["p_corrected"] for test in stored) < 1e-3
+
+
+def test_large_numbers_keep_their_digits(root_file, tmp_path):
+    """All stays in double precision: a time stamp as context tests the same as its small part, and nothing is said."""
+    arrays = CorrelatedToy().generate(2000, seed=35)
+    arrays["t"] = 2.0**31 + arrays["c"]
+    path = root_file(arrays, "stamps.root")
+    found = {}
+    for name in ("c", "t"):
+        columns = ["--columns.features", "{x: }", "--columns.context", f"{{{name}: }}", "--columns.key", "[run, event]"]
+        files = ["--files", str(path), "--tree", "events", "--output", str(tmp_path / f"{name}.root")]
+        (found[name],) = [
+            one for one in calorefine(["splot", *files, *columns, *FIT]).factorization if one.column == name
+        ]
+    assert found["t"].chi2 == pytest.approx(found["c"].chi2, rel=1e-3)
+    assert found["t"].ndf == found["c"].ndf

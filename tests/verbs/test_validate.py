@@ -10,7 +10,7 @@ import uproot
 
 from calorefine import Column, Columns, Events
 from calorefine.cli import LIGHTNING_VERBS, calorefine
-from calorefine.errors import BranchError, CalorefineWarning, ConfigError, KeyColumnError, WeightError
+from calorefine.errors import BranchError, CalorefineWarning, ColumnWarning, ConfigError, KeyColumnError, WeightError
 from calorefine.io.sample import WeightedFiles
 from calorefine.twosample.context_check import context_tests
 from calorefine.twosample.pair import Samples, read_samples
@@ -206,3 +206,25 @@ def test_errors(files, tmp_path, root_file):
         files["generated"] = WeightedFiles(files["generated"].files, weight="0 * w")
         validate_files(**files, output=output, columns=COLUMNS)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_columns_that_spoil_the_comparison_are_warned_of(root_file, tmp_path):
+    """A time stamp in single precision, and a sum of two features; with the offset, numbers are the original ones."""
+    made, known = (table(seed=seed) for seed in (1, 2))
+    for arrays in (made, known):
+        arrays["sum"] = arrays["x"].astype(np.float64) + arrays["y"]
+        arrays["t"] = 1.7e9 + np.random.default_rng(5).normal(0, 300, 600)
+    paths = root_file(made, "made.root"), root_file(known, "known.root")
+    given = dict(zip(("generated", "reference"), [WeightedFiles(str(path)) for path in paths], strict=True))
+    given |= {"output": str(tmp_path / "v.json"), "repetitions": 1, "overwrite": True}
+    described = {"x": None, "y": None, "sum": None}
+    with pytest.warns(ColumnWarning) as caught:
+        validate_files(**given, columns=Columns(described, {"t": None}, key=["run", "event"]))
+    texts = [str(one.message) for one in caught]
+    assert len(texts) == 2
+    assert "known.root" in texts[0] and "context 't': single precision has steps of 128 there" in texts[0]
+    assert "feature 'sum': is a function of (x, y, t), and tells nothing that these don't" in texts[1]
+    offset = float(texts[0].rpartition(" ")[2])
+    columns = Columns({"x": None, "y": None}, {"t": Column(offset=offset)}, key=["run", "event"])
+    found = validate_files(**given, columns=columns)  # warnings are errors
+    assert found.moment_bins["t"][0].low > 1.69e9

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from calorefine.pages.figures.panels import name_blocks
-from calorefine.pages.style import canvas, styled, svg
+from calorefine.pages.style import canvas, finished, styled, svg
+from calorefine.pages.texts import Names
 from calorefine.stats import FloatArray
 
 MANY = 12  # values of a matrix that still get a number each
@@ -39,6 +40,7 @@ class Matrix:
 def matrices_figure(matrices: Sequence[Matrix], *, size: float = 4.6) -> bytes:
     """Draw matrices side by side, each `size` inches high, as SVG."""
     figure, panels = canvas(1, len(matrices), size=(1.25 * size * len(matrices), size))
+    names: list[Names] = []
     for axes, matrix in zip(panels[0], matrices, strict=True):
         n, most = len(matrix.values), matrix.most
         extent = (0.5, n + 0.5, n + 0.5, 0.5)
@@ -50,20 +52,21 @@ def matrices_figure(matrices: Sequence[Matrix], *, size: float = 4.6) -> bytes:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         if matrix.sizes:
-            name_blocks(axes, matrix.sizes, both=True)
+            names += name_blocks(axes, matrix.sizes, both=True)
         else:
             axes.set_xlabel("bin", loc="center")
             axes.set_ylabel("bin", loc="center")
-        _write(axes, matrix)
+        _write(axes, matrix, size)
         beyond = bool(np.nanmax(np.abs(matrix.values), initial=0.0) > most * (1 + 1e-9))
         figure.colorbar(image, ax=axes, shrink=0.85, extend="both" if beyond else "neither")
-    return svg(figure)
+    return svg(finished(figure, names=names))
 
 
-def _write(axes: Axes, matrix: Matrix) -> None:
-    """Put the numbers into the cells."""
+def _write(axes: Axes, matrix: Matrix, size: float) -> None:
+    """Put the numbers into the cells, as large as these allow."""
     if not matrix.numbers or len(matrix.values) > MANY:
         return
+    letters = min(9.0, 72 * 0.2 * size / len(matrix.values))
     for (row, column), value in np.ndenumerate(matrix.values):
         color = "white" if abs(value) > 0.6 * matrix.most else "black"
-        axes.text(column + 1, row + 1, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=color)
+        axes.text(column + 1, row + 1, f"{value:.2f}", ha="center", va="center", fontsize=letters, color=color)

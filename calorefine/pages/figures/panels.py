@@ -14,10 +14,13 @@ from numpy.typing import ArrayLike
 
 from calorefine.pages import style
 from calorefine.pages.style import SAMPLES, escaped, styled
-from calorefine.shares import Shares
+from calorefine.pages.texts import MOST_TICKS, Names
+from calorefine.shares import Shares, middles, spans_decades
 from calorefine.stats import FloatArray
+from calorefine.text import number
 
 PANELS_PER_ROW = 4
+STEPS = [1, 2, 2.5, 5, 10]  # of ticks
 LEAST_REACH, MOST_REACH = 0.02, 0.5  # of a ratio's distance from 1 that is shown
 FILLED = 0.02  # of the largest value: bins below don't set a range
 
@@ -62,7 +65,7 @@ class Curve:
 
     def places(self, edges: FloatArray) -> FloatArray:
         """Where the points are (b,)."""
-        return 0.5 * (edges[1:] + edges[:-1]) if self.x is None else self.x
+        return middles(edges) if self.x is None else self.x
 
     def over(self, denominator: FloatArray) -> Curve:
         """Divide by other values (b,), NaN where they aren't known."""
@@ -119,14 +122,20 @@ class Panel:
         if self.level is not None:
             upper.axhline(self.level, color="k", linewidth=0.8)
         whole = bool(np.all(self.edges % 1 == 0.5))  # numbers, not values
+        if lower is not None and not upper.get_shared_x_axes().joined(upper, lower):
+            lower.sharex(upper)
+        if spans_decades(self.edges):
+            upper.set_xscale("log")
+        else:
+            upper.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, steps=STEPS, integer=whole))
         for axes in (upper, lower) if lower is not None else (upper,):
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
-            axes.tick_params(axis="x", which="minor", bottom=not whole, top=not whole)
+            if whole:
+                axes.tick_params(axis="x", which="minor", bottom=False, top=False)
             if self.edges[-1] > self.edges[0]:
                 axes.set_xlim(self.edges[0], self.edges[-1])
-        if self.blocks:
-            name_blocks(upper, self.blocks)
         upper.set(ylabel=escaped(self.ylabel), **self.options)
+        if "ylim" in self.options:
+            mark_beyond(upper, self.curves, self.edges)
         if self.percent:
             upper.yaxis.set_major_formatter(PercentFormatter(1.0))
         if self.log:
@@ -140,18 +149,14 @@ class Panel:
         (lower or upper).set_xlabel(escaped(self.xlabel))
 
     def _draw_ratios(self, axes: Axes) -> None:
-        """Ratios; those of points beyond the panel as open marks at its edge."""
+        """Ratios around 1."""
         reach = reach_of(self.ratios) if self.reach is None else self.reach
         axes.axhline(1, color="gray", linewidth=0.8)
         for curve in self.ratios:
             replace(curve, label="").draw(axes, self.edges)
-            for side in (-1, 1) if not curve.line else ():
-                beyond = side * (curve.values - 1) > reach
-                place = np.full(int(np.sum(beyond)), 1 + side * reach)
-                look: dict[str, Any] = {"facecolors": "white", "edgecolors": curve.color, "s": 16, "clip_on": False}
-                axes.scatter(curve.places(self.edges)[beyond], place, zorder=5, **look)
         axes.set(ylabel=self.ratio_label, ylim=(1 - reach, 1 + reach))
-        axes.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
+        mark_beyond(axes, self.ratios, self.edges)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS, prune="both"))
 
     def _smallest(self) -> float:
         """Smallest value that is drawn and not an accident of signed weights."""
@@ -162,18 +167,25 @@ class Panel:
         return max(float(values[values > 0].min(initial=np.inf)), 1e-7) if (values > 0).any() else 1e-6
 
 
-def name_blocks(axes: Axes, sizes: Mapping[str, int], *, both: bool = False) -> None:
+def mark_beyond(axes: Axes, curves: Sequence[Curve], edges: FloatArray) -> None:
+    """Draw points beyond the axes as open marks at their edge."""
+    low, high = axes.get_ylim()
+    for curve in curves:
+        for end, beyond in ((low, curve.values < low), (high, curve.values > high)) if not curve.line else ():
+            look: dict[str, Any] = {"facecolors": "white", "edgecolors": curve.color, "s": 16, "clip_on": False}
+            axes.scatter(curve.places(edges)[beyond], np.full(int(beyond.sum()), end), zorder=5, **look)
+
+
+def name_blocks(axes: Axes, sizes: Mapping[str, int], *, both: bool = False) -> list[Names]:
     """Name groups of bins at the middles, with lines between them; on both axes of a matrix."""
     ends = np.cumsum([0, *sizes.values()]) + 0.5
-    middles, names = 0.5 * (ends[1:] + ends[:-1]), [escaped(name) for name in sizes]
-    axes.set_xticks(middles, names, rotation=0 if len(names) < 5 else 60)
-    axes.tick_params(axis="both" if both else "x", which="both", length=0)
     for end in ends[1:-1]:
         axes.axvline(end, color="k", linewidth=0.8, linestyle="-" if both else ":")
-    if both:
-        axes.set_yticks(middles, names, rotation=90, va="center")
-        for end in ends[1:-1]:
+        if both:
             axes.axhline(end, color="k", linewidth=0.8)
+    axes.tick_params(axis="both" if both else "x", which="both", length=0)
+    named = (axes.xaxis, axes.yaxis) if both else (axes.xaxis,)
+    return [Names(axis, 0.5 * (ends[1:] + ends[:-1]), [escaped(name) for name in sizes]) for axis in named]
 
 
 def reach_of(ratios: Sequence[Curve], *, most: float = MOST_REACH) -> float:
@@ -197,7 +209,8 @@ def panel_figure(panel: Panel) -> bytes:
         1 + two, size=(style.WIDTH, 4.3 if two else 3.4), sharex=True, height_ratios=[2.6, 1][: 1 + two]
     )
     panel.draw(*axes[:, 0])
-    return style.svg(figure)
+    names = name_blocks(axes[0, 0], panel.blocks) if panel.blocks else []
+    return style.svg(style.finished(figure, names=names))
 
 
 @styled
@@ -215,8 +228,8 @@ def grid_figure(panels: Sequence[Panel], *, per_row: int = PANELS_PER_ROW, title
     size = (3.3 * max(per_row, 2), (3.7 if high == 2 else 2.6) * lines)
     ratios = ([2.6, 1] if high == 2 else [1]) * lines
     figure, axes = style.canvas(lines * high, per_row, size=size, height_ratios=ratios, **shared)
-    for number, panel in enumerate(panels):
-        line, column = divmod(number, per_row)
+    for index, panel in enumerate(panels):
+        line, column = divmod(index, per_row)
         own = axes[line * high : (line + 1) * high, column]
         panel.draw(*own)
         if column and shared.get("sharey"):
@@ -224,8 +237,7 @@ def grid_figure(panels: Sequence[Panel], *, per_row: int = PANELS_PER_ROW, title
                 one.set_ylabel("")
     for unused in axes.flat[len(panels) :] if high == 1 else axes[-high:, len(panels) - per_row * (lines - 1) :].flat:
         unused.set_visible(False)
-    style.legend_above(figure, escaped(title) if title else "")
-    return figure
+    return style.finished(figure, title=title)
 
 
 def shares_panel(shares: Shares, label: str, *, unit: str = "", log: bool = False) -> Panel:
@@ -242,8 +254,22 @@ def shares_panel(shares: Shares, label: str, *, unit: str = "", log: bool = Fals
             curves.append(Curve(name, np.asarray(values), line="-", color=style.GRAY))
         else:
             index = others.index(name)
-            x = edges[:-1] + (0.25 + 0.5 * index / len(others)) * np.diff(edges)
+            x = within(edges, 0.25 + 0.5 * index / len(others))
             curves.append(Curve(name, np.asarray(values), errors, color=style.color(index - 1), index=index - 1, x=x))
     axis = f"{label} [{unit}]" if unit else label
-    ylabel = f"fraction / {edges[1] - edges[0]:.3g} {unit}".rstrip()
-    return Panel(edges, curves, axis, ylabel, log=log, level=None if log else 0.0)
+    return Panel(edges, curves, axis, per_bin("fraction", edges, unit), log=log, level=None if log else 0.0)
+
+
+def within(edges: FloatArray, share: float) -> FloatArray:
+    """Places in all bins (b,), at a share of their width as it is seen."""
+    if spans_decades(edges):
+        return edges[:-1] ** (1 - share) * edges[1:] ** share
+    return edges[:-1] + share * np.diff(edges)
+
+
+def per_bin(what: str, edges: FloatArray, unit: str = "") -> str:
+    """Label of contents of bins, with their width if that is the same in all."""
+    widths = np.diff(edges)
+    if not np.allclose(widths, widths[0]):
+        return f"{what} / bin"
+    return f"{what} / {float(number(float(widths[0]), 3)):g} {unit}".rstrip()

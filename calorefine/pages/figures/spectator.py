@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from calorefine.events import Column, unit_of
 from calorefine.pages.figures.panels import Curve, Panel
-from calorefine.pages.style import COLORS, LINES, canvas, legend_above, steps, styled
+from calorefine.pages.style import COLORS, LINES, LONGEST, canvas, finished, shortened, steps, styled
 from calorefine.text import labelled, number, with_error
 from calorefine.weights.splot_fit import SPlotFit
 
@@ -37,8 +37,7 @@ def fit_figure(fit: SPlotFit, *, unit: str = "", title: str = "") -> Figure:
     goodness = f"\u03c7\u00b2/ndf = {fit.chi2:.1f}/{fit.ndf}, p = {number(fit.p_value, 2)}"
     _draw_pulls(lower, fit)
     lower.set(xlabel=panel.xlabel, ylabel="pull")
-    legend_above(figure, f"{title + ': ' if title else ''}{fit.n_events} events, {fit.method}; {goodness}")
-    return figure
+    return finished(figure, title=f"{title + ': ' if title else ''}{fit.n_events} events, {fit.method}; {goodness}")
 
 
 def _panel(fit: SPlotFit, unit: str) -> Panel:
@@ -52,7 +51,8 @@ def _panel(fit: SPlotFit, unit: str) -> Panel:
     data = Curve("data", fit.observed * scale, np.sqrt(fit.observed) * scale, options={"xerr": widths / 2})
     curves = [data, Curve("fit", total, line="-", color="black", x=m)]
     for index, (name, density) in enumerate(densities.items()):
-        label = f"{name}: {with_error(fit.yields[name], fit.yield_error(name))}"
+        value = with_error(fit.yields[name], fit.yield_error(name))
+        label = f"{shortened(name, LONGEST - len(value) - 2)}: {value}"
         look = {"color": COLORS[index % len(COLORS)], "line": LINES[1 + index % (len(LINES) - 1)]}
         curves.append(Curve(label, density, x=m, **look))
     ylabel = f"events / {width:.3g} {unit}".rstrip()
