@@ -213,7 +213,7 @@ def _functions(x: FloatArray, events: Events, names: list[str], columns: Columns
 
 
 def _redundant(events: Events, names: list[str], columns: Columns) -> dict[str, str]:
-    """Features that are functions of the other columns, later ones first, and of which columns."""
+    """Features that are functions of a context or of all other columns, later ones first, and of which."""
     order = np.argsort(keys.stream(events.event_key, "remarks"), kind="stable")[:MOST_EVENTS]
     x = events.x[order][:, [columns.slices[name].start for name in names]].astype(np.float64)
     if len(names) > 1:
@@ -228,10 +228,13 @@ def _redundant(events: Events, names: list[str], columns: Columns) -> dict[str, 
         held_out[np.flatnonzero(~_at_atom(x[:, k]))[:HELD_OUT]] = True
         if not given or held_out.sum() < HELD_OUT // 2 or len(x) < LEAST_EVENTS:
             continue
-        c, width = np.concatenate([*given.values()], axis=1), np.array([width_of(x[:, k])])
-        if _is_function(c, x[:, [k]], held_out, width, most_terms=FEW_TERMS)[0]:
-            more = ", ..." if len(given) > MOST_NAMED else ""
-            found[name] = f"({', '.join(list(given)[:MOST_NAMED])}{more})"
+        more = ", ..." if len(given) > MOST_NAMED else ""
+        together = {f"({', '.join(list(given)[:MOST_NAMED])}{more})": np.concatenate([*given.values()], axis=1)}
+        width = np.array([width_of(x[:, k])])
+        for of, part in (context | together).items():
+            if _is_function(part, x[:, [k]], held_out, width, most_terms=FEW_TERMS)[0]:
+                found[name] = of
+                break
     return found
 
 

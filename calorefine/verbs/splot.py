@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from calorefine.errors import FactorizationError
@@ -12,6 +13,7 @@ from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.io.writer import check_outputs
 from calorefine.pages.figures.spectator import fit_figure
+from calorefine.pages.style import save
 from calorefine.weights.factorization import FactorizationResult, tests_table
 from calorefine.weights.source import Dependence
 from calorefine.weights.splot import SPlot, SPlotResult
@@ -83,7 +85,9 @@ def splot_file(
         alternative = other.to_dict() | {"factorization": [vars(r) for r in found]}
         content.setdefault("alternatives", {})[name] = alternative
     titles = fit.bins.labels if fit.bins.edges else [""]
-    pictures = {_picture(target, n): fit_figure(part, title=titles[n]) for n, part in enumerate(fit.fits)}
+    pictures = {
+        _picture(target, n): partial(save, fit_figure(part, title=titles[n])) for n, part in enumerate(fit.fits)
+    }
     lines = [*tests_table(TITLE, tests), *_alternatives_table(fit, others), *bootstrap.lines()]
     lines += [f"WARNING: {text}" for text in fit.warnings]
     written = WeightedOutput("splot", "sw_", target, content, pictures, tree_format, overwrite)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +20,6 @@ from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import read_table
 from calorefine.io.writer import replacing
 from calorefine.keys import KeyArray
-from calorefine.pages.style import save
 from calorefine.weights.bootstrap import Replica, check_blocks, replica_fit
 from calorefine.weights.factorization import FactorizationResult
 from calorefine.weights.linear_weights import ratio
@@ -140,13 +139,13 @@ class Replicas:
 
 @dataclass(frozen=True)
 class WeightedOutput:
-    """What to write where, and how the branches are named."""
+    """What to write where, how the branches are named, and what writes each picture."""
 
     kind: str
     prefix: str
     path: Path
     content: dict[str, Any]
-    pictures: dict[Path, Any]
+    pictures: Mapping[Path, Callable[[Path], None]]
     tree_format: TreeFormat
     overwrite: bool
 
@@ -198,9 +197,9 @@ class WeightedOutput:
         copy.finish({self.kind: content, "files": source.names()})
         with replacing(self.path.with_suffix(".json"), overwrite=self.overwrite) as beside:
             write_json(beside, content | {"provenance": made_by()})
-        for path, figure in self.pictures.items():
+        for path, save in self.pictures.items():
             with replacing(path, overwrite=self.overwrite) as beside:
-                save(figure, beside)
+                save(beside)
 
 
 @dataclass(frozen=True)
