@@ -75,18 +75,12 @@ def validate_files(
     Raises:
         CalorefineError: bad input; nothing is written.
         WeightError: weights without a positive sum.
-
-    Warns:
-        ColumnWarning: a feature tells the samples apart, or nothing, whatever else they are like; or single precision
-            loses its digits.
     """
     if Path(output).suffix != ".json":
         raise ConfigError(f"output: {output} found, expected a name that ends in .json; pictures go beside it")
     check_outputs(Path(output), overwrite=overwrite)
     files = generated.within(tree), reference.within(tree)
-    samples = read_samples(*files, columns=columns)
-    warn_of_contexts(samples, (generated.weight, reference.weight))
-    warn_of_columns(samples, f"{files[0].source} and {files[1].source}")
+    samples = _samples(files, columns)
     paths = [Path(output), *_pictures(Path(output), samples.columns.feature_names)]
     with ExitStack() as stack:
         partial = [stack.enter_context(replacing(path, overwrite=overwrite)) for path in paths]
@@ -104,6 +98,20 @@ def validate_files(
         for path, figure in zip(partial[1:], _figures(samples, result), strict=True):
             save(figure, path)
     return result
+
+
+def _samples(files: tuple[WeightedFiles, WeightedFiles], columns: Columns | None) -> Samples:
+    """Both samples.
+
+    Warns:
+        CalorefineWarning: their contexts are distributed differently.
+        ColumnWarning: a feature tells the samples apart, or nothing, whatever else they are like; or single precision
+            loses its digits.
+    """
+    samples = read_samples(*files, columns=columns)
+    warn_of_contexts(samples, (files[0].weight, files[1].weight))
+    warn_of_columns(samples, f"{files[0].source} and {files[1].source}")
+    return samples
 
 
 def _pictures(output: Path, features: list[str]) -> list[Path]:
