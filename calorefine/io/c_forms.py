@@ -1,6 +1,6 @@
 """C's ways to write an expression, as Python's: ``&&``, ``||``, ``!`` and ``condition ? a : b``.
 
-C's ``!`` binds more tightly than Python's ``not``: ``!a == 1`` asks whether ``!a`` is 1, ``not a == 1`` whether a isn't.
+C's ``!`` binds more tightly than Python's ``not``: ``!a == 1`` says that ``!a`` is 1, ``not a == 1`` that a isn't.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def tree(text: str) -> ast.Expression:
     '(not a) == 1 and (not b == 1)'
     """
     python = _translated(text)
-    return ast.fix_missing_locations(_Negations(python).visit(ast.parse(python, mode="eval")))
+    parsed = ast.parse(python, mode="eval")
+    _Negations(python).visit(parsed)
+    return parsed
 
 
 def as_python(text: str) -> str:

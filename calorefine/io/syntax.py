@@ -18,7 +18,7 @@ import numexpr
 
 from calorefine.errors import ExpressionError, nearest
 from calorefine.io import c_forms
-from calorefine.io.names import mangled, readable
+from calorefine.io.names import mangled, readable, variable
 
 _TRIGONOMETRY = ("sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2")
 _HYPERBOLIC = ("sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh")
@@ -73,7 +73,7 @@ def parse(text: str) -> Expression:
         translated = ast.fix_missing_locations(_ForArrays(readable(text)).visit(tree))
         used = {node.id for node in ast.walk(translated) if isinstance(node, ast.Name)}
         bits = tuple(readable(name) for name in names if BITS + name in used)
-        numbers = tuple(readable(name) for name in names if name in used)
+        numbers = tuple(readable(name) for name in names if variable(name) in used)
         return Expression(ast.unparse(translated), tuple(map(readable, names)), numbers, bits)
 
 
@@ -185,6 +185,9 @@ class _ForArrays(ast.NodeTransformer):
         first = self._condition if ast.unparse(node.func) == "where" else self.visit
         arguments = [(self.visit if k else first)(argument) for k, argument in enumerate(node.args)]
         return ast.Call(node.func, arguments, [])
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(variable(node.id))
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         """Make integers floating-point numbers, whose powers can't grow without limit."""

@@ -8,7 +8,8 @@ knows from elsewhere, or something damaged, and returns what came of it:
 
 All else is raised.  A `CalorefineError`, or the end of a command with status 1 or 2 and one line `error: ...`, is an
 `error`: on purpose.  `Silent` is a wrong value without an error, `Refused` an error for what is valid.  Any other
-exception is a `crash`, as is a signal; what takes longer than `LIMIT_S` is a `hang`.
+exception is a `crash`, as is a signal; what takes longer than `LIMIT_S` of processor time, so that other programs
+don't count, is a `hang`.  Whoever runs cases in a process of its own counts one that waits forever.
 """
 
 from __future__ import annotations
@@ -55,19 +56,19 @@ class Outcome:
 
 @contextlib.contextmanager
 def watched(seconds: float) -> Iterator[None]:
-    """Raise `TooLong` in the block after so many seconds, and again each second if something swallows it."""
+    """Raise `TooLong` in the block after so many seconds of processor time, and each second if something swallows it."""
 
     def ring(number: int, frame: object) -> None:
         del number, frame
         raise TooLong
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def judged(case: Case, rng: random.Random, limit: float = LIMIT_S) -> Outcome:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from calorefine.errors import BranchError, ExpressionError
-from calorefine.io.expressions import evaluate_plain, plain_branches
+from calorefine.io.expressions import evaluate_arrays, evaluate_plain, plain_branches
+from calorefine.io.names import quoted
 
 A, F, FLAG = np.array([1.0, -2.0, 3.0]), np.array([0.1, 0.2, 0.3], np.float32), np.array([True, False, True])
 K, J = np.array([-7, 2**52 + 1, 5], np.int64), np.array([0, 3, 5], np.int32)
@@ -181,6 +182,21 @@ def test_integers_that_double_precision_cannot_hold_are_refused(values):
 
 def test_branches_are_named_once_and_without_functions():
     assert plain_branches("where(where > 0, px, py) + px && a") == ("where", "px", "py", "a")
+
+
+@pytest.mark.parametrize("name", ["sin", "where", "sum", "real", "contains", "min", "ones_like"])
+def test_branches_may_have_the_name_of_a_function(name):
+    table = {name: A, "flag": FLAG}
+    np.testing.assert_array_equal(evaluate_plain(f"{name} * 2", table), A * 2)
+    np.testing.assert_array_equal(
+        evaluate_plain(f"where(flag, {name}, sin({name}))", table), np.where(FLAG, A, np.sin(A))
+    )
+
+
+@pytest.mark.parametrize("name", ["cells", "K-pt", "sin"])
+def test_arrays_alone_are_rounded_whatever_their_name(name):
+    table = {name: np.array([[2**60, 1]])}
+    np.testing.assert_array_equal(evaluate_arrays(quoted(name), table, (2,)), table[name].astype(np.float32))
 
 
 def test_empty_table():
