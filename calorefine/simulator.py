@@ -64,7 +64,7 @@ class Simulator:
                 msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format "
                 raise CheckpointError(f"{msg}{CHECKPOINT_FORMAT}; it was written by another version of calorefine")
             require_numbers(path, state, "state_dict")
-            require_numbers(path, {name: spec[name] for name in _NUMBERS}, CHECKPOINT_KEY)
+            require_numbers(path, {name: spec.get(name) for name in _NUMBERS}, CHECKPOINT_KEY)
             model = recipe_named(spec["model"], models, where=path)(**spec["init_args"])
             model.prepare(Prepared.from_dict(spec, state))
             model.load_state_dict(state)

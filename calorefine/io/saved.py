@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from calorefine.errors import CalorefineError, CheckpointError, nearest
+from calorefine.errors import CheckpointError, nearest
 
 
 def read_saved(path: Path, key: str, *, what: str, expected: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def rebuilding(path: Path, what: str) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (CalorefineError, Exception) as error:
+    except Exception as error:
         lacking = f"entry {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{path}: can't be rebuilt, the {what} is damaged or was changed ({lacking})") from error
 

@@ -56,7 +56,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def watched(seconds: float) -> Iterator[None]:
-    """Raise `TooLong` in the block after so many seconds of processor time, and each second if something swallows it."""
+    """Raise `TooLong` in the block after so many seconds of processor time, and each second, if that is swallowed."""
 
     def ring(number: int, frame: object) -> None:
         del number, frame
