@@ -11,7 +11,9 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -373,9 +375,47 @@ class Columns:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Columns:
-        """Inverse of `to_dict`."""
-        groups = {g: {k: Column(**v) for k, v in values[g].items()} for g in ("features", "context")}
-        return cls(**{**values, **groups})
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: something is missing, is unknown, or is of another kind than it should be.
+        """
+        try:
+            groups = {g: {k: _typed(Column, v) for k, v in values[g].items()} for g in ("features", "context")}
+            return cast(Columns, _typed(cls, {**values, **groups}))
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ConfigError(f"columns that can't be: {error}") from error
+
+
+def _typed(kind: type, values: Mapping[str, Any]) -> Any:
+    """Make a record of plain containers, whose values are of the kinds that its fields have.
+
+    Raises:
+        TypeError: one is of another.
+    """
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in hints or not _is(value, hints[name]):
+            raise TypeError(f"{name} {value!r} found, expected {hints.get(name, 'no such entry')}")
+    return kind(**values)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value of plain containers is of a kind; a list may stand for a tuple."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(_is(value, one) for one in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(one, inner[1]) for one in value.values())
+    if origin is list:
+        return isinstance(value, list | tuple) and all(_is(one, inner[0]) for one in value)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and len(value) == len(inner) and all(map(_is, value, inner))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, {float: Real, int: Integral}.get(hint, hint))
 
 
 def units_of(columns: Columns) -> dict[str, str]:

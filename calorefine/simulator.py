@@ -17,12 +17,14 @@ from calorefine.data.support import Support
 from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
 from calorefine.io.provenance import digest, made_by
+from calorefine.io.saved import read_saved, rebuilding, require_numbers
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
 from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood, recipe_named
 
 BLOCK, BLOCK_VALUES = 8192, 2**22
 COMBINATION = "in combination"  # beside the names of the context's columns, which are no two words
+_NUMBERS = ("domain", "mean_weight", "support", "columns")  # of a checkpoint, beside its tensors
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
 
 
@@ -54,15 +56,34 @@ class Simulator:
             CheckpointError: the file is missing, is no checkpoint of calorefine, was written by a newer version, or
                 holds a recipe that is not known: nothing is imported because a checkpoint names it.
         """
-        checkpoint = _read_checkpoint(Path(path))
-        spec, state = checkpoint[CHECKPOINT_KEY], checkpoint["state_dict"]
-        if spec["format"] != CHECKPOINT_FORMAT:
-            msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format {CHECKPOINT_FORMAT}"
-            raise CheckpointError(f"{msg}; it was written by another version of calorefine")
-        model = recipe_named(spec["model"], models, where=path)(**spec["init_args"])
-        model.prepare(Prepared.from_dict(spec, state))
-        model.load_state_dict(state)
-        return cls(model, spec)
+        path, expected = Path(path), "one written by 'lightning fit'"
+        checkpoint = read_saved(path, CHECKPOINT_KEY, what="checkpoint of calorefine", expected=expected)
+        with rebuilding(path, "checkpoint"):
+            spec, state = checkpoint[CHECKPOINT_KEY], checkpoint["state_dict"]
+            if spec["format"] != CHECKPOINT_FORMAT:
+                msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format "
+                raise CheckpointError(f"{msg}{CHECKPOINT_FORMAT}; it was written by another version of calorefine")
+            require_numbers(path, state, "state_dict")
+            require_numbers(path, {name: spec.get(name) for name in _NUMBERS}, CHECKPOINT_KEY)
+            model = recipe_named(spec["model"], models, where=path)(**spec["init_args"])
+            model.prepare(Prepared.from_dict(spec, state))
+            model.load_state_dict(state)
+            simulator = cls(model, spec)
+            simulator._try()
+        return simulator
+
+    @torch.inference_mode()
+    def _try(self) -> None:
+        """Generate at the middle of the domain: what was put together of parts that don't fit, can't."""
+        n_context = len(self.columns.context_names)
+        if self.domain.shape != (n_context, 2):
+            raise ValueError(f"domain of shape {self.domain.shape}, expected {(n_context, 2)}")
+        dict(self.spec["provenance"])
+        encoded = np.tile(self.domain.mean(axis=1).astype(np.float32), (MIN_ROWS, 1))
+        out = np.empty((MIN_ROWS, self.columns.n_features), np.float32)
+        self._fill(out, encoded, keys.make_keys([np.arange(MIN_ROWS)]))
+        self.columns.decode_features(out)
+        self.in_domain(encoded)
 
     def save(self, path: str | Path) -> None:
         """Write a slim checkpoint, without the state of the training."""
@@ -205,19 +226,6 @@ def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
     if n_bad := int(np.sum(~np.isfinite(values))):
         raise ValueRangeError(f"context '{name}': {n_bad} of {values.size} values are NaN or infinite, expected none")
     return values
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob("*.ckpt")]
-        raise CheckpointError(f"{path}: no such checkpoint{nearest(str(path), siblings)}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a file that is no checkpoint
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-        raise CheckpointError(f"{path}: not a checkpoint of calorefine, expected one written by 'lightning fit'")
-    return checkpoint
 
 
 def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, int]) -> str:

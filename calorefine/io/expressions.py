@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ExpressionError, nearest
 from calorefine.events import Arrays
-from calorefine.io.names import identifier, readable
+from calorefine.io.names import identifier, readable, variable
 from calorefine.io.syntax import BITS, parse
 
 _LARGEST_EXACT = 2**53
@@ -69,7 +69,8 @@ def evaluate_arrays(text: str, table: Arrays, shape: tuple[int, ...]) -> NDArray
         msg = f"expression '{text}' gives one number per event, expected an array of shape {list(shape)}"
         raise BranchError(f"{msg}, of a branch with {size} numbers per event")
     with np.errstate(over="ignore"):
-        values = columns[code] if code in columns else _evaluated(text, columns)
+        alone = [name for name in columns if variable(name) == code]
+        values = columns[alone[0]] if alone else _evaluated(text, columns)
         return values.astype(np.float32, copy=False).reshape(n, *shape)
 
 
@@ -99,7 +100,7 @@ def evaluate_plain(text: str, table: Arrays) -> NDArray[Any]:
 def _evaluated(text: str, table: Arrays) -> NDArray[Any]:
     """Evaluate in double precision, and bits in integers, on arrays that broadcast."""
     expression = parse(text)
-    arrays = {identifier(name): _widen(name, table, text) for name in expression.numbers}
+    arrays = {variable(name): _widen(name, table, text) for name in expression.numbers}
     arrays |= {BITS + identifier(name): _integers(name, table, text) for name in expression.bits}
     if expression.code in arrays:
         return arrays[expression.code]

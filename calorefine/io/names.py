@@ -6,6 +6,8 @@ import keyword
 import re
 from collections.abc import Collection
 
+import numexpr
+
 ENTRY, TEXT = re.compile(r"(.+?)((?:\[-?\d+\])+)"), re.compile(r'(.+) == "([^"]*)"')
 """Names of one entry of an array and of a comparison with text, which sources make of other branches."""
 _BRANCH = re.compile(
@@ -62,7 +64,16 @@ def exact(text: str, branches: Collection[str]) -> str:
 
 def identifier(branch: str) -> str:
     """The identifier that stands for a branch."""
-    return branch if is_plain(branch) else f"branch_{branch.encode().hex()}__"
+    return branch if is_plain(branch) else _hidden(branch)
+
+
+def variable(branch: str) -> str:
+    """The identifier that stands for a branch in numexpr, which takes the name of a function for that alone."""
+    return _hidden(branch) if branch in numexpr.expressions.functions else identifier(branch)
+
+
+def _hidden(branch: str) -> str:
+    return f"branch_{branch.encode().hex()}__"
 
 
 def readable(text: str) -> str:

@@ -18,7 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from calorefine.io.root import open_file
+from calorefine.errors import FileError
+from calorefine.io.root import open_file, readable
 
 PROVENANCE = "calorefine_provenance"
 PROVENANCE_FILE = "provenance.json"  # of an output that is a folder
@@ -128,7 +129,68 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """Return the provenance of a file written by calorefine, empty if it has none.
 
     Raises:
-        FileError: the file can't be read.
+        FileError: the file can't be read, or its provenance is no JSON, or an entry is of another kind than it was
+            written as.
     """
-    with open_file(path) as file:
-        return json.loads(str(file[PROVENANCE])) if PROVENANCE in file else {}
+    with open_file(path) as file, readable(f"{path}: provenance"):
+        if PROVENANCE not in file:
+            return {}
+        text = str(file[PROVENANCE])
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: its provenance is no JSON ({error}), expected what calorefine wrote") from error
+    _require_known(content, path)
+    return cast(dict[str, Any], content)
+
+
+_NAME, _NUMBER, _NAMES = (str,), (int, float), [(str,)]
+_COMMAND = {"verb": _NAME, "options": {}, "changed": _NAMES}
+_COLUMNS = {"features": {}, "context": {}, "key": _NAMES, "candidate": _NAME, "cut": _NAME, "block": _NAMES}
+_TRAINING = {"rows_digest": _NAME, "digest": _NAME, "n_eff": _NUMBER, "n_eff_signed": _NUMBER, "weights_dof": _NUMBER}
+_KNOWN: dict[str, Any] = {
+    **_COMMAND,
+    **dict.fromkeys(("calorefine", "model", "checkpoint", "checkpoint_sha256", "reweighter_sha256", "digest"), _NAME),
+    "seed": (int,),
+    "n_per_event": (int,),
+    "columns": _COLUMNS,
+    "training": _TRAINING,
+    "earlier": [_COMMAND],
+    "versions": {},
+    "unweight": {"number": (int,)},
+    "reweight": {},
+    "replica_terms": {},
+}
+"""Kinds of the entries that calorefine acts on: types, kinds by name, or a list of one kind; null may stand for any."""
+
+
+def _require_known(content: Any, path: Path) -> None:
+    """Refuse a provenance with an entry of another kind than calorefine writes.
+
+    Raises:
+        FileError: there is one.
+    """
+    if wrong := _misfit(content, _KNOWN, "provenance"):
+        raise FileError(f"{path}: {wrong}; expected what calorefine wrote")
+    records = [content, *(content.get("earlier") or [])]
+    if any("verb" in record and not {"options", "changed"} <= set(record) for record in records):
+        raise FileError(f"{path}: provenance: a verb without its options found; expected what calorefine wrote")
+
+
+def _misfit(value: Any, kind: Any, where: str) -> str:
+    """Say what is of another kind, if anything is."""
+    if isinstance(kind, tuple):
+        fits = value is None or (isinstance(value, kind) and not isinstance(value, bool))
+        return (
+            "" if fits else f"{where}: {value!r:.60} found, where {' or '.join(one.__name__ for one in kind)} belongs"
+        )
+    if value is None and where != "provenance":
+        return ""
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            return f"{where}: {value!r:.60} found, where a list belongs"
+        return next(filter(None, (_misfit(item, kind[0], f"{where}[{n}]") for n, item in enumerate(value))), "")
+    if not isinstance(value, dict):
+        return f"{where}: {value!r:.60} found, where entries by name belong"
+    known = (_misfit(value[name], inner, f"{where}.{name}") for name, inner in kind.items() if name in value)
+    return next(filter(None, known), "")

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import BranchError, ExpressionError, ValueRangeError, nearest
-from calorefine.io import expressions, syntax
+from calorefine.io import c_forms, expressions, syntax
 from calorefine.io.names import mangled, readable
 
 Branches = Mapping[str, Any]
@@ -96,7 +96,7 @@ def _parse(text: str) -> Parsed:
     if not _CALL.search(text):
         return Parsed(readable(text), text, expressions.plain_branches(text), {})
     with syntax.parsing(text):
-        tree = ast.parse(syntax.as_python(mangled(text)), mode="eval")
+        tree = c_forms.tree(mangled(text))
         taken = _TakeOut(text)
         outer = ast.unparse(taken.visit(tree))
     try:

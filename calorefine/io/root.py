@@ -7,12 +7,12 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
 import uproot
+import xxhash
 
 from calorefine.errors import FileError, nearest
 from calorefine.io.sources import BranchShape, Source, TreeFormat
@@ -46,7 +46,7 @@ class RootFiles(Source):
 
     def other_objects(self) -> list[str]:
         """Names of what the first file holds beside the tree and the folders that it is in."""
-        with open_file(self.paths[0]) as file:
+        with open_file(self.paths[0]) as file, readable(str(self.paths[0])):
             kinds = file.classnames(cycle=False)
         return [name for name in kinds if not f"{self.tree}/".startswith(f"{name}/")]
 
@@ -60,21 +60,23 @@ class RootTree:
     """
 
     def __init__(self, tree: Any, where: str) -> None:
-        """Read nothing yet."""
+        """Read what describes the branches."""
         self._tree, self._where = tree, where
         self.n_entries = int(tree.num_entries)
         self.is_ttree = isinstance(tree, uproot.TTree)
+        with readable(where):
+            self._names = list(tree.keys(recursive=False))
+            self._paths = self._described()
 
     def names(self) -> list[str]:
         """Names of the branches, those of a record's members left out."""
-        return list(self._tree.keys(recursive=False))
+        return list(self._names)
 
     def paths(self) -> list[str]:
         """Names of the branches and of their members."""
         return list(self._paths)
 
-    @cached_property
-    def _paths(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+    def _described(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Branch, and names of a member in it, by the full path of each.
 
         Members of a split object are branches in a TTree; those of a leaf list or another object are read with it.
@@ -93,11 +95,16 @@ class RootTree:
 
     def typename(self, name: str) -> str:
         """Type of a branch."""
-        return self._tree[self._paths[name][0]].typename or "a record"
+        with readable(self._where):
+            return self._tree[self._paths[name][0]].typename or "a record"
 
     def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event."""
         branch, member = self._paths[name]
+        with readable(self._where):
+            return self._shape(name, branch, member)
+
+    def _shape(self, name: str, branch: str, member: tuple[str, ...]) -> BranchShape:
         if not self.is_ttree:
             return _field_shape(self._tree[branch].typename) if name in self.names() else None
         kind = self._tree[branch].interpretation
@@ -112,13 +119,15 @@ class RootTree:
 
     def counter(self, name: str) -> str | None:
         """Branch that tells the lengths of a list in a TTree."""
-        count = getattr(self._tree[self._paths[name][0]], "count_branch", None)
+        branch = self._paths[name][0]
+        with readable(self._where):
+            count = getattr(self._tree[branch], "count_branch", None)
         return None if count is None else str(count.name)
 
     def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
         """Yield arrays of consecutive rows by branch."""
         lists = [name for name in names if self.shape(name) == "list"]
-        columns = {branch: _Column(self._tree[branch]) for branch, _ in map(self._paths.__getitem__, names)}
+        columns = {branch: self._column(branch) for branch, _ in map(self._paths.__getitem__, names)}
         for first in range(0, self.n_entries, rows):
             at = range(first, min(first + rows, self.n_entries))
             try:
@@ -131,6 +140,20 @@ class RootTree:
                 array = held[branch][member] if member else held[branch]
                 arrays[name] = array if name in lists else ak.to_numpy(array)
             yield arrays, at
+
+    def _column(self, branch: str) -> _Column:
+        """Rows of a branch.
+
+        Raises:
+            FileError: a branch that has other rows than its tree.
+        """
+        with readable(self._where):
+            one = self._tree[branch]
+            found = int(one.num_entries) if self.is_ttree else self.n_entries
+        if found != self.n_entries:
+            msg = f"{self._where}: branch '{branch}' has {found} entries, expected {self.n_entries} as the tree; the "
+            raise FileError(f"{msg}file is damaged, or was not written to its end")
+        return _Column(one)
 
 
 class _Column:
@@ -157,10 +180,25 @@ class _Column:
         if at.stop > self._stop:
             ends = self._ends()
             stop = ends[bisect_left(ends, at.stop)]
-            read = self._branch.array(entry_start=self._stop, entry_stop=stop, library="ak")
+            read = _sound(self._branch.array(entry_start=self._stop, entry_stop=stop, library="ak"), stop - self._stop)
             kept = [] if at.start == self._stop else [self._held[at.start - self._first :]]
             self._held, self._first, self._stop = ak.concatenate([*kept, read]), at.start, stop
         return self._held[at.start - self._first : at.stop - self._first]
+
+
+def _sound(array: Any, rows: int) -> Any:
+    """Return an array of so many rows whose lists lie within what they are cut from.
+
+    awkward doesn't look when it takes them, and a list that ends elsewhere crashes the process.
+
+    Raises:
+        ValueError: it has other rows, or lists that can't be.
+    """
+    if len(array) != rows:
+        raise ValueError(f"{len(array)} rows found, expected {rows}")
+    if wrong := ak.validity_error(array):
+        raise ValueError(f"lists that can't be: {wrong}")
+    return array
 
 
 def _field_shape(typename: str) -> BranchShape:
@@ -202,14 +240,40 @@ def find_tree(file: Any, path: Path, name: str) -> Any:
     Raises:
         FileError: there is none, or it can't be read.
     """
-    kinds = file.classnames(cycle=False)
+    with readable(str(path)):
+        kinds = file.classnames(cycle=False)
     trees = [key for key, kind in kinds.items() if kind in TREES]
     if name not in trees:
         found = f"holds no tree '{name}'" if name not in kinds else f"'{name}' is a {kinds[name]}, not a tree"
         raise FileError(f"{path}: {found}{nearest(name, trees)}; trees found: {', '.join(trees) or 'none'}")
-    try:
+    with readable(f"{path}: tree '{name}'"):
         tree = file[name]
         tree.num_entries, tree.keys()  # an RNTuple reads its header and footer only now
-    except Exception as error:
-        raise FileError(f"{path}: tree '{name}' can't be read, the file is truncated or damaged ({error})") from error
+        if not isinstance(tree, uproot.TTree):
+            _check_page_lists(tree)
     return tree
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Say that a file is damaged, whatever uproot raises of many types for what makes no sense.
+
+    Raises:
+        FileError: anything was raised.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:
+        raise FileError(f"{where}: can't be read, the file is truncated or damaged ({error})") from error
+
+
+def _check_page_lists(ntuple: Any) -> None:
+    """Compare the checksums of an RNTuple's lists of pages, which uproot leaves out."""
+    for group in ntuple.footer.cluster_group_records:
+        link = group.page_list_link
+        chunk, _ = ntuple.read_locator(link.locator, link.env_uncomp_size)
+        content = bytes(chunk.raw_data)
+        if xxhash.xxh3_64_intdigest(content[:-8]) != int.from_bytes(content[-8:], "little"):
+            raise ValueError("the list of its pages differs from its checksum")

@@ -97,12 +97,15 @@ class WeightedFiles:
         """Columns that generated files were made with, the cut of their training sample included.
 
         Raises:
-            ConfigError: the files don't tell.
+            ConfigError: the files don't tell, or what no column can be.
         """
-        if "columns" not in self.provenance:
+        if not self.provenance.get("columns"):
             msg = f"{self.source}: has no provenance that names its columns; describe them with the option `columns`"
             raise ConfigError(msg)
-        return Columns.from_dict(self.provenance["columns"])
+        try:
+            return Columns.from_dict(self.provenance["columns"])
+        except ConfigError as error:
+            raise ConfigError(f"{self.source}: its provenance names {error}") from error
 
     def texts(self, columns: Columns, *groups: Literal["features", "context"]) -> dict[str, str]:
         """Expressions of these groups: the columns' own, or a branch of the column's name if those can't be evaluated.

@@ -9,13 +9,16 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numexpr
+
 from calorefine.errors import ExpressionError, nearest
-from calorefine.io.names import mangled, readable
+from calorefine.io import c_forms
+from calorefine.io.names import mangled, readable, variable
 
 _TRIGONOMETRY = ("sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2")
 _HYPERBOLIC = ("sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh")
@@ -27,8 +30,6 @@ _ARITHMETIC = (ast.unaryop, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, a
 _CONDITIONS = (ast.boolop, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _BITWISE = (ast.BitAnd, ast.BitOr, ast.LShift, ast.RShift)
 _ALLOWED = (*_NODES, ast.Load, *_ARITHMETIC, *_CONDITIONS, *_BITWISE)
-_QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
-_PARENTHESES, _KEPT = re.compile(r"\(([^()]*)\)"), re.compile("\0([0-9]+)\0")
 _HABITS = {
     "fabs": "abs(x)",
     "pow": "x ** y",
@@ -67,12 +68,12 @@ def parse(text: str) -> Expression:
         ExpressionError: it can't be parsed, or uses more than arithmetic.
     """
     with parsing(text):
-        tree = ast.parse(as_python(mangled(text)), mode="eval")
+        tree = c_forms.tree(mangled(text))
         names = _names(tree, readable(text))
         translated = ast.fix_missing_locations(_ForArrays(readable(text)).visit(tree))
         used = {node.id for node in ast.walk(translated) if isinstance(node, ast.Name)}
         bits = tuple(readable(name) for name in names if BITS + name in used)
-        numbers = tuple(readable(name) for name in names if name in used)
+        numbers = tuple(readable(name) for name in names if variable(name) in used)
         return Expression(ast.unparse(translated), tuple(map(readable, names)), numbers, bits)
 
 
@@ -88,55 +89,6 @@ def parsing(text: str) -> Iterator[None]:
         raise ExpressionError(msg) from error
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"expression '{text[:80]}' can't be parsed: {error}") from error
-
-
-def as_python(text: str) -> str:
-    """Write C's logical operators and choices as Python's, on one line; what is in quotes stays.
-
-    >>> as_python("a > 1 && !b")
-    'a > 1 and not b'
-    >>> as_python("2 * (a > 1 ? b : -b)")
-    '2 * (where(a > 1, b, -b))'
-    """
-    parts = _QUOTED.split(text)
-    for k, part in enumerate(parts[::2]):
-        python = re.sub(r"!(?!=)", " not ", part.replace("&&", " and ").replace("||", " or "))
-        parts[2 * k] = re.sub(r"\s+", " ", python)
-    return _with_choices("".join(parts).strip())
-
-
-def _with_choices(text: str) -> str:
-    """Write C's `condition ? a : b` as where(condition, a, b), from the innermost parentheses outwards."""
-    if "?" not in text or "\0" in text:
-        return text
-    kept: list[str] = []
-
-    def keep(part: str) -> str:
-        kept.append(part)
-        return f"\0{len(kept) - 1}\0"
-
-    text = _QUOTED.sub(lambda match: keep(match[0]), text)
-    while _PARENTHESES.search(text):
-        text = _PARENTHESES.sub(lambda match: keep(f"({_choices(match[1])})"), text)
-    text = _choices(text)
-    while _KEPT.search(text):
-        text = _KEPT.sub(lambda match: kept[int(match[1])], text)
-    return text
-
-
-def _choices(arguments: str) -> str:
-    return ",".join(map(_choice, arguments.split(",")))
-
-
-def _choice(text: str) -> str:
-    """Write a choice without parentheses as a call; its second part may be one again."""
-    condition, _, rest = text.partition("?")
-    depth = 0
-    for k, character in enumerate(rest):
-        if character == ":" and depth == 0:
-            return f"where({condition.strip()}, {_choice(rest[:k]).strip()}, {_choice(rest[k + 1 :]).strip()})"
-        depth += (character == "?") - (character == ":")
-    return text
 
 
 def _names(tree: ast.Expression, text: str) -> tuple[str, ...]:
@@ -200,19 +152,29 @@ class _ForArrays(ast.NodeTransformer):
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         sides = [self.visit(side) for side in (node.left, *node.comparators)]
-        pairs = [ast.Compare(left, [op], [right]) for left, op, right in zip(sides, node.ops, sides[1:], strict=False)]
+        pairs = [
+            _settled(ast.Compare(left, [op], [right]))
+            for left, op, right in zip(sides, node.ops, sides[1:], strict=False)
+        ]
         return self._join(pairs, ast.BitAnd())
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         if isinstance(node.op, ast.Not):
-            return ast.UnaryOp(ast.Invert(), self._condition(node.operand))
-        if isinstance(node.op, ast.Invert) and not self._is_condition(node.operand):
-            return ast.UnaryOp(node.op, self._bits(node.operand))
+            return _negated(self._condition(node.operand))
+        if isinstance(node.op, ast.Invert):
+            is_condition = self._is_condition(node.operand)
+            return _negated(self.visit(node.operand) if is_condition else self._bits(node.operand))
         return ast.UnaryOp(node.op, self.visit(node.operand))
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         if isinstance(node.op, _BITWISE) and not (self._is_condition(node.left) or self._is_condition(node.right)):
             return ast.BinOp(self._bits(node.left), node.op, self._bits(node.right))
+        if isinstance(node.op, ast.BitAnd | ast.BitOr):
+            both = [self.visit(node.left), self.visit(node.right)]
+            if self._is_condition(node.left) and self._is_condition(node.right):
+                return self._join(both, node.op)
+            left, right = sorted(both, key=_is_known)  # numexpr takes a Python constant on the right alone
+            return ast.BinOp(left, node.op, right)
         return self.generic_visit(node)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
@@ -224,13 +186,18 @@ class _ForArrays(ast.NodeTransformer):
         arguments = [(self.visit if k else first)(argument) for k, argument in enumerate(node.args)]
         return ast.Call(node.func, arguments, [])
 
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(variable(node.id))
+
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         """Make integers floating-point numbers, whose powers can't grow without limit."""
         return ast.Constant(float(node.value)) if type(node.value) is int else node
 
     def _condition(self, node: ast.expr) -> Any:
         visited = self.visit(node)
-        return visited if self._is_condition(node) else ast.Compare(visited, [ast.NotEq()], [ast.Constant(0.0)])
+        if self._is_condition(node):
+            return visited
+        return _settled(ast.Compare(visited, [ast.NotEq()], [ast.Constant(0.0)]))
 
     def _is_condition(self, node: ast.expr) -> bool:
         """Whether it is one whatever its branches are, as `a & (b > 1)` is and `a & b` isn't."""
@@ -261,10 +228,36 @@ class _ForArrays(ast.NodeTransformer):
 
     @staticmethod
     def _join(parts: Sequence[ast.expr], operator: ast.operator) -> ast.AST:
-        joined: ast.expr = parts[0]
-        for part in parts[1:]:
+        """Join conditions; of those that are known already, one decides or none counts."""
+        known = [part.value for part in parts if isinstance(part, ast.Constant) and type(part.value) is bool]
+        decisive = isinstance(operator, ast.BitOr)
+        joined, *others = [part for part in parts if not _is_known(part)] or [ast.Constant(not decisive)]
+        if decisive in known:
+            return ast.Constant(decisive)
+        for part in others:
             joined = ast.BinOp(joined, operator, part)
         return joined
+
+
+def _is_known(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is bool
+
+
+def _settled(condition: ast.expr) -> ast.expr:
+    """Return true or false for a condition without a branch, which numexpr would leave to Python, whose ~True is -2."""
+    called = {id(node.func) for node in ast.walk(condition) if isinstance(node, ast.Call)}
+    if any(isinstance(node, ast.Name) and id(node) not in called for node in ast.walk(condition)):
+        return condition
+    with suppress(ValueError, TypeError, NotImplementedError, ArithmeticError):  # as the whole will say
+        code = ast.unparse(ast.fix_missing_locations(condition))
+        return ast.Constant(bool(numexpr.evaluate(code, local_dict={}, global_dict={}, sanitize=False)))
+    return condition
+
+
+def _negated(condition: ast.expr) -> ast.expr:
+    if isinstance(condition, ast.Constant) and type(condition.value) is bool:
+        return ast.Constant(not condition.value)
+    return ast.UnaryOp(ast.Invert(), condition)
 
 
 def _shifted(node: ast.BinOp) -> ast.expr:

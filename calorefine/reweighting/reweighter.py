@@ -28,8 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 from calorefine import stats
-from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, EmptySelectionError, nearest
+from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, EmptySelectionError
 from calorefine.events import Columns, Events
+from calorefine.io.saved import read_saved, rebuilding, require_numbers
 from calorefine.io.writer import replacing
 from calorefine.reweighting.boosting import BoostingRatio
 from calorefine.reweighting.mean_weight import MeanWeight
@@ -250,22 +251,33 @@ class Reweighter:
         Raises:
             CheckpointError: the file is missing, is no reweighter, or was written by another version.
         """
-        state = _read(Path(path))
+        path = Path(path)
+        state = _read(path)
         members, replicas = ESTIMATORS[state["estimator"]].members, state.get("replicas")
         if isinstance(replicas, list) and replicas:
             msg = f"{path}: its {len(replicas)} replicas were shrunk towards no correction, and spread too little"
             warnings.warn(f"{msg}; they are left out: fit it again with --replicas", CalorefineWarning, stacklevel=2)
-        options = {name: state[name] for name in ("estimator", "conditional", "largest", "provenance")}
-        return cls(
-            Columns.from_dict(state["columns"]),
-            [
+        with rebuilding(path, "reweighter"):
+            options = {name: state[name] for name in ("estimator", "conditional", "largest", "provenance")}
+            rounds = [
                 Round(Ratio.from_state(one["ratio"], members), MeanWeight.from_state(one["mean"]))
                 for one in state["rounds"]
-            ],
-            domain=state["domain"].numpy(),
-            replicas=Tilt.from_state(replicas) if isinstance(replicas, dict) else None,
-            **options,
-        )
+            ]
+            tilt = Tilt.from_state(replicas) if isinstance(replicas, dict) else None
+            columns, domain = Columns.from_dict(state["columns"]), state["domain"].numpy()
+            reweighter = cls(columns, rounds, domain=domain, replicas=tilt, **options)
+            reweighter._try()
+        return reweighter
+
+    def _try(self) -> None:
+        """Weigh an event at the middle of the domain: what was put together of parts that don't fit, can't."""
+        n_context = len(self.columns.context_names)
+        if self.domain.shape != (n_context, 2):
+            raise ValueError(f"domain of shape {tuple(self.domain.shape)}, expected {(n_context, 2)}")
+        context = self.domain.mean(axis=1, keepdims=True).T.astype(np.float32)
+        key, x = np.zeros(1, np.uint64), np.zeros((1, self.columns.n_features), np.float32)
+        event = Events(x, context, np.ones(1), key, key)
+        dict(self.provenance), float(self.largest), self.log_ratio(event), self.replica_ratios(event)
 
 
 def _common_range(generated: Events, reference: Events, columns: Columns) -> FloatArray:
@@ -284,17 +296,11 @@ def _joint(events: Events) -> WeightedRows:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob(f"*{path.suffix}")]
-        raise CheckpointError(f"{path}: no such reweighter{nearest(str(path), siblings)}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a file that is none of its own
-        raise CheckpointError(f"{path}: not a readable reweighter; expected a file of 'calorefine reweight'") from error
-    if not isinstance(content, dict) or STATE_KEY not in content:
-        raise CheckpointError(f"{path}: not a reweighter; expected a file of 'calorefine reweight'")
-    state: dict[str, Any] = content[STATE_KEY]
-    if state["format"] != FORMAT or state["estimator"] not in ESTIMATORS:
-        written = f"format {state['format']} with '{state['estimator']}'"
-        raise CheckpointError(f"{path}: {written}; expected format {FORMAT} with one of {', '.join(ESTIMATORS)}")
+    expected = "a file of 'calorefine reweight'"
+    state: dict[str, Any] = read_saved(path, STATE_KEY, what="reweighter", expected=expected)[STATE_KEY]
+    with rebuilding(path, "reweighter"):
+        if state["format"] != FORMAT or state["estimator"] not in ESTIMATORS:
+            written = f"format {state['format']} with '{state['estimator']}'"
+            raise CheckpointError(f"{path}: {written}; expected format {FORMAT} with one of {', '.join(ESTIMATORS)}")
+        require_numbers(path, {name: part for name, part in state.items() if name != "provenance"}, STATE_KEY)
     return state

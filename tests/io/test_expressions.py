@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from calorefine.errors import BranchError, ExpressionError
-from calorefine.io.expressions import evaluate_plain, plain_branches
+from calorefine.io.expressions import evaluate_arrays, evaluate_plain, plain_branches
+from calorefine.io.names import quoted
 
 A, F, FLAG = np.array([1.0, -2.0, 3.0]), np.array([0.1, 0.2, 0.3], np.float32), np.array([True, False, True])
 K, J = np.array([-7, 2**52 + 1, 5], np.int64), np.array([0, 3, 5], np.int32)
@@ -39,6 +40,19 @@ TABLE = {"a": A, "f": F, "flag": FLAG, "i": K, "j": J, "u": U, "u8": U8, "where"
         ("j & 1 == 1 && flag", ((J & 1) == 1) & FLAG),
         ("!(j & 4)", (J & 4) == 0),
         ("flag & flag", FLAG),
+        ("!j == 1", J == 0),
+        ("!a != 1 && flag", (A != 0) & FLAG),
+        ("not a == 1", A != 1),
+        ("!!j", J != 0),
+        ("~!flag", FLAG),
+        ("(a > 1) & !flag", (A > 1) & ~FLAG),
+        ("a > 1 && !(3 < 2.5 < a)", A > 1),
+        ("!(1 < 2)", np.zeros(3, bool)),
+        ("!(1 < 2) || flag", FLAG),
+        ("1 && flag", FLAG),
+        ("(1 < 2) & (a > 1)", A > 1),
+        ("True & flag", FLAG),
+        ("1 < 2 < a", A > 2),
         ("~flag", ~FLAG),
         ("flag ? a > 2 : a < 0", np.where(FLAG, A > 2, A < 0)),
     ],
@@ -168,6 +182,21 @@ def test_integers_that_double_precision_cannot_hold_are_refused(values):
 
 def test_branches_are_named_once_and_without_functions():
     assert plain_branches("where(where > 0, px, py) + px && a") == ("where", "px", "py", "a")
+
+
+@pytest.mark.parametrize("name", ["sin", "where", "sum", "real", "contains", "min", "ones_like"])
+def test_branches_may_have_the_name_of_a_function(name):
+    table = {name: A, "flag": FLAG}
+    np.testing.assert_array_equal(evaluate_plain(f"{name} * 2", table), A * 2)
+    np.testing.assert_array_equal(
+        evaluate_plain(f"where(flag, {name}, sin({name}))", table), np.where(FLAG, A, np.sin(A))
+    )
+
+
+@pytest.mark.parametrize("name", ["cells", "K-pt", "sin"])
+def test_arrays_alone_are_rounded_whatever_their_name(name):
+    table = {name: np.array([[2**60, 1]])}
+    np.testing.assert_array_equal(evaluate_arrays(quoted(name), table, (2,)), table[name].astype(np.float32))
 
 
 def test_empty_table():
