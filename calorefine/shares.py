@@ -14,7 +14,7 @@ from calorefine.stats import FloatArray
 
 INSIDE = (0.002, 0.998)  # quantiles that the bins span
 MARGIN = 0.05
-CENTRAL = (0.01, 0.5, 0.99)  # quantiles that tell whether a column spans decades
+TAILS = (0.01, 0.5, 0.99)  # quantiles that tell whether a column spans decades
 DECADES, CROWDED = 30.0, 1 / 8  # least ratio of the outer two; share of a linear axis that holds half of the events
 
 
@@ -74,7 +74,7 @@ def display_edges(values: FloatArray, weight: FloatArray | None = None, *, bins:
     if np.all(values == np.rint(values)):
         step = max(1, -(-int(high - low + 1) // bins))
         return (np.arange(-(-int(high - low + 1) // step) + 1) * step + (low - 0.5)).astype(np.float64)
-    log = low > 0 and _decades(*map(float, stats.quantile(values, weight, CENTRAL)))
+    log = low > 0 and _decades(*map(float, stats.quantile(values, weight, TAILS)))
     spaced = np.geomspace if log else np.linspace
     return np.asarray(spaced(*widened(low, high, log=log), bins + 1), np.float64)
 
@@ -85,7 +85,7 @@ def spans_decades(edges: FloatArray) -> bool:
     >>> spans_decades(np.geomspace(1.0, 1000.0, 11)), spans_decades(np.linspace(1.0, 1000.0, 11))
     (True, False)
     """
-    return bool(edges[0] > 0) and _decades(*np.quantile(edges, CENTRAL).tolist())
+    return bool(edges[0] > 0) and _decades(*np.quantile(edges, TAILS).tolist())
 
 
 def _decades(low: float, middle: float, high: float) -> bool:

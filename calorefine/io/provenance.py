@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from calorefine.errors import FileError
-from calorefine.io.root import open_file, readable
+from calorefine.io.root import open_file, undamaged
 
 PROVENANCE = "calorefine_provenance"
 PROVENANCE_FILE = "provenance.json"  # of an output that is a folder
@@ -132,7 +132,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
         FileError: the file can't be read, or its provenance is no JSON, or an entry is of another kind than it was
             written as.
     """
-    with open_file(path) as file, readable(f"{path}: provenance"):
+    with open_file(path) as file, undamaged(f"{path}: provenance"):
         if PROVENANCE not in file:
             return {}
         text = str(file[PROVENANCE])

@@ -46,7 +46,7 @@ class RootFiles(Source):
 
     def other_objects(self) -> list[str]:
         """Names of what the first file holds beside the tree and the folders that it is in."""
-        with open_file(self.paths[0]) as file, readable(str(self.paths[0])):
+        with open_file(self.paths[0]) as file, undamaged(str(self.paths[0])):
             kinds = file.classnames(cycle=False)
         return [name for name in kinds if not f"{self.tree}/".startswith(f"{name}/")]
 
@@ -64,7 +64,7 @@ class RootTree:
         self._tree, self._where = tree, where
         self.n_entries = int(tree.num_entries)
         self.is_ttree = isinstance(tree, uproot.TTree)
-        with readable(where):
+        with undamaged(where):
             self._names = list(tree.keys(recursive=False))
             self._paths = self._described()
 
@@ -95,13 +95,13 @@ class RootTree:
 
     def typename(self, name: str) -> str:
         """Type of a branch."""
-        with readable(self._where):
+        with undamaged(self._where):
             return self._tree[self._paths[name][0]].typename or "a record"
 
     def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event."""
         branch, member = self._paths[name]
-        with readable(self._where):
+        with undamaged(self._where):
             return self._shape(name, branch, member)
 
     def _shape(self, name: str, branch: str, member: tuple[str, ...]) -> BranchShape:
@@ -120,7 +120,7 @@ class RootTree:
     def counter(self, name: str) -> str | None:
         """Branch that tells the lengths of a list in a TTree."""
         branch = self._paths[name][0]
-        with readable(self._where):
+        with undamaged(self._where):
             count = getattr(self._tree[branch], "count_branch", None)
         return None if count is None else str(count.name)
 
@@ -147,7 +147,7 @@ class RootTree:
         Raises:
             FileError: a branch that has other rows than its tree.
         """
-        with readable(self._where):
+        with undamaged(self._where):
             one = self._tree[branch]
             found = int(one.num_entries) if self.is_ttree else self.n_entries
         if found != self.n_entries:
@@ -240,13 +240,13 @@ def find_tree(file: Any, path: Path, name: str) -> Any:
     Raises:
         FileError: there is none, or it can't be read.
     """
-    with readable(str(path)):
+    with undamaged(str(path)):
         kinds = file.classnames(cycle=False)
     trees = [key for key, kind in kinds.items() if kind in TREES]
     if name not in trees:
         found = f"holds no tree '{name}'" if name not in kinds else f"'{name}' is a {kinds[name]}, not a tree"
         raise FileError(f"{path}: {found}{nearest(name, trees)}; trees found: {', '.join(trees) or 'none'}")
-    with readable(f"{path}: tree '{name}'"):
+    with undamaged(f"{path}: tree '{name}'"):
         tree = file[name]
         tree.num_entries, tree.keys()  # an RNTuple reads its header and footer only now
         if not isinstance(tree, uproot.TTree):
@@ -255,7 +255,7 @@ def find_tree(file: Any, path: Path, name: str) -> Any:
 
 
 @contextmanager
-def readable(where: str) -> Iterator[None]:
+def undamaged(where: str) -> Iterator[None]:
     """Say that a file is damaged, whatever uproot raises of many types for what makes no sense.
 
     Raises:

@@ -83,7 +83,7 @@ def svg(figure: Figure) -> bytes:
 
 
 @styled
-def save(figure: Figure, path: Path, kind: str = "png") -> None:
+def save_picture(figure: Figure, path: Path, kind: str = "png") -> None:
     """Write the figure with so many pixels that a page shows it sharp; in the style that it was drawn with."""
     figure.savefig(path, format=kind, dpi=DPI)
 

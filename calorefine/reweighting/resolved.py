@@ -30,7 +30,7 @@ from calorefine import stats
 from calorefine.errors import FitError
 from calorefine.events import Columns
 from calorefine.io.chunks import CHUNK_ROWS
-from calorefine.io.root import readable
+from calorefine.io.root import undamaged
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Observable, Weights
 from calorefine.observables.reading import chunks
@@ -139,7 +139,7 @@ def resolved(sample: WeightedFiles, observables: Mapping[str, Observable], branc
     record = sample.provenance.get(TERMS, {}).get(branch)
     if record is None:
         return None
-    with readable(f"{sample.source}: provenance: {TERMS}"):
+    with undamaged(f"{sample.source}: provenance: {TERMS}"):
         columns, terms = Columns.from_dict(record["columns"]), Terms.from_dict(record["terms"])
     sums = [ObservableSums(name, observable, 1) for name, observable in observables.items()]
     texts = [text for observable in observables.values() for text in observable.texts()]

@@ -251,33 +251,27 @@ class Reweighter:
         Raises:
             CheckpointError: the file is missing, is no reweighter, or was written by another version.
         """
-        path = Path(path)
-        state = _read(path)
+        state = _read(path := Path(path))
         members, replicas = ESTIMATORS[state["estimator"]].members, state.get("replicas")
         if isinstance(replicas, list) and replicas:
             msg = f"{path}: its {len(replicas)} replicas were shrunk towards no correction, and spread too little"
             warnings.warn(f"{msg}; they are left out: fit it again with --replicas", CalorefineWarning, stacklevel=2)
         with rebuilding(path, "reweighter"):
             options = {name: state[name] for name in ("estimator", "conditional", "largest", "provenance")}
-            rounds = [
-                Round(Ratio.from_state(one["ratio"], members), MeanWeight.from_state(one["mean"]))
-                for one in state["rounds"]
-            ]
-            tilt = Tilt.from_state(replicas) if isinstance(replicas, dict) else None
-            columns, domain = Columns.from_dict(state["columns"]), state["domain"].numpy()
-            reweighter = cls(columns, rounds, domain=domain, replicas=tilt, **options)
-            reweighter._try()
-        return reweighter
+            parts = [(Ratio.from_state(one["ratio"], members), one["mean"]) for one in state["rounds"]]
+            rounds = [Round(ratio, MeanWeight.from_state(mean)) for ratio, mean in parts]
+            options |= {"replicas": Tilt.from_state(replicas) if isinstance(replicas, dict) else None}
+            return cls(Columns.from_dict(state["columns"]), rounds, domain=state["domain"].numpy(), **options)._tried()
 
-    def _try(self) -> None:
+    def _tried(self) -> Reweighter:
         """Weigh an event at the middle of the domain: what was put together of parts that don't fit, can't."""
-        n_context = len(self.columns.context_names)
-        if self.domain.shape != (n_context, 2):
-            raise ValueError(f"domain of shape {tuple(self.domain.shape)}, expected {(n_context, 2)}")
+        if self.domain.shape != (expected := (len(self.columns.context_names), 2)):
+            raise ValueError(f"domain of shape {tuple(self.domain.shape)}, expected {expected}")
         context = self.domain.mean(axis=1, keepdims=True).T.astype(np.float32)
         key, x = np.zeros(1, np.uint64), np.zeros((1, self.columns.n_features), np.float32)
         event = Events(x, context, np.ones(1), key, key)
         dict(self.provenance), float(self.largest), self.log_ratio(event), self.replica_ratios(event)
+        return self
 
 
 def _common_range(generated: Events, reference: Events, columns: Columns) -> FloatArray:
@@ -296,11 +290,11 @@ def _joint(events: Events) -> WeightedRows:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    expected = "a file of 'calorefine reweight'"
-    state: dict[str, Any] = read_saved(path, STATE_KEY, what="reweighter", expected=expected)[STATE_KEY]
+    content = read_saved(path, STATE_KEY, what="reweighter", expected="a file of 'calorefine reweight'")
+    state: dict[str, Any] = content[STATE_KEY]
     with rebuilding(path, "reweighter"):
         if state["format"] != FORMAT or state["estimator"] not in ESTIMATORS:
-            written = f"format {state['format']} with '{state['estimator']}'"
-            raise CheckpointError(f"{path}: {written}; expected format {FORMAT} with one of {', '.join(ESTIMATORS)}")
+            known = f"expected format {FORMAT} with one of {', '.join(ESTIMATORS)}"
+            raise CheckpointError(f"{path}: format {state['format']} with '{state['estimator']}'; {known}")
         require_numbers(path, {name: part for name, part in state.items() if name != "provenance"}, STATE_KEY)
     return state

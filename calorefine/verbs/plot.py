@@ -10,7 +10,7 @@ from calorefine.errors import ConfigError, nearest
 from calorefine.io.provenance import recorded
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import check_outputs, replacing
-from calorefine.pages.style import save
+from calorefine.pages.style import save_picture
 from calorefine.pages.validation import overlay_figure
 from calorefine.twosample.context_check import warn_of_file_contexts
 from calorefine.twosample.overlay import overlay
@@ -61,7 +61,7 @@ def plot_files(
     warn_of_file_contexts(*files)
     figure = overlay_figure({name: overlay(name, *samples, bins=bins) for name in names})
     with replacing(Path(output), overwrite=overwrite) as beside:
-        save(figure, beside, picture)
+        save_picture(figure, beside, picture)
     return f"{output}: {len(names)} features of {len(samples[0])} generated and {len(samples[1])} reference events"
 
 

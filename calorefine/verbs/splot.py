@@ -13,7 +13,7 @@ from calorefine.io.provenance import recorded
 from calorefine.io.sources import TreeFormat
 from calorefine.io.writer import check_outputs
 from calorefine.pages.figures.spectator import fit_figure
-from calorefine.pages.style import save
+from calorefine.pages.style import save_picture
 from calorefine.weights.factorization import FactorizationResult, tests_table
 from calorefine.weights.source import Dependence
 from calorefine.weights.splot import SPlot, SPlotResult
@@ -86,7 +86,7 @@ def splot_file(
         content.setdefault("alternatives", {})[name] = alternative
     titles = fit.bins.labels if fit.bins.edges else [""]
     pictures = {
-        _picture(target, n): partial(save, fit_figure(part, title=titles[n])) for n, part in enumerate(fit.fits)
+        _picture(target, n): partial(save_picture, fit_figure(part, title=titles[n])) for n, part in enumerate(fit.fits)
     }
     lines = [*tests_table(TITLE, tests), *_alternatives_table(fit, others), *bootstrap.lines()]
     lines += [f"WARNING: {text}" for text in fit.warnings]

@@ -29,7 +29,7 @@ from calorefine.events import Columns, Events
 from calorefine.io.provenance import made_by, recorded, write_json
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.writer import check_outputs, replacing
-from calorefine.pages.style import save
+from calorefine.pages.style import save_picture
 from calorefine.pages.validation import efficiency_figure, overlay_figure, widths_figure
 from calorefine.twosample.context_check import warn_of_contexts
 from calorefine.twosample.overlay import overlay
@@ -96,7 +96,7 @@ def validate_files(
         )
         write_json(partial[0], result.to_dict() | {"provenance": made_by()})
         for path, figure in zip(partial[1:], _figures(samples, result), strict=True):
-            save(figure, path)
+            save_picture(figure, path)
     return result
 
 

@@ -243,7 +243,7 @@ def test_legend_tells_long_names_with_their_values():
 
 def test_embedded_pictures_have_two_pixels_for_each_of_the_page(tmp_path):
     path = tmp_path / "picture.png"
-    style.save(mean_factors(), path)
+    style.save_picture(mean_factors(), path)
     picture = Picture(path.read_bytes(), "alt", "caption")
     assert picture.most * 2 == int(style.WIDTH * style.DPI)
     assert picture.most >= 23 * 16  # a column of the page
