@@ -23,7 +23,7 @@ TASKS = {
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["lint-imports"],
-        ["python", "-m", "pytest", "-n", "2"],
+        ["python", "-m", "pytest", "-n", "2", "--dist", "loadgroup"],
     ],
 }
 

@@ -29,6 +29,7 @@ from calorefine.fit.command import lightning
 from calorefine.models import MODELS
 from calorefine.nets import Noise
 
+pytestmark = pytest.mark.xdist_group("ddp")  # what two processes have trained is made once
 SMALL_GAN = ["--model.init_args.generator_hidden", "[16]", "--model.init_args.critic_hidden", "[16]"]
 OPTIONS = {
     "WGAN": SMALL_GAN,

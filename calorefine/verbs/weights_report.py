@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from calorefine.errors import ConfigError, KeyWarning
+from calorefine.errors import ConfigError, FileError, KeyWarning
 from calorefine.events import Arrays, Columns
 from calorefine.io.chunks import NonFinite, Request
 from calorefine.io.formats import open_source
@@ -132,10 +132,10 @@ def _report(
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """What a file says about its weights; nothing, if it isn't JSON."""
+    """What a file says about its weights; nothing, if that isn't calorefine's, whoever wrote it."""
     try:
         return stored_part(read_provenance(path))
-    except ValueError:
+    except FileError:
         return {}
 
 

@@ -100,6 +100,7 @@ def test_signed_weights_train_the_pure_signal(config):
     assert np.abs(deviations(trained(config))).max() < TOLERANCE
 
 
+@pytest.mark.slow
 def test_fails_when_the_generated_term_is_unweighted(config):
     """The mistake that is easily made is noticed: the largest deviation is 1.8, with the right loss 0.018 (seed 1)."""
 

@@ -177,7 +177,7 @@ def start(config, output, *options, killed=None):
     )
 
 
-@pytest.mark.parametrize("together", ["1", "3"])
+@pytest.mark.parametrize("together", [pytest.param("1", marks=pytest.mark.slow), "3"])
 def test_killed_runs_end_as_undisturbed_ones(tmp_path, toy_file, together):
     """SIGKILL once the first epochs are on disk; then again as soon as the first member is finished.
 
