@@ -12,7 +12,7 @@ Kinds of cases, in `tests/fuzz`, where each says what counts:
     python benchmarks/fuzz.py --json fuzz.json         # 10 000 cases in 2 processes
     python benchmarks/fuzz.py --planted                # ten planted faults have to be found
 
-A case runs in a worker process, which counts as `crashes` if a signal ends it, and as `hangs` if it is silent for two
+A case runs in a worker process, which counts as `crashes` if a signal ends it, and as `hangs` if it is silent for five
 minutes; a case that takes 10 s of processor time is ended there, and is a `hang`.  `refused` are errors for valid
 inputs; `undetectable` is damage of which no reader could know.  Each fault is printed with the number of its case,
 which gives the same case again:
@@ -42,7 +42,7 @@ SHARES = {
     "configs": 1000,
     "provenance": 1000,
 }
-SILENT_S = 120.0
+SILENT_S = 300.0
 MEMORY_BYTES = 8 << 30
 
 

@@ -180,6 +180,12 @@ def verb(rng: random.Random, folder: Path) -> str:
     return "ok"
 
 
+def prepare_case() -> None:
+    """Make the files, and import what a command imports."""
+    with _inside(_folder()), contextlib.suppress(SystemExit):
+        lightning(["--print_config"], run=False)
+
+
 def case(rng: random.Random, folder: Path) -> str:
     """A training or a verb."""
     return fit(rng, folder) if rng.random() < 0.4 else verb(rng, folder)

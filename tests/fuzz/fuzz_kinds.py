@@ -9,7 +9,14 @@ from fuzz_harness import Case
 
 
 def _of(module: str, function: str) -> Callable[[], Case]:
-    return lambda: getattr(import_module(module), function)  # type: ignore[no-any-return]
+    """Import a module, and make what its cases share, which counts for none of them."""
+
+    def made() -> Case:
+        cases = import_module(module)
+        getattr(cases, f"prepare_{function}", lambda: None)()
+        return getattr(cases, function)  # type: ignore[no-any-return]
+
+    return made
 
 
 KINDS: dict[str, Callable[[], Case]] = {

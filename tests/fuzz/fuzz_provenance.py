@@ -72,6 +72,11 @@ def _changed(rng: random.Random) -> str:
     return json.dumps(content)
 
 
+def prepare_case() -> None:
+    """Make the whole provenance."""
+    whole()
+
+
 def case(rng: random.Random, folder: Path) -> str:
     """Write a changed provenance, and read it as the verbs do."""
     path, text = folder / "generated.root", _changed(rng)

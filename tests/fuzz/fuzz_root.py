@@ -259,6 +259,12 @@ def mutated(rng: random.Random, folder: Path) -> str:
     return "ok"
 
 
+def prepare_case() -> None:
+    """Make the whole files."""
+    for number in range(2 * len(COMPRESSIONS)):
+        _valid(number)
+
+
 def case(rng: random.Random, folder: Path) -> str:
     """A valid file or a damaged one."""
     return generated(rng, folder) if rng.random() < 0.5 else mutated(rng, folder)

@@ -207,9 +207,21 @@ def tried(rng: random.Random, folder: Path, whole: bytes, use: Callable[[Path], 
     return "undetectable"
 
 
+def prepare_checkpoints() -> None:
+    """Make the whole files."""
+    for name in sorted(MODELS):
+        _expected(checkpoint(name), _sampled)
+
+
 def checkpoints(rng: random.Random, folder: Path) -> str:
     """A checkpoint of any recipe."""
     return tried(rng, folder, checkpoint(rng.choice(sorted(MODELS))), _sampled)
+
+
+def prepare_reweighters() -> None:
+    """Make the whole files."""
+    for name in ("BoostingRatio", "NetworkRatio"):
+        _expected(reweighter(name), _weighed)
 
 
 def reweighters(rng: random.Random, folder: Path) -> str:
