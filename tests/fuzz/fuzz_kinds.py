@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 
@@ -13,7 +14,9 @@ def _of(module: str, function: str) -> Callable[[], Case]:
 
     def made() -> Case:
         cases = import_module(module)
-        getattr(cases, f"prepare_{function}", lambda: None)()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(cases, f"prepare_{function}", lambda: None)()
         return getattr(cases, function)  # type: ignore[no-any-return]
 
     return made
