@@ -463,3 +463,9 @@ def test_of_many_held_out_events_those_by_key_are_compared(toy_file, monkeypatch
     rows = [int(np.flatnonzero((module.validation.x == x).all(axis=1))[0]) for x in many.x[:100].numpy()]
     assert 200 < np.mean(rows) < len(few.x) - 200
     np.testing.assert_array_equal(next(iter(module.predict_dataloader())).x, few.x)
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1000000"])
+def test_threads_that_no_process_can_have(config, tmp_path, threads):
+    with pytest.raises(ConfigError, match=f"threads: {threads} found, expected 1 to 512"):
+        fit(config, tmp_path, "--threads", threads)

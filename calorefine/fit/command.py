@@ -23,6 +23,7 @@ from calorefine.io.writer import naming
 from calorefine.models.base import GenerativeModel
 from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
 
+MOST_THREADS = 512
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -46,7 +47,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Make the run's folder."""
-        torch.set_num_threads(self._get(self.config, "threads"))
+        torch.set_num_threads(_threads(self._get(self.config, "threads")))
         self.run_dir: Path | None = None
         self._check_checkpoint(self._get(self.config, "ckpt_path"))
         if self.subcommand == "fit" and not self._get(self.config, "trainer").fast_dev_run:
@@ -178,6 +179,17 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
         run=run,
         args=list(args) if args is not None else None,
     )
+
+
+def _threads(given: int) -> int:
+    """A number of threads that a process can have: torch ends it for lack of room for very many.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if not 1 <= given <= MOST_THREADS:
+        raise ConfigError(f"threads: {given} found, expected 1 to {MOST_THREADS}; small networks want one")
+    return given
 
 
 def _several(trainer: Any) -> bool:

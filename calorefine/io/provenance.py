@@ -144,8 +144,9 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-_NAME, _NUMBER, _NAMES = (str,), (int, float), [(str,)]
+_NAME, _NUMBER, _NAMES = (str,), (float, int), [(str,)]
 _COMMAND = {"verb": _NAME, "options": {}, "changed": _NAMES}
+_RECORDS: dict[str, Any] = {"*": {}}
 _COLUMNS = {"features": {}, "context": {}, "key": _NAMES, "candidate": _NAME, "cut": _NAME, "block": _NAMES}
 _TRAINING = {"rows_digest": _NAME, "digest": _NAME, "n_eff": _NUMBER, "n_eff_signed": _NUMBER, "weights_dof": _NUMBER}
 _KNOWN: dict[str, Any] = {
@@ -158,10 +159,13 @@ _KNOWN: dict[str, Any] = {
     "earlier": [_COMMAND],
     "versions": {},
     "unweight": {"number": (int,)},
-    "reweight": {},
-    "replica_terms": {},
+    "reweight": _RECORDS,
+    "replica_terms": _RECORDS,
 }
-"""Kinds of the entries that calorefine acts on: types, kinds by name, or a list of one kind; null may stand for any."""
+"""Kinds of the entries that calorefine acts on: types, kinds by name (of every entry by `*`), or a list of one kind.
+
+Null may stand for a name or a number with a fraction.
+"""
 
 
 def _require_known(content: Any, path: Path) -> None:
@@ -180,17 +184,16 @@ def _require_known(content: Any, path: Path) -> None:
 def _misfit(value: Any, kind: Any, where: str) -> str:
     """Say what is of another kind, if anything is."""
     if isinstance(kind, tuple):
-        fits = value is None or (isinstance(value, kind) and not isinstance(value, bool))
+        fits = (value is None and int not in kind[:1]) or (isinstance(value, kind) and not isinstance(value, bool))
         return (
             "" if fits else f"{where}: {value!r:.60} found, where {' or '.join(one.__name__ for one in kind)} belongs"
         )
-    if value is None and where != "provenance":
-        return ""
     if isinstance(kind, list):
         if not isinstance(value, list):
             return f"{where}: {value!r:.60} found, where a list belongs"
         return next(filter(None, (_misfit(item, kind[0], f"{where}[{n}]") for n, item in enumerate(value))), "")
     if not isinstance(value, dict):
         return f"{where}: {value!r:.60} found, where entries by name belong"
-    known = (_misfit(value[name], inner, f"{where}.{name}") for name, inner in kind.items() if name in value)
+    inner = dict.fromkeys(value, kind["*"]) if "*" in kind else kind
+    known = (_misfit(value[name], inner[name], f"{where}.{name}") for name in value if name in inner)
     return next(filter(None, known), "")

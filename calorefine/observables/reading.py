@@ -143,7 +143,7 @@ def event_identity(source: Source, key: Sequence[str] | None) -> Identity:
     told = read_provenance(source.paths[0])
     columns, names, copies = told.get("columns", {}), source.branch_names("number"), int(told.get("n_per_event", 1))
     for branches in (told.get("options", {}).get("key"), columns.get("key")):
-        if branches and set(branches) <= set(names):
+        if isinstance(branches, list) and branches and all(name in names for name in branches):
             return Identity(tuple(branches))
     in_order = "unweight" not in told and all(n % copies == 0 for n in source.lengths())
     if columns.get("candidate") or not in_order:

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import io
 import os
 import random
 import sys
@@ -182,7 +183,7 @@ def verb(rng: random.Random, folder: Path) -> str:
 
 def prepare_case() -> None:
     """Make the files, and import what a command imports."""
-    with _inside(_folder()), contextlib.suppress(SystemExit):
+    with _inside(_folder()), contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         lightning(["--print_config"], run=False)
 
 

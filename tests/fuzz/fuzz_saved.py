@@ -49,6 +49,7 @@ OTHER: tuple[Any, ...] = (
 COLUMNS = Columns(
     features={"x": Column(), "k": Column(transform="standard")},
     context={"p_gev": Column("P", branch_unit="MeV"), "charge": Column(categories=[-1, 1])},
+    key=["event"],
 )
 
 
@@ -68,7 +69,7 @@ def checkpoint(name: str) -> bytes:
     rng = np.random.default_rng(0)
     momentum = rng.uniform(1000, 10_000, 300)
     arrays = {"P": momentum, "charge": rng.choice([-1, 1], 300).astype(np.int32), "x": rng.normal(momentum / 5000, 1)}
-    arrays |= {"k": rng.poisson(2, 300).astype(np.int32)}
+    arrays |= {"k": rng.poisson(2, 300).astype(np.int32), "event": np.arange(300)}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "training.root"
         with uproot.recreate(path) as file:

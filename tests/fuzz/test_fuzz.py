@@ -8,7 +8,7 @@ from fuzz_kinds import KINDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-EXAMPLES = {"expressions": 300, "root": 60, "checkpoints": 20, "reweighters": 20, "configs": 10, "provenance": 40}
+EXAMPLES = {"expressions": 60, "root": 40, "checkpoints": 25, "reweighters": 40, "configs": 6, "provenance": 60}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
