@@ -25,18 +25,14 @@ def tree(text: str) -> ast.Expression:
     return parsed
 
 
-def as_python(text: str) -> str:
+def _translated(text: str) -> str:
     """Write C's logical operators and choices as Python's, on one line; what is in quotes stays.
 
-    >>> as_python("a > 1 && !b")
+    >>> _translated("a > 1 && !b").replace(_NOT, "not ")
     'a > 1 and not b'
-    >>> as_python("2 * (a > 1 ? b : -b)")
+    >>> _translated("2 * (a > 1 ? b : -b)")
     '2 * (where(a > 1, b, -b))'
     """
-    return _translated(text).replace(_NOT, "not ")
-
-
-def _translated(text: str) -> str:
     parts = _QUOTED.split(text)
     for k, part in enumerate(parts[::2]):
         python = re.sub(r"\s+", " ", part.replace("&&", " and ").replace("||", " or "))

@@ -89,6 +89,7 @@ class _Two:
 
     def __init__(self, main: Tree, friend: Any, where: str) -> None:
         self._main, self._friend, self._where = main, friend, where
+        self._ours, self._theirs = set(main.paths()), set(friend.paths())
         self.n_entries = main.n_entries
 
     def names(self) -> list[str]:
@@ -98,7 +99,7 @@ class _Two:
         return list(dict.fromkeys([*self._main.paths(), *self._friend.paths()]))
 
     def _owner(self, name: str) -> Any:
-        return self._main if name in self._main.paths() else self._friend
+        return self._main if name in self._ours else self._friend
 
     def shape(self, name: str) -> BranchShape:
         return self._owner(name).shape(name)  # type: ignore[no-any-return]
@@ -111,7 +112,7 @@ class _Two:
 
     def _divided(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Which of these branches each has."""
-        return [n for n in names if n in self._main.paths()], [n for n in names if n in self._friend.paths()]
+        return [n for n in names if n in self._ours], [n for n in names if n in self._theirs]
 
     def _together(self, table: Mapping[str, Any], friend: Mapping[str, Any], at: range) -> dict[str, Any]:
         """Arrays of both, after a look at those that both have."""
@@ -140,7 +141,7 @@ class _Joined(_Two):
     def batches(self, names: Sequence[str], rows: int) -> Iterator[tuple[dict[str, Any], range]]:
         ours, theirs = self._divided(names)
         for name in self._friend.by:
-            if name not in self._main.paths():
+            if name not in self._ours:
                 raise BranchError(f"{self._where}: there is no branch '{name}'{nearest(name, self._main.paths())}")
         for table, at in self._main.batches(list(dict.fromkeys([*ours, *self._friend.by])), rows):
             identity = {name: table[name] for name in self._friend.by}

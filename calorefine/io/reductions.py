@@ -69,13 +69,18 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Reduction:
-    """One call of a reduction: expression of elements, condition on elements, fallback per event."""
+    """One call of a reduction: expression of elements, condition on elements, fallback per event.
+
+    Attributes:
+        by_number: whether a number stands where the condition on elements does.
+    """
 
     function: str
     text: str
     elements: Parsed
     selected: Parsed | None
     fallback: Parsed | None
+    by_number: bool
 
     def of_elements(self) -> list[Parsed]:
         """The parts that are evaluated for each element."""
@@ -127,7 +132,7 @@ class _TakeOut(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = ast.unparse(node.func)
         if name not in REDUCTIONS:
-            if name.isidentifier() and name not in syntax.FUNCTIONS:
+            if name.isidentifier():
                 syntax.require_function(name, self.text, syntax.FUNCTIONS | REDUCTIONS)
             return self.generic_visit(node)
         stand_in = f"__reduction_{len(self.reductions)}__"
@@ -144,7 +149,8 @@ class _TakeOut(ast.NodeTransformer):
             raise ExpressionError(f"{shown}: expected {usage}")
         parts = [_parse(ast.unparse(argument)) for argument in node.args]
         selected, fallback = parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 2 else None
-        return Reduction(name, written, parts[0], selected, fallback)
+        by_number = len(node.args) > 1 and _is_number(node.args[1])
+        return Reduction(name, written, parts[0], selected, fallback, by_number)
 
 
 def branches(text: str) -> tuple[str, ...]:
@@ -304,7 +310,7 @@ def _counts(reduction: Reduction, lists: Mapping[str, NDArray[np.int64]]) -> NDA
     """Number of elements of each event (n,)."""
     if not lists:
         raise BranchError(f"'{reduction.text}': no branch in it holds a list of numbers for each event, expected one")
-    if reduction.selected and _is_number(ast.parse(reduction.selected.outer, mode="eval").body):
+    if reduction.selected and reduction.by_number:
         msg = f"'{reduction.text}': the second argument selects elements, expected a condition"
         value = f"{reduction.function}(..., True, {reduction.selected.text})"
         hint = f"; for a value where there are none write {value}" if reduction.function in _WITH_FALLBACK else ""
