@@ -3,18 +3,19 @@
 python3 tasks.py run     set up; train, sample and compare on the embedded sample
 python3 tasks.py test    set up; style, types and tests
 python3 tasks.py setup   only set up, in .venv
+python3 tasks.py lowest  set up .venv-lowest, with the lowest versions that pyproject.toml promises; tests
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+TESTS = ["python", "-m", "pytest", "-n", "2", "--dist", "loadgroup"]
 TASKS = {
     "setup": [],
     "run": [["python", "examples/01_main_job.py"]],
@@ -23,22 +24,34 @@ TASKS = {
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["lint-imports"],
-        ["python", "-m", "pytest", "-n", "2", "--dist", "loadgroup"],
+        TESTS,
     ],
+    "lowest": [TESTS],
 }
 
 
-def setup() -> None:
-    """Create the environment and install the tested versions."""
-    if not BIN.is_dir():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    install = ["-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", "--editable", ".[test]"]
-    subprocess.run([str(BIN / "python"), *install], cwd=ROOT, check=True)
+def lowest(file: Path) -> Path:
+    """Write the lowest versions of what pyproject.toml asks for, as constraints."""
+    promised = re.findall(r'^  "([\w-]+)(?:\[\w+\])?>=([\d.]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    file.write_text("".join(f"{name}=={version}\n" for name, version in promised))
+    return file
+
+
+def setup(task: str) -> Path:
+    """Create the environment and install the tested versions, or the lowest ones; return the folder of its programs."""
+    venv = ROOT / (".venv-lowest" if task == "lowest" else ".venv")
+    programs = venv / ("Scripts" if os.name == "nt" else "bin")
+    if not programs.is_dir():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    constraints = lowest(venv / "lowest.txt") if task == "lowest" else ROOT / "constraints.txt"
+    install = ["-m", "pip", "install", "--quiet", "--constraint", str(constraints), "--editable", ".[test]"]
+    subprocess.run([str(programs / "python"), *install], cwd=ROOT, check=True)
+    return programs
 
 
 def environment(task: str) -> dict[str, str]:
     """Tests run in two processes, each of one thread: more would wait for each other on two cores."""
-    return {**os.environ, **({"OMP_NUM_THREADS": "1"} if task == "test" else {})}
+    return {**os.environ, **({"OMP_NUM_THREADS": "1"} if TESTS in TASKS[task] else {})}
 
 
 def main() -> None:
@@ -47,12 +60,14 @@ def main() -> None:
         sys.exit(__doc__)
     if sys.version_info < (3, 11):  # noqa: UP036 (runs before pip has checked the version)
         sys.exit(f"calorefine needs Python 3.11 or later, this is {sys.version.split()[0]}")
-    setup()
     task = sys.argv[1]
+    programs = setup(task)
     for command in TASKS[task]:
         sys.stdout.write(f"+ {' '.join(command)}\n")
         sys.stdout.flush()
-        finished = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=ROOT, env=environment(task), check=False)
+        finished = subprocess.run(
+            [str(programs / command[0]), *command[1:]], cwd=ROOT, env=environment(task), check=False
+        )
         if finished.returncode:
             sys.exit(finished.returncode)
 

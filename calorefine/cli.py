@@ -66,7 +66,7 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     import torch
 
     from calorefine.io.sample import WeightedFiles
-    from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
+    from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_unfit
 
     hints = get_type_hints(function)
     samples = [name for name, kind in hints.items() if WeightedFiles in (kind, *get_args(kind))]
@@ -78,7 +78,7 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     parser.add_argument("--modules", type=str, default="", help="Files of your own recipes, such as my_generators.")
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
     parsed = parser.parse_args(_spelled(args, samples))
-    refuse_nulls(parser, parsed)
+    refuse_unfit(parser, parsed)
     _import_modules(parsed.pop("modules"))
     given = parser.instantiate(parsed)
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from types import NoneType
 from typing import Any, NoReturn, get_args
 
 import yaml  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from calorefine.errors import ConfigError, nearest
 
@@ -229,11 +229,22 @@ def load_yaml(text: str, path: str = "") -> Any:
     return get_loader("yaml")(text)
 
 
-def refuse_nulls(parser: ArgumentParser, given: Any) -> None:
-    """End with an error where an option is null that takes no null; jsonargparse takes it for one that is left out."""
+def refuse_unfit(parser: ArgumentParser, given: Any) -> None:
+    """End with an error where an option or a group of options is something that it can't be.
+
+    An option that takes no null is null, which jsonargparse takes for one that is left out, or a group is no mapping.
+    """
     for action in parser._actions:
-        kinds = get_args(getattr(action, "_typehint", None))
-        if kinds and NoneType not in kinds and action.default is not None and given.get(action.dest, action) is None:
+        group = action.dest.partition(".")[0]
+        if group != action.dest and not isinstance(given.get(group, {}), (Mapping, Namespace)):
+            parser.error(f"{group}: {given[group]!r} found, expected a mapping of options")
+        hint = getattr(action, "_typehint", None) or action.type
+        kinds = get_args(hint) or (hint,)
+        if (
+            not {None, NoneType, Any}.intersection(kinds)
+            and action.default is not None
+            and given.get(action.dest, action) is None
+        ):
             parser.error(f"{action.dest}: null found, expected a value{TRAP}")
 
 

@@ -86,6 +86,10 @@ def message(main, words, monkeypatch, capsys):
             ".*line 7: YAML reads the key 'false' as .* in quotes.*",
         ),
         ("data/weights", False, "data.weights: 'False' found, expected a class .*text; .* in quotes"),
+        ("trainer", 3, "trainer: 3 found, expected a mapping of options"),
+        ("trainer", [3], "trainer: \\[3\\] found, expected a mapping of options"),
+        ("threads", 0, "threads: 0 found, expected 1 to 512"),
+        ("seed_everything", -1, "seed_everything: -1 found, expected 0 to 4294967295"),
     ],
 )
 def test_fit(place, value, expected, tmp_path, monkeypatch, capsys):
@@ -96,11 +100,20 @@ def test_fit(place, value, expected, tmp_path, monkeypatch, capsys):
     assert len(found) < 400
 
 
-def test_weights_null(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"data": BASE["data"] | {"weights": None}}, "data.weights: null found, .* in quotes"),
+        ({"threads": None}, "threads: null found, .* in quotes"),
+        ({"seed_everything": None}, "seed_everything: null found, .* in quotes"),
+        ({"trainer": None}, "trainer: None found, expected a mapping of options"),
+    ],
+)
+def test_nulls(changed, expected, tmp_path, monkeypatch, capsys):
     config = tmp_path / "wrong.yaml"
-    config.write_text(yaml.safe_dump(BASE | {"data": BASE["data"] | {"weights": None}}))
+    config.write_text(yaml.safe_dump(BASE | changed))
     found = message(lightning_main, ["lightning", "fit", "-c", config], monkeypatch, capsys)
-    assert found.startswith("data.weights: null found") and "quotes" in found
+    assert re.fullmatch(expected + ".*", found)
 
 
 @pytest.mark.parametrize(

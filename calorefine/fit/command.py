@@ -21,9 +21,9 @@ from calorefine.fit.resume import options, require_same_options
 from calorefine.fit.trainer_options import misfit, missing_package, require_fitting
 from calorefine.io.writer import naming
 from calorefine.models.base import GenerativeModel
-from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_nulls
+from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_unfit
 
-MOST_THREADS = 512
+MOST_THREADS, LARGEST_SEED = 512, 2**32 - 1  # the latter is NumPy's
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -43,11 +43,14 @@ class CLI(LightningCLI):
         """Parse the arguments given, or the command line's."""
         self.config = parser.parse_args(args)
         verb = self.config.get("subcommand")
-        refuse_nulls(self._parser(verb), self.config[verb] if verb else self.config)
+        given = self.config[verb] if verb else self.config
+        refuse_unfit(self._parser(verb), given)
+        require_within("threads", given["threads"], 1, MOST_THREADS, "; small networks want one")
+        require_within("seed_everything", given["seed_everything"], 0, LARGEST_SEED)
 
     def before_instantiate_classes(self) -> None:
         """Make the run's folder."""
-        torch.set_num_threads(_threads(self._get(self.config, "threads")))
+        torch.set_num_threads(self._get(self.config, "threads"))
         self.run_dir: Path | None = None
         self._check_checkpoint(self._get(self.config, "ckpt_path"))
         if self.subcommand == "fit" and not self._get(self.config, "trainer").fast_dev_run:
@@ -181,15 +184,14 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
     )
 
 
-def _threads(given: int) -> int:
-    """A number of threads that a process can have: torch ends it for lack of room for very many.
+def require_within(name: str, given: int, least: int, most: int, advice: str = "") -> None:
+    """Refuse a number out of a range; torch ends a process that asks for very many threads.
 
     Raises:
-        ConfigError: it is another.
+        ConfigError: it is out of it.
     """
-    if not 1 <= given <= MOST_THREADS:
-        raise ConfigError(f"threads: {given} found, expected 1 to {MOST_THREADS}; small networks want one")
-    return given
+    if not least <= given <= most:
+        raise ConfigError(f"{name}: {given} found, expected {least} to {most}{advice}")
 
 
 def _several(trainer: Any) -> bool:
