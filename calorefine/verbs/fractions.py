@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from calorefine.errors import ConfigError, nearest
@@ -31,6 +32,8 @@ def fractions_file(
     seed: int = 0,
     refit: bool = True,
     dependence: Dependence = "error",
+    friends: list[str] | None = None,
+    friends_by: list[str] | None = None,
     nonfinite: NonFinite = "error",
     tree_format: TreeFormat = "ttree",
     overwrite: bool = False,
@@ -52,6 +55,8 @@ def fractions_file(
         refit: solve again in each replica, with fractions drawn from their errors.
         dependence: what to do if more samples than species disagree with their fractions at p < 1e-3: write nothing,
             or warn.
+        friends: files with further branches of the same rows, one for each of `files`, in their order.
+        friends_by: integer branches of both by which the rows of friends are found, if those are in another order.
         nonfinite: what to do about rows with NaN or infinite values in the columns.
         tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
         overwrite: replace existing outputs.
@@ -65,7 +70,11 @@ def fractions_file(
     target = Path(output)
     check_outputs(target, target.with_suffix(".json"), overwrite=overwrite)
     source = WeightedInput(
-        _samples(files, tree, weights), columns, weights, nonfinite, numbered=isinstance(files, dict)
+        _samples(files, tree, weights, friends or (), friends_by or ()),
+        columns,
+        weights,
+        nonfinite,
+        numbered=isinstance(files, dict),
     )
     table, key = source.read()
     bootstrap = Replicas(weights, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
@@ -78,13 +87,17 @@ def fractions_file(
 
 
 def _samples(
-    files: str | list[str] | dict[str, str | list[str]], tree: str | dict[str, str], weights: WeightSource
+    files: str | list[str] | dict[str, str | list[str]],
+    tree: str | dict[str, str],
+    weights: WeightSource,
+    friends: Sequence[str],
+    friends_by: Sequence[str],
 ) -> list[Source]:
     """Files in the order in which the fractions name the samples."""
     if not isinstance(files, dict):
         if isinstance(tree, dict):
             raise ConfigError("tree: one for each sample given, expected `files` of each sample as well")
-        source = open_source(files, tree)
+        source = open_source(files, tree, friends, friends_by)
         if isinstance(weights, LabelFractions) and "sample" == weights.sample not in source.branch_names():
             wanted = ", ".join(f"{name}: ..." for name in weights.fractions)
             msg = (
@@ -92,6 +105,8 @@ def _samples(
             )
             raise ConfigError(msg + f"samples, or their files one by one, files: {{{wanted}}}")
         return [source]
+    if friends:
+        raise ConfigError("friends: given beside files for each sample, expected files of all samples together")
     if not isinstance(weights, LabelFractions):
         raise ConfigError("files: one set for each sample given, expected LabelFractions, which tells their fractions")
     if weights.sample != "sample":

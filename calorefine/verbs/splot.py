@@ -34,6 +34,8 @@ def splot_file(
     seed: int = 0,
     refit: bool = True,
     dependence: Dependence = "error",
+    friends: list[str] | None = None,
+    friends_by: list[str] | None = None,
     nonfinite: NonFinite = "error",
     tree_format: TreeFormat = "ttree",
     overwrite: bool = False,
@@ -55,6 +57,8 @@ def splot_file(
         seed: seed of their counts.
         refit: redo the fit in each replica; without, their spread lacks the fit's uncertainty.
         dependence: what to do if the spectator's shape depends on a column at p < 1e-3: write nothing, or warn.
+        friends: files with further branches of the same rows, one for each of `files`, in their order.
+        friends_by: integer branches of both by which the rows of friends are found, if those are in another order.
         nonfinite: what to do about rows with NaN or infinite values in the columns or the spectator.
         tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
         overwrite: replace existing outputs.
@@ -70,7 +74,7 @@ def splot_file(
     """
     target = Path(output)
     check_outputs(target, target.with_suffix(".json"), _picture(target, 0), overwrite=overwrite)
-    source = WeightedInput([open_source(files, tree)], columns, splot, nonfinite)
+    source = WeightedInput([open_source(files, tree, friends or (), friends_by or ())], columns, splot, nonfinite)
     table, key = source.read()
     bootstrap = Replicas(splot, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
     fit = bootstrap.nominal

@@ -39,6 +39,8 @@ def weights_report(
     weights: dict[str, str],
     output: str,
     splot: SPlot | None = None,
+    friends: list[str] | None = None,
+    friends_by: list[str] | None = None,
     nonfinite: NonFinite = "error",
     overwrite: bool = False,
 ) -> WeightsReport:
@@ -53,6 +55,8 @@ def weights_report(
         weights: species to its weight, a branch or expression; any sign, and a single species will do.
         output: the page to write, an .html file.
         splot: spectator and shapes, to test factorization; without it, tests found in the file are shown.
+        friends: files with further branches of the same rows, one for each of `files`, in their order.
+        friends_by: integer branches of both by which the rows of friends are found, if those are in another order.
         nonfinite: what to do about rows with NaN or infinite values in the columns, weights or the spectator.
         overwrite: replace existing outputs.
 
@@ -69,7 +73,7 @@ def weights_report(
         raise ConfigError("weights: none given, expected species and branches, such as {signal: sw_signal}")
     if target.suffix != ".html":
         raise ConfigError(f"{output}: expected the name of an .html file")
-    source = open_source(files, tree)
+    source = open_source(files, tree, friends or (), friends_by or ())
     with (
         replacing(target, overwrite=overwrite) as page,
         replacing(target.with_suffix(".json"), overwrite=overwrite) as numbers,

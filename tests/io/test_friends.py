@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from calorefine.errors import BranchError, ConfigError, FileError, KeyColumnErro
 from calorefine.io.chunks import Request
 from calorefine.io.formats import open_source
 from calorefine.io.sample import WeightedFiles
+from calorefine.verbs.fractions import fractions_file
 
 REQUEST = Request({"x": "x", "both": "P * sw"}, key=["run", "event"], cut="sw > -10", branches=["sw"])
 
@@ -125,3 +128,34 @@ def test_samples_of_verbs_have_friends(tmp_path):
     friend = ["--reference.weight", "sw * sw", "--reference.friends", f'["{tmp_path}/weights0.root:w"]']
     calorefine(["plot", *files, *friend, "--features", "[x]", "--output", str(tmp_path / "plots.png")])
     assert (tmp_path / "plots.png").is_file()
+
+
+def test_weights_are_made_of_the_branches_of_friends(tmp_path, root_file):
+    rng = np.random.default_rng(5)
+    n = 3000
+    label, event = rng.integers(0, 2, n), np.arange(n)
+    signal = rng.random(n) < np.where(label, 0.7, 0.3)
+    table = {"x": rng.normal(size=n) + 2 * signal, "P": rng.random(n), "event": event}
+    root_file(table, "events.root")
+    mass = np.where(signal, rng.normal(0.5, 0.05, n), rng.random(n))
+    root_file({"m": mass, "label": label, "event": event}, "spectators.root", tree="s", step=700)
+    columns = "{features: {x: null}, context: {P: null}, key: [event]}"
+    files = ["--files", f"{tmp_path}/events.root", "--tree", "events", "--columns", columns]
+    files += ["--friends", f'["{tmp_path}/spectators.root:s"]']
+    shapes = "{signal: {class_path: Gaussian}, background: {class_path: Exponential}}"
+    splot = ["--splot.spectator", "m", "--splot.range", "[0, 1]", "--splot.species", shapes]
+    calorefine(["splot", *files, *splot, "--output", str(tmp_path / "sw.root")])
+    init = "{sample: label, fractions: {'0': {signal: 0.3, background: 0.7}, '1': {signal: 0.7, background: 0.3}}}"
+    fractions = ["--weights", f"{{class_path: LabelFractions, init_args: {init}}}"]
+    calorefine(["fractions", *files, *fractions, "--output", str(tmp_path / "w.root")])
+    for name, weight in (("sw", "sw_signal"), ("w", "w_signal")):
+        with uproot.open(tmp_path / f"{name}.root") as file:
+            written = file["events"].arrays(library="np")
+        assert np.array_equal(written["m"], mass) and np.array_equal(written["x"], table["x"])
+        assert abs(written[weight].sum() - signal.sum()) < 5 * np.sqrt(np.sum(written[weight] ** 2))
+    report = ["--weights", "{signal: 2 * m}", "--output", str(tmp_path / "report.html")]
+    calorefine(["weights-report", *files, *report])
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["species"]["signal"]["weights"]["sum_w"] == pytest.approx(2 * mass.sum())
+    with pytest.raises(ConfigError, match="friends: given beside files for each sample"):
+        fractions_file(files={"a": "x"}, tree="t", columns=None, weights=None, output="w.root", friends=["f"])
