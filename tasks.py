@@ -9,7 +9,6 @@ python3 tasks.py lowest  set up .venv-lowest, with the lowest versions that pypr
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,22 +29,19 @@ TASKS = {
 }
 
 
-def lowest(file: Path) -> Path:
-    """Write the lowest versions of what pyproject.toml asks for, as constraints."""
-    promised = re.findall(r'^  "([\w-]+)(?:\[\w+\])?>=([\d.]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    file.write_text("".join(f"{name}=={version}\n" for name, version in promised))
-    return file
-
-
 def setup(task: str) -> Path:
     """Create the environment and install the tested versions, or the lowest ones; return the folder of its programs."""
     venv = ROOT / (".venv-lowest" if task == "lowest" else ".venv")
     programs = venv / ("Scripts" if os.name == "nt" else "bin")
     if not programs.is_dir():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    constraints = lowest(venv / "lowest.txt") if task == "lowest" else ROOT / "constraints.txt"
-    install = ["-m", "pip", "install", "--quiet", "--constraint", str(constraints), "--editable", ".[test]"]
-    subprocess.run([str(programs / "python"), *install], cwd=ROOT, check=True)
+    pip, package = [str(programs / "python"), "-m", "pip", "install", "--quiet"], ["--editable", ".[test]"]
+    if task == "lowest":  # pip has no such choice
+        subprocess.run([*pip, "uv"], cwd=ROOT, check=True)
+        pip = [str(programs / "uv"), "pip", "install", "--python", str(venv), "--resolution", "lowest-direct"]
+    else:
+        pip += ["--constraint", "constraints.txt"]
+    subprocess.run([*pip, *package], cwd=ROOT, check=True)
     return programs
 
 

@@ -66,8 +66,8 @@ def config(toy_file, tmp_path):
     return path
 
 
-def fit(config, tmp_path, *options):
-    return lightning(["fit", "-c", str(config), "--runs", str(tmp_path / "runs"), *options])
+def fit(config, tmp_path, *options, verb="fit"):
+    return lightning([verb, "-c", str(config), "--runs", str(tmp_path / "runs"), *options])
 
 
 class Interrupt(pl.Callback):
@@ -183,6 +183,12 @@ def test_missing_checkpoint_and_empty_batches(config, tmp_path):
     folder = tmp_path / "runs" / "toy_config" / "000" / "checkpoints"
     with pytest.raises(CheckpointError, match=r"lost\.ckpt: no such checkpoint; did you mean '.*last\.ckpt'"):
         fit(config, tmp_path, "--ckpt_path", str(folder / "lost.ckpt"))
+    whole = (folder / "last.ckpt").read_bytes()
+    for part in (whole[: len(whole) // 2], whole[:3000] + bytes(200) + whole[3200:]):
+        (folder / "damaged.ckpt").write_bytes(part)
+        for verb in ("fit", "validate"):
+            with pytest.raises(CheckpointError, match=r"damaged\.ckpt: .*expected one of 'lightning fit'"):
+                fit(config, tmp_path, "--ckpt_path", str(folder / "damaged.ckpt"), verb=verb)
     with pytest.raises(ConfigError, match="batch_size: 0 found, expected at least 2"):
         fit(config, tmp_path, "--data.batch_size", "0")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from calorefine.data.module import EventDataModule, digest_of_events
 from calorefine.ensemble.members import CHECKPOINT, RECORD, Member, alike, differs
@@ -27,6 +26,7 @@ from calorefine.fit.progress import ProgressLines
 from calorefine.fit.runs import LastCheckpoint, failure, held_out_distance
 from calorefine.io.lock import locked
 from calorefine.io.provenance import digest
+from calorefine.io.saved import read_saved
 from calorefine.io.writer import replacing
 from calorefine.models.base import EPOCHS_KEY, GenerativeModel
 from calorefine.simulator import Simulator
@@ -181,7 +181,7 @@ def _train_together(
             replica = joined.split_off(index)
             Simulator(replica, replica.spec or {}).save(folders[index] / CHECKPOINT)
     else:
-        history = torch.load(last, map_location="cpu", weights_only=True)[HISTORY]
+        history = _saved(last, HISTORY)[HISTORY]
     return [[losses[k] for losses in history] for k in range(len(folders))]
 
 
@@ -221,8 +221,15 @@ def _is_finished(last: Path) -> bool:
     """Whether a training left this checkpoint after its last epoch."""
     if not last.is_file():
         return False
-    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+    checkpoint = _saved(last, EPOCHS_KEY)
     return bool(checkpoint["epoch"] + 1 >= checkpoint[EPOCHS_KEY])
+
+
+def _saved(last: Path, key: str) -> dict[str, Any]:
+    """Content of a checkpoint of a training that may go on, or is at its end."""
+    return read_saved(
+        last, key, what="checkpoint", expected="one of 'calorefine ensemble'; without it training starts anew"
+    )
 
 
 def _record(recipe: Recipe, member: Member, seed: int, data: EventDataModule, more: Mapping[str, Any]) -> None:

@@ -14,11 +14,12 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from calorefine.data.module import EventDataModule
-from calorefine.errors import CheckpointError, ConfigError, Stopped, nearest, without_hints
+from calorefine.errors import CheckpointError, ConfigError, Stopped, without_hints
 from calorefine.fit import runs
 from calorefine.fit.predicted import write_predicted
 from calorefine.fit.resume import options, require_same_options
 from calorefine.fit.trainer_options import misfit, missing_package, require_fitting
+from calorefine.io.saved import read_saved
 from calorefine.io.writer import naming
 from calorefine.models.base import GenerativeModel
 from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_unfit
@@ -52,7 +53,6 @@ class CLI(LightningCLI):
         """Make the run's folder."""
         torch.set_num_threads(self._get(self.config, "threads"))
         self.run_dir: Path | None = None
-        self._check_checkpoint(self._get(self.config, "ckpt_path"))
         if self.subcommand == "fit" and not self._get(self.config, "trainer").fast_dev_run:
             files = self._get(self.config, "config") or []
             name = Path(str(files[0])).stem if files else "run"
@@ -60,26 +60,23 @@ class CLI(LightningCLI):
             parent = Path(self._get(self.config, "runs"))
             self.run_dir = runs.new_run_dir(parent, name) if self.first else parent / name  # others are told in `fit`
 
-    def _check_checkpoint(self, path: str | None) -> None:
-        """Refuse a checkpoint that isn't there or can't go on with these options, and none where one is evaluated.
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint; take the model from one that is evaluated, while a training has its own options.
 
         Raises:
-            CheckpointError: one of these.
+            CheckpointError: one that isn't there, is damaged or can't go on with these options; none to evaluate.
         """
+        verb = self.config.get("subcommand")
+        path = self.config[verb].get("ckpt_path") if verb else None
         if path is None:
-            if self.subcommand in ("validate", "test", "predict"):
-                msg = f"--ckpt_path: none given, expected the checkpoint of 'lightning fit' to {self.subcommand}"
+            if verb in ("validate", "test", "predict"):
+                msg = f"--ckpt_path: none given, expected the checkpoint of 'lightning fit' to {verb}"
                 raise CheckpointError(msg)
             return
-        if not Path(path).is_file():
-            siblings = [str(sibling) for sibling in Path(path).parent.glob("*.ckpt")]
-            raise CheckpointError(f"--ckpt_path {path}: no such checkpoint{nearest(path, siblings)}")
-        if self.subcommand == "fit":
-            require_same_options(path, options(self._parser("fit"), self.config["fit"]))
-
-    def _parse_ckpt_path(self) -> None:
-        """Take the model from a checkpoint that is evaluated; a training has its own options, which are compared."""
-        if self.config.get("subcommand") != "fit":
+        content = read_saved(Path(path), "state_dict", what="checkpoint", expected="one of 'lightning fit'")
+        if verb == "fit":
+            require_same_options(path, content, options(self._parser("fit"), self.config["fit"]))
+        else:
             super()._parse_ckpt_path()
 
     def _run_subcommand(self, subcommand: str) -> None:

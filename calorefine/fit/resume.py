@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import yaml  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -26,13 +25,13 @@ def options(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
     return _flat(yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True)))
 
 
-def require_same_options(checkpoint: str, now: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint with other options than those of its run.
+def require_same_options(checkpoint: str, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint, of this content, with other options than those of its run.
 
     Raises:
         CheckpointError: an option differs, or the checkpoint doesn't tell the options.
     """
-    before = torch.load(checkpoint, map_location="cpu", weights_only=True).get(OPTIONS_KEY)
+    before = content.get(OPTIONS_KEY)
     if before is None:
         msg = f"--ckpt_path {checkpoint}: doesn't tell the options of its run, expected a checkpoint of 'lightning fit'"
         raise CheckpointError(f"{msg} of this version; start anew")

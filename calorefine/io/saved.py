@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,9 +32,12 @@ def read_saved(path: Path, key: str, *, what: str, expected: str) -> dict[str, A
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many types for a file that is none of their own
-        raise CheckpointError(f"{path}: not a readable {what} ({error}); expected {expected}") from error
+        told = (
+            "it holds more than numbers" if isinstance(error, pickle.UnpicklingError) else error
+        )  # torch tells to run it
+        raise CheckpointError(f"{path}: not a readable {what} ({told}); expected {expected}") from error
     if damaged:
         raise CheckpointError(f"{path}: damaged: '{damaged}' in it differs from its checksum; expected {expected}")
     if not isinstance(content, dict) or key not in content:
