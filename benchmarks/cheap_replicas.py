@@ -8,7 +8,8 @@ bad     the same with the mean of the first feature shifted and its width shrunk
 
 A toy goes through `calorefine reweight --replicas`, `--apply` and `propagate`, called as functions.  Events are
 generated at the conditions of the calibration sample; observables are those of another sample at fixed conditions: ten
-bins of each feature, and the efficiency of a cut on the first in five bins of the context.  What a toy claims is the
+bins of each feature, and the efficiency of a cut on the first in five bins of the context.  Its conditions and noise
+are a Sobol sequence, so that they add nothing to the deviations.  What a toy claims is the
 spread of the replicas (`calibration`) together with what they don't resolve (`unresolved`).  Keys, for each estimator
 and generator:
 
@@ -42,6 +43,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # before nu
 import numpy as np
 import torch
 import uproot
+from scipy.stats import norm, qmc
 
 from calorefine import Columns
 from calorefine.errors import CalorefineWarning, FitError
@@ -58,16 +60,24 @@ from calorefine.verbs.reweight import reweight_files
 COLUMNS = Columns({"x": None, "y": None}, {"c": None}, key=["event"])
 ESTIMATORS = {"network": NetworkRatio, "trees": BoostingRatio}
 FRACTION, SLOPE, WIDTH = 0.6, 3.0, 0.04  # of the signal; of the background in the spectator; of the signal in it
-N_TARGET, SEED, BEYOND = 50_000, 3, 1e6
+N_TARGET, SEED, BEYOND = 2**16, 20261201, 1e6
 Array = np.ndarray
 
 
-def features(c: Array, rng: np.random.Generator, *, signal: Array) -> Array:
-    """Features (n, 2): signal of mean c and width 0.5 + 0.3 c, correlated; background elsewhere."""
-    z = rng.normal(size=(len(c), 2))
-    z[:, 1] = 0.6 * z[:, 0] + 0.8 * z[:, 1]
-    x = c[:, None] + (0.5 + 0.3 * c[:, None]) * z
-    return np.where(signal[:, None], x, 0.3 + 1.2 * rng.normal(size=x.shape))
+def features(c: Array, z: Array) -> Array:
+    """Features (n, 2) of the signal: mean c, width 0.5 + 0.3 c, correlated; z (n, 2) are standard normal."""
+    return c[:, None] + (0.5 + 0.3 * c[:, None]) * correlated(z, 0.6)
+
+
+def correlated(z: Array, correlation: float) -> Array:
+    """Standard normal numbers (n, 2) with a correlation, of independent ones."""
+    return np.stack([z[:, 0], correlation * z[:, 0] + np.sqrt(1 - correlation**2) * z[:, 1]], axis=1)
+
+
+def even(n: int) -> tuple[Array, Array]:
+    """Contexts (n,), uniform, and standard normal numbers (n, 2) that fill space evenly; n is a power of 2."""
+    points = qmc.Sobol(3, seed=SEED).random(n)
+    return points[:, 0], norm.ppf(points[:, 1:])
 
 
 def calibration(n: int, seed: list[int]) -> dict[str, Array]:
@@ -80,7 +90,7 @@ def calibration(n: int, seed: list[int]) -> dict[str, Array]:
     mixed = FRACTION * p_s + (1 - FRACTION) * p_b
     ratios = np.stack([p_s, p_b]) / mixed
     v = np.linalg.inv(ratios @ ratios.T / n)
-    x = features(c, rng, signal=signal)
+    x = np.where(signal[:, None], features(c, rng.normal(size=(n, 2))), 0.3 + 1.2 * rng.normal(size=(n, 2)))
     weight = v[0] @ ratios
     return {"x": x[:, 0], "y": x[:, 1], "c": c, "w": weight, "event": np.arange(n, dtype=np.int64)}
 
@@ -113,12 +123,10 @@ class Generator:
     def _basis(c: Array) -> Array:
         return np.stack([np.ones_like(c), c, c**2], axis=1)
 
-    def sample(self, c: Array, seed: list[int]) -> dict[str, Array]:
-        """Events at these contexts; the same noise for the same seed."""
-        z = np.random.default_rng(seed).normal(size=(len(c), 2))
-        z[:, 1] = self.correlation * z[:, 0] + np.sqrt(1 - self.correlation**2) * z[:, 1]
-        basis = self._basis(c)
-        x = basis @ self.mean + np.sqrt(np.maximum(basis @ self.variance, 0.05)) * z
+    def sample(self, c: Array, z: Array) -> dict[str, Array]:
+        """Events at contexts (n,), of standard normal numbers (n, 2)."""
+        basis, noise = self._basis(c), correlated(z, self.correlation)
+        x = basis @ self.mean + np.sqrt(np.maximum(basis @ self.variance, 0.05)) * noise
         return {"x": x[:, 0], "y": x[:, 1], "c": c, "event": np.arange(len(c), dtype=np.int64)}
 
 
@@ -141,8 +149,9 @@ def toy(number: int, n: int, kind: str, *, bad: bool, replicas: int, folder: Pat
     data = calibration(n, [SEED, n, number, 0])
     generator = Generator.fit(data, bad=bad)
     write(folder / "reference.root", data)
-    write(folder / "generated.root", generator.sample(data["c"], [SEED, number, 1]))
-    target = generator.sample(np.random.default_rng(0).random(N_TARGET), [SEED, 2])
+    noise = np.random.default_rng([SEED, number, 1]).normal(size=(n, 2))
+    write(folder / "generated.root", generator.sample(data["c"], noise))
+    target = generator.sample(*even(N_TARGET))
     given = {"generated": str(folder / "generated.root"), "overwrite": True, "output": str(folder / "r.pt")}
     fit = {"reference": str(folder / "reference.root"), "reference_weight": "w", "columns": COLUMNS, "seed": number}
     try:
@@ -168,9 +177,9 @@ def toy(number: int, n: int, kind: str, *, bad: bool, replicas: int, folder: Pat
 
 
 def truth(folder: Path) -> Array:
-    """Observables (25,) of the signal at the conditions of the target, with its noise."""
-    c = np.random.default_rng(0).random(N_TARGET)
-    x = features(c, np.random.default_rng([SEED, 2]), signal=np.ones(len(c), bool))
+    """Observables (25,) of the signal at the conditions of the target."""
+    c, z = even(2**20)
+    x = features(c, z)
     path = write(folder / "truth.root", {"x": x[:, 0], "y": x[:, 1], "c": c})
     return measure(open_source(path, "events"), observables(), weights=[Weights()]).values[0]
 

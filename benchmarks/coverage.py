@@ -26,7 +26,7 @@ saw coverages and KS p-values.  The first of six settings, compared by bias, had
 but a KS p-value of 0.002; some 20 further ones were compared by bias and by how much other seeds at the same data vary.
 100 toys of the one chosen, sampled at the same conditions with the same noise and with the generated statistics added,
 as here, had coverages 0.704 and 0.962 and a KS p-value below 1e-4 for x + y: the statistics counted twice.  For the
-WGAN: rate, batch and epochs, eight settings, by the bias of nominal trainings in 16 other toys (rms over bins, in units
+WGAN: rate, batch and epochs, seven settings, by the bias of nominal trainings in 16 other toys (rms over bins, in units
 of their spread at the first one, where no bias has 0.25).  The first one, 300 epochs at a rate of 2e-3, has 0.65, the
 one chosen 0.31; 13 of the toys here, with the first one, had a KS p-value of 0.001.
 
