@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from calorefine import keys
 from calorefine.data.module import Prepared
 from calorefine.data.support import Support
-from calorefine.errors import CheckpointError, ConfigError, ValueRangeError, nearest
+from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
 from calorefine.io.provenance import digest, made_by
 from calorefine.io.saved import read_saved, rebuilding, require_numbers
@@ -233,6 +234,18 @@ def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, in
     columns = ", ".join(f"{name} {count}" for name, count in by_column.items() if count)
     text = f"outside the training domain ({flag} = false): {n_outside} conditions, {n_outside / max(n, 1):.2%}"
     return text + (f" ({columns})" if columns else "")
+
+
+def warn_of_outside(source: str, n_outside: int, n: int, by_column: Mapping[str, int], simulator: Simulator) -> None:
+    """Warn if most of n conditions are outside the training domain, as those in another unit are."""
+    if 2 * n_outside <= n:
+        return
+    most, count = max(by_column.items(), key=lambda one: one[1], default=("", 0))
+    text = f"{source}: {n_outside} of {n} conditions are outside the training domain"
+    if 2 * count > n and most in simulator.columns.context_names:
+        low, high = simulator.spec["domain"][simulator.columns.context_names.index(most)]
+        text += f"; the training sample had '{most}' from {low:.6g} to {high:.6g}, here {count} are not: another unit?"
+    warnings.warn(text, CalorefineWarning, stacklevel=3)
 
 
 def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:

@@ -347,14 +347,26 @@ class EventDataModule(pl.LightningDataModule):
             return self.weight_fit.weights(table)
         if self.weights == "none":
             return np.ones(len(block_key))
-        if self.replica.index and self.replica.refit:
-            msg = (
-                f"data.weights: '{self.weights}' is a branch, so the fit behind it can't be redone for replica "
-                f"{self.replica.index}; give the fit itself (class_path: SPlot), or accept replicas without the fit's "
-                "uncertainty: --data.replica.refit false"
-            )
-            raise ConfigError(msg)
+        self.require_replicas(self.replica.index)
         return np.asarray(table["\0weight"], np.float64)
+
+    def require_replicas(self, number: int) -> None:
+        """Refuse a replica of weights whose fit can't be redone.
+
+        Args:
+            number: of the replica; 0 is the nominal sample.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if number and self.replica.refit and isinstance(self.weights, str) and self.weights != "none":
+            msg = (
+                f"data.weights: '{self.weights}' is a branch, so the fit behind it can't be redone for replica {number}"
+            )
+            msg += (
+                "; give the fit itself (class_path: SPlot), or accept replicas without the fit's uncertainty, in the "
+            )
+            raise ConfigError(f"{msg}configuration of the training: data: {{replica: {{refit: false}}}}")
 
     def _prepare(self, signed: NDArray[np.float64]) -> Prepared:
         """Fit all to the training events, whose weights (n,) before positive ones were made of them are these."""

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.data.remarks import coarse, remarks_on_pair
-from calorefine.errors import BranchError, ColumnWarning, KeyColumnError
+from calorefine.errors import BranchError, CalorefineWarning, ColumnWarning, KeyColumnError
 from calorefine.events import Columns, Events
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.sources import Source
+from calorefine.io.table import CONTEXTS, RowsDigest
 from calorefine.stats import FloatArray
 
 Twins = Literal["keys", "rows", "none"]
@@ -64,7 +65,9 @@ def read_samples(generated: WeightedFiles, reference: WeightedFiles, *, columns:
 
     Warns:
         ColumnWarning: single precision loses the digits of a column.
+        CalorefineWarning: the reference has no weight, but the branch of the one that the generator was trained with.
     """
+    _warn_of_weights(generated, reference)
     columns = columns or replace(generated.columns, cut=None)
     wanted, context = generated.texts(columns, "features"), generated.texts(columns, "context")
     has_context = not generated.lacking(context.values())
@@ -76,9 +79,19 @@ def read_samples(generated: WeightedFiles, reference: WeightedFiles, *, columns:
         made = made if matches is None else _with_context(made, target, matches, columns)
     else:
         made, twins = _by_row(made, target, int(generated.provenance.get("n_per_event", 1)), columns, generated.source)
+        if not has_context:
+            _require_conditions(generated, target, reference)
     for text in coarse(target.table, columns):
         warnings.warn(f"{reference.source}: {text}", ColumnWarning, stacklevel=2)
     return Samples(columns, made.events(columns), target.events(columns), twins)
+
+
+def _warn_of_weights(generated: WeightedFiles, reference: WeightedFiles) -> None:
+    """Warn of a reference without weights that has the weight branch which the generator was trained with."""
+    trained = generated.provenance.get("training", {}).get("weights")
+    if reference.weight == "none" and trained in reference.branches:
+        text = f"{reference.source}: no weight is given, but the generator was trained with its branch '{trained}'"
+        warnings.warn(f"{text}; give it, with --reference.weight {trained}", CalorefineWarning, stacklevel=3)
 
 
 def warn_of_columns(samples: Samples, where: str) -> None:
@@ -124,6 +137,26 @@ def _by_row(
         raise BranchError(msg + "conditions in the reference; pass key or context branches through when sampling")
     made = _with_context(made, target, index, columns)
     return replace(made, key=target.key[index], event_key=target.event_key[index]), "rows"
+
+
+def _require_conditions(generated: WeightedFiles, target: SampleRows, reference: WeightedFiles) -> None:
+    """Refuse a reference whose rows aren't those that events were generated at, where the file tells.
+
+    Raises:
+        BranchError: they aren't.
+    """
+    told = generated.provenance
+    if told.get("n_conditions") != len(target) or CONTEXTS not in told:
+        return
+    wanted = generated.columns
+    if (
+        set(wanted.context) <= set(target.table)
+        and RowsDigest().add(wanted.encode_context(target.table)).text() != told[CONTEXTS]
+    ):
+        msg = (
+            f"{generated.source}: lacks context and key branches, and was generated at other conditions than the rows "
+        )
+        raise BranchError(f"{msg}of {reference.source}, or in another order; pass them through when sampling")
 
 
 def _with_context(made: SampleRows, target: SampleRows, index: NDArray[np.intp], columns: Columns) -> SampleRows:

@@ -120,7 +120,7 @@ def ensemble_models(
     chosen = [Member.named(name) for name in only or ()]
     plan = _plan(folder, planned(replicas, seeds), processes, together) if only is None else [chosen]
     todo = [group for group in plan if not all((folder / member.name / RECORD).is_file() for member in group)]
-    _check_members(recipe, read=only is None or not todo)
+    _check_members(recipe, todo, read=only is None or not todo)
     if dry_run:
         return price(recipe, todo, processes=processes if only is None else 1, replicas=replicas)
     if only is not None:
@@ -144,9 +144,11 @@ def _train_all(recipe: Recipe, plan: Sequence[list[Member]], todo: Sequence[list
     write_json(recipe.folder / PROVENANCE_FILE, made_by())
 
 
-def _check_members(recipe: Recipe, *, read: bool) -> None:
-    """Refuse a folder whose members were trained otherwise, or, if the data are to be read, on other ones."""
+def _check_members(recipe: Recipe, todo: Sequence[list[Member]], *, read: bool) -> None:
+    """Refuse replicas that can't be, and members of another training or, if the data are to be read, of other ones."""
     command = recipe.make()
+    for member in chain.from_iterable(todo):
+        command.datamodule.require_replicas(member.index if member.kind == "replica" else 0)
     require_same_data(recipe, {"config_sha256": recipe.digest(command)})
     if read and any(recipe.folder.glob(f"*/{RECORD}")):
         require_same_data(recipe, {"data_sha256": command.datamodule.digest_of_rows()})

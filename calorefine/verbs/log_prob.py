@@ -16,7 +16,7 @@ from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
-from calorefine.simulator import Simulator, outside_domain, provenance
+from calorefine.simulator import Simulator, outside_domain, provenance, warn_of_outside
 
 IN_DOMAIN_SUFFIX = "_in_domain"  # after the branch's name: of two models' branches each has its own domain
 
@@ -116,6 +116,7 @@ def log_prob_file(
             "branch": branch,
         }
         copy.finish(provenance(simulator, Path(checkpoint)) | content)
+    warn_of_outside(str(sample.source), summary.n_outside_any, summary.n_events, summary.n_outside, simulator)
     return summary
 
 
