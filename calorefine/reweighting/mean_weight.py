@@ -21,7 +21,7 @@ from calorefine import stats
 from calorefine.errors import FitError
 from calorefine.stats import FloatArray
 
-KNOT_LEVELS = np.array([0.0, *ndtr(np.linspace(-2.4, 2.4, 9)), 1.0])  # dense at the edges, as for networks
+EVENTS_PER_KNOT, FEWEST, MOST = 100, 9, 33  # as fine as ratios are, whose tilts have up to 40 hats in each column
 REGULARIZATION = 1e-6
 
 
@@ -52,7 +52,9 @@ class MeanWeight:
             FitError: the regression fails.
         """
         average = float(stats.mean(ratio, weight))
-        knots = [np.unique(stats.quantile(column, weight, KNOT_LEVELS)) for column in context.T]
+        per_column = stats.n_eff(weight) / EVENTS_PER_KNOT / max(context.shape[1], 1)
+        inner = ndtr(np.linspace(-2.4, 2.4, int(np.clip(per_column, FEWEST, MOST))))  # dense at the edges
+        knots = [np.unique(stats.quantile(column, weight, np.array([0.0, *inner, 1.0]))) for column in context.T]
         terms = _terms(context, knots)
         if terms.shape[1] == 0:
             return cls(knots, np.zeros(0), float(np.log(average)))

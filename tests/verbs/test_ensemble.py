@@ -117,6 +117,18 @@ def test_nominal_is_what_lightning_fit_gives(tmp_path, toy_file):
         torch.testing.assert_close(own[key], tensor, rtol=0, atol=0)
 
 
+def test_replicas_of_branch_weights_are_refused_before_anything_trains(tmp_path, toy_file, monkeypatch):
+    config = write(tmp_path / "c.yaml", toy_file, {"class_path": "WGAN", "init_args": SMALL})
+    content = yaml.safe_load(config.read_text())
+    content["data"]["weights"] = "m"
+    config.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(ensemble, "_train_all", lambda *_: pytest.fail("something trains"))
+    given = ["ensemble", "--fit", str(config), "--output", str(tmp_path / "e"), "--replicas", "2"]
+    with pytest.raises(ConfigError, match=r"'m' is a branch, .* replica 1; .*data: \{replica: \{refit: false\}\}"):
+        calorefine(given)
+    assert not list(tmp_path.glob("e/*"))
+
+
 def test_what_can_train_together():
     def prepared(name, **options):
         from calorefine.models import MODELS

@@ -19,6 +19,7 @@ from calorefine import Column, Columns, EventDataModule, Simulator
 from calorefine.data.module import Prepared
 from calorefine.errors import (
     BranchError,
+    CalorefineWarning,
     CheckpointError,
     ConfigError,
     EmptySelectionError,
@@ -28,9 +29,11 @@ from calorefine.errors import (
     ValueRangeError,
 )
 from calorefine.io.provenance import read_provenance
+from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import TreeWriter, replacing, write_tree
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
+from calorefine.twosample.pair import read_samples
 from calorefine.verbs.sample import sample_file
 
 
@@ -147,6 +150,26 @@ def test_in_domain_marks_exactly_what_lies_outside(generate, conditions, toy_dat
     expected = (p >= np.float32(low)) & (p <= np.float32(high)) & np.isin(conditions["charge"], [-1, 1])
     assert np.array_equal(out["in_domain"], expected)
     assert not expected[[0, 1, 6]].any()
+
+
+def test_conditions_in_another_unit_are_warned_of(generate, conditions):
+    conditions["P"] = conditions["P"] * 1000
+    with pytest.warns(CalorefineWarning, match=r"500 of 500 conditions are outside.*'p_gev' from [\d.]+ to.*unit"):
+        generate(conditions)
+
+
+def test_rows_of_other_conditions_are_no_reference(generate, root_file, toy, tmp_path):
+    """Without key and context, a generated file is paired by row: with the rows it was generated at, in their order."""
+    table = toy(500, seed=9)
+    generate(table)
+    order = np.random.default_rng(1).permutation(500)
+    made, whole = WeightedFiles(str(tmp_path / "out.root")), root_file(table, "same.root")
+    assert read_samples(made, WeightedFiles(str(whole), weight="w"), columns=None).twins == "rows"
+    shuffled = root_file({name: array[order] for name, array in table.items()}, "shuffled.root")
+    with pytest.raises(BranchError, match=r"generated at other conditions than the rows of .*shuffled\.root"):
+        read_samples(made, WeightedFiles(str(shuffled), weight="w"), columns=None)
+    with pytest.warns(CalorefineWarning, match=r"same\.root.*: no weight is given, but .* its branch 'w'"):
+        read_samples(made, WeightedFiles(str(whole)), columns=None)
 
 
 def test_summary_and_provenance(one_checkpoint, root_file, conditions, tmp_path, toy_data):
