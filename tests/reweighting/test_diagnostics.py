@@ -58,6 +58,9 @@ def smooth():
 
 
 def test_smooth_distortion_is_found_corrected(smooth):
+    """With the last digits of all values changed, four times: AUC after -1.2 to -1.5 errors, uncovered below 0.0007,
+    a KS distance of 0.072 to 0.073 of that before; with six other seeds of the folds too nothing fails.
+    """
     _, found, generated, _ = smooth
     before, after = found.classifier.before, found.classifier.after
     assert before.auc - 0.5 > 5 * before.auc_error
