@@ -57,7 +57,8 @@ def fitted():
 def test_mean_weight_is_one_at_each_context_of_another_spectrum(fitted):
     """Ten bins, pulls below 4.
 
-    The error holds the statistics of these events and of those that the mean was learned from.  Of eight trainings of other seeds at the same data the largest pull is 1.7 +- 0.35.
+    The error holds the statistics of these events and of those that the mean was learned from.  Of
+    eight trainings of other seeds at the same data the largest pull is 1.7 +- 0.35.
     """
     reweighter, generated, _ = fitted
     other = events(*drawn(50_000, np.random.default_rng(5), spectrum=2.5), first=10**7)
