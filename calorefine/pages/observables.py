@@ -42,11 +42,13 @@ def observables_section(propagated: Propagated, truth: Compared | None) -> Secti
         picture = matrices_figure([Matrix(systematics.correlation(), sizes=sizes)], size=8.5)
         caption = "Correlation of all bins of all observables, by the total covariance."
         figures.append(Picture(picture, "Correlation matrix of all observables", caption, wide=True))
-    told = [*systematics.notes, *propagated.provenance.get("messages", [])]
+    messages: list[str] = propagated.provenance.get("messages", [])
+    serious = [message.removeprefix("WARNING: ") for message in messages if message.startswith("WARNING: ")]
+    text += [message for message in messages if not message.startswith("WARNING: ")]
     return Section(
         "Observables",
         text,
-        list(dict.fromkeys(text.removeprefix("WARNING: ") for text in told)),
+        list(dict.fromkeys([*systematics.notes, *serious])),
         [_budget_table(propagated), *(_bin_table(propagated, name) for name in names), _source_table(systematics)],
         figures,
         numbers=[(f"relative error of {name}", percent(systematics.relative_error(name))) for name in names],
