@@ -14,6 +14,7 @@ from calorefine import Column, Columns, Simulator, keys
 from calorefine.data.column_transforms import Conditions
 from calorefine.data.module import Prepared
 from calorefine.data.support import Support
+from calorefine.errors import CalorefineWarning
 from calorefine.models import Flow
 from calorefine.verbs.sample import sample_file
 
@@ -202,9 +203,9 @@ def test_generated_files_flag_combinations(root_file, toy_data, tmp_path):
     unseen = quarter(rng, 1000, unseen=True)
     unseen[:3] = [[2.0, 0.1], [0.1, 0.2], [0.1, -1.0]]
     source = root_file({"a": unseen[:, 0], "b": unseen[:, 1], "event": np.arange(1000)})
-    summary = sample_file(
-        checkpoint=str(tmp_path / "c.ckpt"), conditions=str(source), output=str(tmp_path / "out.root")
-    )
+    given = {"checkpoint": str(tmp_path / "c.ckpt"), "conditions": str(source), "output": str(tmp_path / "out.root")}
+    with pytest.warns(CalorefineWarning, match=r"\d+ of 1000 conditions are outside the training domain$"):
+        summary = sample_file(**given)
     flagged = summary.n_outside["in combination"]
     assert flagged >= 800
     assert (summary.n_outside["a"], summary.n_outside["b"], summary.n_outside_any) == (1, 1, flagged + 2)
