@@ -72,9 +72,17 @@ class ColumnTransforms(Preprocessing):
     atom_ends: torch.Tensor
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
-        """Store the map as buffers, which go to the checkpoint with the network."""
+        """Store the map as buffers, which go to the checkpoint with the network.
+
+        Raises:
+            ValueError: their shapes don't fit together.
+        """
         for name in ("bounds", "integer", "knots", "slopes", "mixing"):
             self.register_buffer(name, state[name].to(torch.bool if name == "integer" else torch.float32))
+        n = len(self.knots)
+        if {self.slopes.shape, self.bounds.shape} != {(n, 2)} or len(self.integer) != n:
+            shapes = {name: tuple(state[name].shape) for name in ("bounds", "integer", "knots", "slopes")}
+            raise ValueError(f"maps of shapes {shapes} found, expected (d, 2), (d,), (d, k) and (d, 2)")
         unmixing = torch.linalg.inv(state["mixing"][:-1].double()).to(torch.float32)
         self.register_buffer("unmixing", unmixing, persistent=False)
         self.has_arrays = "scalars" in state

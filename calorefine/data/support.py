@@ -125,7 +125,9 @@ class Support:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`."""
         kinds = {"points": np.float32, "categorical": bool, "combinations": np.int64, "places": np.int64}
-        return cls(limit=values["limit"], **{name: np.asarray(values[name], kind) for name, kind in kinds.items()})
+        return cls(
+            limit=float(values["limit"]), **{name: np.asarray(values[name], kind) for name, kind in kinds.items()}
+        )
 
     def _limit(self, half: NDArray[np.bool_], content: FloatArray) -> float:
         """Weighted quantile of the points' distances from those of the other half; of what is near any."""

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from calorefine import stats
-from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, EmptySelectionError
+from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, EmptySelectionError, FitError
 from calorefine.events import Columns, Events
 from calorefine.io.saved import read_saved, rebuilding, require_numbers
 from calorefine.io.writer import replacing
@@ -199,7 +199,15 @@ class Reweighter:
         return total
 
     def _limited(self, total: FloatArray, context: NDArray[np.float32]) -> FloatArray:
-        """Log factors (n,) within the bound, and 0 outside the domain."""
+        """Log factors (n,) within the bound, and 0 outside the domain.
+
+        Raises:
+            FitError: one is NaN, of a correction that can't be used.
+        """
+        if bad := int(np.isnan(total).sum()):
+            raise FitError(
+                f"reweighter: the factors of {bad} of {len(total)} events are NaN, expected numbers; fit it anew"
+            )
         return np.where(self.in_domain(context), np.clip(total, -self.bound, self.bound), 0.0)
 
     @property
