@@ -96,7 +96,9 @@ class RootTree:
     def typename(self, name: str) -> str:
         """Type of a branch."""
         with undamaged(self._where):
-            return self._tree[self._paths[name][0]].typename or "a record"
+            kind = self._tree[self._paths[name][0]].typename or "a record"
+        inside = "" if self.is_ttree or name in self.names() else f" inside of '{name.rpartition('.')[0]}'"
+        return f"{kind}{inside}"
 
     def shape(self, name: str) -> BranchShape:
         """What a branch holds for each event."""

@@ -293,9 +293,7 @@ def check_branch(tree: Tree, name: str, where: str, most: Content) -> None:
     except KeyError:
         raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.paths())}") from None
     if content(shape) not in CONTENTS[: 1 + CONTENTS.index(most)]:
-        kind = tree.typename(name)
-        kind += "[]" if content(shape) == "list" and not re.search(r"\[|<", kind) else ""  # of a member of an RNTuple's
-        msg = f"{where}: branch '{name}' is of type {kind}, expected one number per event"
+        msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
         if most == "list":
             raise BranchError(f"{msg}, or a list of numbers")
         hint = f'compare it with a value, as in {name} == "TT"' if shape == "text" else "reduce it before"

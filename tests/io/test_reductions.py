@@ -9,6 +9,7 @@ import uproot
 
 from calorefine.errors import BranchError, ExpressionError, ValueRangeError
 from calorefine.io import expressions
+from calorefine.io.chunks import Request
 from calorefine.io.reductions import branches, condition, evaluate
 from calorefine.io.root import RootFiles
 
@@ -151,3 +152,14 @@ def write_lists(path, arrays, tree_format):
                      for name, kind in types.items()}  # fmt: skip
         make = file.mktree if tree_format == "ttree" else file.mkrntuple
         make("events", types).extend(arrays)
+
+
+def test_members_of_records_are_told_as_such(tmp_path):
+    """An RNTuple tells the type of one element, as if there were one for each event."""
+    with uproot.recreate(tmp_path / "members.root") as file:
+        tracks = ak.zip({"pt": ak.Array([[1.0, 2.0], [], [3.0]])})
+        file.mkrntuple("events", {"trk": tracks, "x": np.arange(3.0)})
+    with pytest.raises(
+        BranchError, match=r"branch 'trk\.pt' is of type double inside of 'trk', expected one number per event"
+    ):
+        list(RootFiles(str(tmp_path / "members.root"), "events").chunks(Request({"a": "`trk.pt`", "x": "x"})))
