@@ -9,7 +9,7 @@ bad     the same with the mean of the first feature shifted and its width shrunk
 A toy goes through `calorefine reweight --replicas`, `--apply` and `propagate`, called as functions.  Events are
 generated at the conditions of the calibration sample; observables are those of another sample at fixed conditions: ten
 bins of each feature, and the efficiency of a cut on the first in five bins of the context.  Its conditions and noise
-are a Sobol sequence, so that they add nothing to the deviations.  What a toy claims is the
+are a Sobol sequence, so that they add hardly anything to the deviations.  What a toy claims is the
 spread of the replicas (`calibration`) together with what they don't resolve (`unresolved`).  Keys, for each estimator
 and generator:
 

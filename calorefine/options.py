@@ -234,16 +234,16 @@ def refuse_unfit(parser: ArgumentParser, given: Any) -> None:
 
     An option that takes no null is null, which jsonargparse takes for one that is left out, or a group is no mapping.
     """
-    options = {action.dest: action for action in parser._actions}
-    for name, action in options.items():
-        hint = getattr(action, "_typehint", None) or action.type
-        kinds = get_args(hint) or (hint,)
-        if not {None, NoneType, Any}.intersection(kinds) and action.default is not None and given.get(name, 1) is None:
-            parser.error(f"{name}: null found, expected a value{TRAP}")
-        group = name.partition(".")[0]
-        whole = getattr(options.get(group), "_typehint", None) is None and group != name
-        if whole and not isinstance(given.get(group, {}), (Mapping, Namespace)):
+    hints = {action.dest: getattr(action, "_typehint", None) or action.type for action in parser._actions}
+    groups = dict.fromkeys(name.partition(".")[0] for name in hints if "." in name)
+    for group in (name for name in groups if hints.get(name) is None):  # the others are options that take a class
+        if not isinstance(given.get(group, {}), Mapping | Namespace):
             parser.error(f"{group}: {given[group]!r} found, expected a mapping of options")
+    for action in parser._actions:
+        kinds = {*(get_args(hints[action.dest]) or [hints[action.dest]])}
+        takes_null = kinds & {None, NoneType, Any} or action.default is None
+        if not takes_null and given.get(action.dest, action) is None:
+            parser.error(f"{action.dest}: null found, expected a value{TRAP}")
 
 
 def _mappings(node: Any) -> Iterator[Any]:

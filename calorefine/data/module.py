@@ -158,7 +158,7 @@ class EventDataModule(pl.LightningDataModule):
         if batch_size < 2:
             raise ConfigError(f"batch_size: {batch_size} found, expected at least 2")
         require_readable(columns.features)
-        self.source = open_source(files, tree, friends or (), friends_by or ())
+        self.source = open_source(files, tree, friends, friends_by)
         self.columns = columns
         self.weights = weights
         self.preprocessing = preprocessing or ColumnTransforms()
@@ -360,13 +360,11 @@ class EventDataModule(pl.LightningDataModule):
             ConfigError: it is one.
         """
         if number and self.replica.refit and isinstance(self.weights, str) and self.weights != "none":
-            msg = (
-                f"data.weights: '{self.weights}' is a branch, so the fit behind it can't be redone for replica {number}"
-            )
+            msg = f"data.weights: '{self.weights}' is a branch, so the fit behind it can't be redone for replica "
             msg += (
-                "; give the fit itself (class_path: SPlot), or accept replicas without the fit's uncertainty, in the "
+                f"{number}; give the fit itself (class_path: SPlot), or accept replicas without the fit's uncertainty, "
             )
-            raise ConfigError(f"{msg}configuration of the training: data: {{replica: {{refit: false}}}}")
+            raise ConfigError(f"{msg}in the configuration of the training: data: {{replica: {{refit: false}}}}")
 
     def _prepare(self, signed: NDArray[np.float64]) -> Prepared:
         """Fit all to the training events, whose weights (n,) before positive ones were made of them are these."""

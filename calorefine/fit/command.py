@@ -24,7 +24,7 @@ from calorefine.io.writer import naming
 from calorefine.models.base import GenerativeModel
 from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_unfit
 
-MOST_THREADS, LARGEST_SEED = 512, 2**32 - 1  # the latter is NumPy's
+MOST_THREADS, LARGEST_SEED = 512, 2**32 - 1  # torch ends a process that asks for very many threads; NumPy's limit
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -46,8 +46,8 @@ class CLI(LightningCLI):
         verb = self.config.get("subcommand")
         given = self.config[verb] if verb else self.config
         refuse_unfit(self._parser(verb), given)
-        require_within("threads", given["threads"], 1, MOST_THREADS, "; small networks want one")
-        require_within("seed_everything", given["seed_everything"], 0, LARGEST_SEED)
+        _require_within("threads", given["threads"], 1, MOST_THREADS, "; small networks want one")
+        _require_within("seed_everything", given["seed_everything"], 0, LARGEST_SEED)
 
     def before_instantiate_classes(self) -> None:
         """Make the run's folder."""
@@ -181,8 +181,8 @@ def lightning(args: Sequence[str] | None = None, *, run: bool = True) -> CLI:
     )
 
 
-def require_within(name: str, given: int, least: int, most: int, advice: str = "") -> None:
-    """Refuse a number out of a range; torch ends a process that asks for very many threads.
+def _require_within(name: str, given: int, least: int, most: int, advice: str = "") -> None:
+    """Refuse a number out of a range.
 
     Raises:
         ConfigError: it is out of it.

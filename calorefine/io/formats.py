@@ -18,8 +18,8 @@ FORMATS: list[tuple[Callable[[Path], bool], type[Source]]] = [(lambda _: True, R
 def open_source(
     files: str | Path | Sequence[str] | Sequence[Path],
     tree: str,
-    friends: Sequence[str] = (),
-    friends_by: Sequence[str] = (),
+    friends: Sequence[str] | None = None,
+    friends_by: Sequence[str] | None = None,
 ) -> Source:
     """Return the source for files, by what the first of them holds.
 
@@ -42,4 +42,4 @@ def open_source(
     if len(trees) > 1:
         raise ConfigError(f"friends: trees {', '.join(sorted(trees))} found, expected one name for all of them")
     paths = [match[1] if match else name for match, name in zip(named, friends, strict=True)]
-    return WithFriends.of(source, open_source(paths, trees.pop()), friends_by)
+    return WithFriends.of(source, open_source(paths, trees.pop()), friends_by or ())

@@ -23,6 +23,7 @@ from calorefine.io.table import read_table
 from calorefine.keys import KeyArray
 from calorefine.stats import FloatArray
 
+CONTEXTS = "contexts_sha256"  # in the provenance of a generated file, of the encoded contexts that it was made at
 WEIGHT = "\0weight"
 WRITTEN = ("in_domain", "copy")
 """Branches that `calorefine sample` writes beside the features."""
@@ -76,7 +77,7 @@ class WeightedFiles:
         Raises:
             FileError: a path or glob matches no file.
         """
-        return open_source(self.files, self.tree or "events", self.friends or (), self.friends_by or ())
+        return open_source(self.files, self.tree or "events", self.friends, self.friends_by)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:

@@ -34,9 +34,8 @@ def read_saved(path: Path, key: str, *, what: str, expected: str) -> dict[str, A
             damaged = archive.testzip()
         content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many types for a file that is none of their own
-        told = (
-            "it holds more than numbers" if isinstance(error, pickle.UnpicklingError) else error
-        )  # torch tells to run it
+        unsafe = isinstance(error, pickle.UnpicklingError)  # torch's message tells to load it all the same
+        told = "it holds more than numbers" if unsafe else error
         raise CheckpointError(f"{path}: not a readable {what} ({told}); expected {expected}") from error
     if damaged:
         raise CheckpointError(f"{path}: damaged: '{damaged}' in it differs from its checksum; expected {expected}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from calorefine import keys
@@ -18,7 +17,6 @@ from calorefine.io.chunks import Request
 from calorefine.io.sources import Source
 
 _KEY, _EVENT = "\0key", "\0event"
-CONTEXTS = "contexts_xxh3"  # in the provenance of a generated file, the digest of its conditions' encoded context
 
 
 def read_table(
@@ -70,23 +68,6 @@ def why_empty(n: int, request: Request) -> str:
         ["nonfinite: drop"] if request.nonfinite == "drop" else []
     )
     return f"none of {n} rows is left after {' and '.join(reasons)}"
-
-
-class RowsDigest:
-    """Digest of rows (n, d) of numbers in their order, however many are added at a time."""
-
-    def __init__(self) -> None:
-        """Start without rows."""
-        self._hash = xxhash.xxh3_128()
-
-    def add(self, rows: NDArray[np.float32]) -> RowsDigest:
-        """Add rows."""
-        self._hash.update(np.ascontiguousarray(rows).tobytes())
-        return self
-
-    def text(self) -> str:
-        """Return the digest so far."""
-        return self._hash.hexdigest()
 
 
 def warn_of_row_keys(source: Source) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from calorefine.errors import ConfigError, nearest
@@ -70,7 +69,7 @@ def fractions_file(
     target = Path(output)
     check_outputs(target, target.with_suffix(".json"), overwrite=overwrite)
     source = WeightedInput(
-        _samples(files, tree, weights, friends or (), friends_by or ()),
+        _samples(files, tree, weights, friends, friends_by),
         columns,
         weights,
         nonfinite,
@@ -90,8 +89,8 @@ def _samples(
     files: str | list[str] | dict[str, str | list[str]],
     tree: str | dict[str, str],
     weights: WeightSource,
-    friends: Sequence[str],
-    friends_by: Sequence[str],
+    friends: list[str] | None,
+    friends_by: list[str] | None,
 ) -> list[Source]:
     """Files in the order in which the fractions name the samples."""
     if not isinstance(files, dict):

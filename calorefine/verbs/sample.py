@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,9 @@ from calorefine.events import Column, Columns, adapted_columns, unknown_columns
 from calorefine.io.chunks import Chunk, Request, rows_of
 from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
-from calorefine.io.sample import WeightedFiles
+from calorefine.io.sample import CONTEXTS, WeightedFiles
 from calorefine.io.sources import TreeFormat
-from calorefine.io.table import CONTEXTS, RowsDigest, check_unique, warn_of_row_keys
+from calorefine.io.table import check_unique, warn_of_row_keys
 from calorefine.keys import KeyArray
 from calorefine.reweighting.latent_resampling import RefinedSimulator
 from calorefine.reweighting.reweighter import Reweighter
@@ -46,7 +47,7 @@ class SampleSummary:
     n_outside_any: int = 0
     seconds: float = 0.0
     refined: RefinedSimulator | None = None
-    contexts: RowsDigest = field(default_factory=RowsDigest)
+    contexts: Any = field(default_factory=hashlib.sha256)
 
     def __str__(self) -> str:
         """Report for the terminal."""
@@ -133,13 +134,12 @@ def sample_file(
                 "seed": seed,
                 "n_per_event": n_per_event,
                 "n_conditions": summary.n_conditions,
-                CONTEXTS: summary.contexts.text(),
+                CONTEXTS: summary.contexts.hexdigest(),
                 "n_outside_domain": summary.n_outside_any,
             }
             | {f"reweighter{end}": value for path in corrections for end, value in identity(path).items()}
         )
-    where = str(sample.source)
-    warn_of_outside(where, summary.n_outside_any, summary.n_conditions, summary.n_outside, simulator)
+    warn_of_outside(str(sample.source), summary.n_outside_any, summary.n_conditions, summary.n_outside, simulator)
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -172,7 +172,7 @@ def _generated(
         generated = summary.refined.sample(chunk.values, event_key=chunk.event_key, **given)
     else:
         generated = simulator.sample(chunk.values, **given)
-    summary.contexts.add(simulator.columns.encode_context(chunk.values, strict=False))
+    summary.contexts.update(simulator.columns.encode_context(chunk.values, strict=False).tobytes())
     summary.n_conditions += len(chunk)
     summary.n_generated += len(chunk) * n_per_event
     summary.n_outside_any += int(np.sum(~generated["in_domain"][::n_per_event]))

@@ -74,7 +74,7 @@ def splot_file(
     """
     target = Path(output)
     check_outputs(target, target.with_suffix(".json"), _picture(target, 0), overwrite=overwrite)
-    source = WeightedInput([open_source(files, tree, friends or (), friends_by or ())], columns, splot, nonfinite)
+    source = WeightedInput([open_source(files, tree, friends, friends_by)], columns, splot, nonfinite)
     table, key = source.read()
     bootstrap = Replicas(splot, table, key, n=replicas, seed=seed, refit=refit, block=columns.block)
     fit = bootstrap.nominal

@@ -73,7 +73,7 @@ def weights_report(
         raise ConfigError("weights: none given, expected species and branches, such as {signal: sw_signal}")
     if target.suffix != ".html":
         raise ConfigError(f"{output}: expected the name of an .html file")
-    source = open_source(files, tree, friends or (), friends_by or ())
+    source = open_source(files, tree, friends, friends_by)
     with (
         replacing(target, overwrite=overwrite) as page,
         replacing(target.with_suffix(".json"), overwrite=overwrite) as numbers,
