@@ -95,7 +95,7 @@ def explained(message: str, parser: ArgumentParser) -> str:
     if content := re.match(r"Unexpected config: (.*)", text, re.DOTALL):
         return f"'{_short(content[1])}' found, expected options by name, as in 'seed: 1'"
     if expected := _expected(refusal):
-        trap = TRAP if "text" in expected and re.fullmatch(r"True|False|None|-?[\d.]+", refusal.value) else ""
+        trap = TRAP if "text" in expected and re.fullmatch(r"True|False|null|-?[\d.]+", refusal.value) else ""
         return refusal.located(f"'{_short(refusal.value)}' found, expected {expected}{trap}")
     return refusal.located(text)
 
@@ -112,7 +112,7 @@ def _innermost(text: str, refusal: Refusal) -> str:
         refusal.parser, refusal.owner, refusal.reasons = _parser_of(inside[1]), inside[1].rpartition(".")[2], []
         return _innermost(inside[2], refusal)
     if union := re.search(f"^(?:- )?{UNION}", text, re.DOTALL | re.MULTILINE):
-        refusal.value = union[2].strip()
+        refusal.value = re.sub("^None$", "null", union[2].strip())
         refusal.reasons = re.split(r"^- ", textwrap.dedent(union[1]), flags=re.MULTILINE)[1:]
         return _innermost(min(refusal.reasons, key=_rank), refusal)
     if got := re.search(r"Got value: (.*)", text):
@@ -238,7 +238,8 @@ def refuse_unfit(parser: ArgumentParser, given: Any) -> None:
     groups = dict.fromkeys(name.partition(".")[0] for name in hints if "." in name)
     for group in (name for name in groups if hints.get(name) is None):  # the others are options that take a class
         if not isinstance(given.get(group, {}), Mapping | Namespace):
-            parser.error(f"{group}: {given[group]!r} found, expected a mapping of options")
+            found = "null" if given[group] is None else repr(given[group])
+            parser.error(f"{group}: {found} found, expected a mapping of options")
     for action in parser._actions:
         kinds = {*(get_args(hints[action.dest]) or [hints[action.dest]])}
         takes_null = kinds & {None, NoneType, Any} or action.default is None

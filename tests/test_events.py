@@ -128,7 +128,10 @@ def test_weights_from_nothing_a_branch_or_an_expression(module, toy):
         module(weights="where(k > 1, w * 2, 1 - w)").read().weight, np.where(k > 1, w * 2, 1 - w)
     )
     assert np.array_equal(module(weights="k > 1").read().weight, k > 1)
-    with pytest.raises(BranchError, match=r"data\.root, tree 'events': there is no branch 'W'; did you mean 'w'"):
+    with pytest.raises(
+        BranchError,
+        match=r"data\.root, tree 'events': there is no branch 'W'; did you mean 'w'\? \(asked for by the weight",
+    ):
         module(weights="W").read()
 
 

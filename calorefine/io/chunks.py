@@ -95,7 +95,8 @@ class Request:
         candidate: integer branch that tells candidates of an event apart.
         cut: condition; rows that fail it are left out.
         branches: further raw branches, to pass through; fixed-size arrays as well and, with a collection, lists.
-        nonfinite: what to do about NaN and infinite values of the expressions: raise, or leave the row out.
+        nonfinite: what to do about NaN and infinite values of the expressions: leave the row out, or raise, also with
+            None, for those who have no option for it.
         shapes: names of the expressions whose value is an array for each row, and its shape.
         collection: what the names of the lists begin with whose entries are the rows.
     """
@@ -105,7 +106,7 @@ class Request:
     candidate: str | None = None
     cut: str | None = None
     branches: Sequence[str] = ()
-    nonfinite: NonFinite = "error"
+    nonfinite: NonFinite | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     collection: str | None = None
 
@@ -134,6 +135,19 @@ class Request:
         if not self.collection:
             needed |= dict.fromkeys((name for text in texts for name in reductions.outside(text)), "number")
         return needed | dict.fromkeys(self.key_branches, "number")
+
+    def askers(self) -> dict[str, str]:
+        """Who asks for a branch, by branch, for messages: columns, cut and key."""
+        askers: dict[str, list[str]] = {}
+        for column, text in self.expressions.items():
+            who = f"the {column[1:]}" if column.startswith("\0") else f"column '{column}'"
+            for name in reductions.branches(text) if column not in self.shapes else expressions.plain_branches(text):
+                askers.setdefault(name, []).append(who)
+        for name in reductions.branches(self.cut) if self.cut else ():
+            askers.setdefault(name, []).append("the cut")
+        for name in self.key_branches:
+            askers.setdefault(name, []).append("the key")
+        return {name: ", ".join(dict.fromkeys(who)) for name, who in askers.items()}
 
     def most_rows(self, rows: int) -> int:
         """Rows to read at a time: at most these, fewer of large arrays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stu
 import uproot
 import xxhash
 
-from calorefine.errors import FileError, nearest
+from calorefine.errors import CalorefineWarning, FileError, nearest
 from calorefine.io.sources import BranchShape, Source, TreeFormat
 
 TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
@@ -221,6 +222,9 @@ def open_file(path: Path) -> Any:
 
     Raises:
         FileError: it is not a ROOT file, or was truncated, or never closed.
+
+    Warns:
+        CalorefineWarning: it is longer than its header says, so that bytes may have come in between.
     """
     try:
         file = uproot.open(path, array_cache=None)  # rows are read once
@@ -233,6 +237,9 @@ def open_file(path: Path) -> Any:
     if file.file.fSeekFree <= file.file.fBEGIN:  # ROOT writes the list of free segments when it closes the file
         file.close()
         raise FileError(f"{path}: never closed by the program that wrote it; write it again, or recover it with ROOT")
+    if size > end:  # ROOT reads such a file, and no checksum covers what is stored uncompressed
+        msg = f"{path}: {size} bytes found, {end} expected from its header; if bytes came in between, values are wrong"
+        warnings.warn(f"{msg}: compare it with its original", CalorefineWarning, stacklevel=2)
     return file
 
 

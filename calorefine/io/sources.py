@@ -23,7 +23,7 @@ import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io import remote
-from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request, select
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, NonFinite, Request, select
 from calorefine.io.names import ENTRY, TEXT
 from calorefine.text import first_three
 
@@ -136,7 +136,9 @@ class Source(ABC):
         with self.open(self.paths[0]) as tree:
             return {name: tree.counter(name) for name in names}
 
-    def tables(self, needed: Mapping[str, Content], rows: int) -> Iterator[tuple[Path, dict[str, Any], range]]:
+    def tables(
+        self, needed: Mapping[str, Content], rows: int, askers: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[Path, dict[str, Any], range]]:
         """Yield the branches of consecutive rows, with their file, and the range of those rows.
 
         Args:
@@ -144,6 +146,7 @@ class Source(ABC):
                 they may hold for an event: arrays (n,) of a number, (n, k, ...) of a fixed-size array, awkward arrays
                 (n, var) of a list.
             rows: at a time.
+            askers: who asks for a branch, by branch, for the message that it is missing.
 
         Raises:
             FileError: a file or tree can't be read.
@@ -152,6 +155,9 @@ class Source(ABC):
         for path in self.paths:
             with self.open(path) as tree:
                 where, paths = self._where(path), set(tree.paths())
+                for text, asker in (askers or {}).items():
+                    if (name := text if text in paths else _branch(text)) not in paths:
+                        raise BranchError(f"{_missing(tree, name, where)} (asked for by {asker})")
                 derived = [text for text in needed if text not in paths]
                 entries = {text: _entry(tree, text, where) for text in derived if ENTRY.fullmatch(text)}
                 labels = {text: _label(tree, text, where) for text in derived if TEXT.fullmatch(text)}
@@ -167,7 +173,7 @@ class Source(ABC):
         """Yield the selected rows, in the order of the files.
 
         Memory use doesn't depend on the size of the files.  If a row has a NaN or infinite value and
-        `request.nonfinite` is "error", nothing more is yielded, but all rows are counted before raising.
+        `request.nonfinite` isn't "drop", nothing more is yielded, but all rows are counted before raising.
 
         Raises:
             FileError: a file is missing, truncated or unclosed, or holds no such tree.
@@ -182,12 +188,12 @@ class Source(ABC):
         types: dict[str, Any] = {}
         counting = self._counting(request) if request.collection else None
         needed: dict[str, Content] = request.needed() | ({counting: "list"} if counting else {})
-        for path, table, at in self.tables(needed, request.most_rows(rows)):
+        for path, table, at in self.tables(needed, request.most_rows(rows), request.askers()):
             self._check_types(types, {name: table[name] for name in request.branches}, path)
             chunk, counts, n_bad = select(table, at, path, request, counting)
             bad.update(counts)
             dropped += n_bad
-            if chunk.n_events and not (bad and request.nonfinite == "error"):
+            if chunk.n_events and (request.nonfinite == "drop" or not bad):
                 yield chunk
         self._report_nonfinite(bad, dropped, request.nonfinite)
 
@@ -224,16 +230,13 @@ class Source(ABC):
                 msg = f"{self._where(path)}: branch '{name}' is of type {dtype}, expected {known[name]} as in "
                 raise BranchError(msg + f"{self.paths[0]}; process files of different types one by one")
 
-    def _report_nonfinite(self, bad: Counter[str], dropped: int, policy: str) -> None:
+    def _report_nonfinite(self, bad: Counter[str], dropped: int, policy: NonFinite | None) -> None:
         if not bad:
             return
         counts = ", ".join(f"{name.strip(chr(0))}: {count}" for name, count in bad.items())
-        if policy == "error":
-            msg = (
-                f"{self}: NaN or infinite values in {dropped} rows ({counts}), expected finite ones; "
-                "cut them away before or, where the option exists, set nonfinite: drop to leave these rows out"
-            )
-            raise ValueRangeError(msg)
+        if policy != "drop":
+            msg = f"{self}: NaN or infinite values in {dropped} rows ({counts}), expected finite ones; cut them away"
+            raise ValueRangeError(msg + (", or leave these rows out with nonfinite: drop" if policy else " before"))
         msg = f"{self}: left out {dropped} of the selected rows, with NaN or infinite values ({counts})"
         warnings.warn(msg, CalorefineWarning, stacklevel=3)
 
@@ -286,12 +289,22 @@ def content(shape: BranchShape) -> Any:
     return "array" if isinstance(shape, tuple) and shape else "number" if shape == () else shape
 
 
+def _branch(text: str) -> str:
+    """The branch whose entry, or whose comparison with text, this is."""
+    derived = ENTRY.fullmatch(text) or TEXT.fullmatch(text)
+    return derived[1] if derived else text
+
+
+def _missing(tree: Tree, name: str, where: str) -> str:
+    return f"{where}: there is no branch '{name}'{nearest(name, tree.paths())}"
+
+
 def check_branch(tree: Tree, name: str, where: str, most: Content) -> None:
     """Raise `BranchError` for a branch that is missing, or holds more than `most` for an event."""
     try:
         shape = tree.shape(name)
     except KeyError:
-        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.paths())}") from None
+        raise BranchError(_missing(tree, name, where)) from None
     if content(shape) not in CONTENTS[: 1 + CONTENTS.index(most)]:
         msg = f"{where}: branch '{name}' is of type {tree.typename(name)}, expected one number per event"
         if most == "list":
@@ -308,7 +321,7 @@ def _label(tree: Tree, text: str, where: str) -> tuple[str, str]:
     """
     name, value = TEXT.fullmatch(text).groups()  # type: ignore[union-attr]
     if name not in tree.paths():
-        raise BranchError(f"{where}: there is no branch '{name}'{nearest(name, tree.paths())}")
+        raise BranchError(_missing(tree, name, where))
     if tree.shape(name) != "text":
         raise BranchError(f"{where}: '{text}' compares with text, but branch '{name}' is of type {tree.typename(name)}")
     return name, value

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import uproot
 
-from calorefine.errors import BranchError, CalorefineError, FileError, ValueRangeError
+from calorefine.errors import BranchError, CalorefineError, CalorefineWarning, FileError, ValueRangeError
 from calorefine.io.chunks import Request
 from calorefine.io.root import RootFiles
 from calorefine.io.table import read_table
@@ -70,6 +70,14 @@ def test_zeros_in_place_of_the_end_are_never_read_as_numbers(root_file, arrays, 
         if not np.array_equal(table["x"], arrays["x"]):
             wrong.append(length)
     assert wrong == []
+
+
+def test_bytes_beyond_the_end_that_a_file_knows(root_file, arrays, tree_format, tmp_path):
+    raw = root_file(arrays, tree_format=tree_format).read_bytes()
+    (tmp_path / "longer.root").write_bytes(raw + bytes(4))
+    with pytest.warns(CalorefineWarning, match=rf"longer\.root: {len(raw) + 4} bytes found, {len(raw)} expected"):
+        table, *_ = read(tmp_path / "longer.root")
+    assert np.array_equal(table["x"], arrays["x"])
 
 
 def test_unclosed_file(root_file, arrays, tree_format, tmp_path):
@@ -196,8 +204,13 @@ def test_record_branches(tmp_path, name):
 
 def test_missing_branch_names_file_tree_and_nearest(root_file, arrays, tree_format):
     path = root_file(arrays, tree_format=tree_format)
-    with pytest.raises(BranchError, match=r"events\.root, tree 'events': there is no branch 'X'; did you mean 'x'"):
-        read(path, Request({"X": "X + 1"}, key=["event"]))
+    there = r"events\.root, tree 'events': there is no branch"
+    with pytest.raises(BranchError, match=rf"{there} 'X'; did you mean 'x'\? \(asked for by column 'a', the cut\)"):
+        read(path, Request({"a": "X + 1"}, key=["event"], cut="X > 0"))
+    with pytest.raises(BranchError, match=rf"{there} 'Event'; did you mean 'event'\? \(asked for by the key\)"):
+        read(path, Request({"x": "x"}, key=["Event"]))
+    with pytest.raises(BranchError, match=rf"{there} 'X'; did you mean 'x'\? \(asked for by column 'a'\)"):
+        read(path, Request({"a": "max(X[0], 1)"}, key=["event"]))
 
 
 def test_branch_missing_in_second_file(root_file, arrays, tree_format, tmp_path):

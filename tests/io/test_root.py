@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import glob
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import awkward as ak
@@ -175,10 +176,12 @@ def bad_values(arrays):
 
 
 def test_nonfinite_values_are_counted_by_column(root_file, arrays, tree_format):
-    request = Request({"x": "x", "inverse": "1 / p"}, key=["run", "event"])
+    request = Request({"x": "x", "inverse": "1 / p"}, key=["run", "event"], nonfinite="error")
     message = r"events\.root, tree 'events': NaN or infinite values in 3 rows \(x: 2, inverse: 2\).*nonfinite: drop"
     with pytest.raises(ValueRangeError, match=message):
         read(root_file(bad_values(arrays), tree_format=tree_format), request)
+    with pytest.raises(ValueRangeError, match=r"\(x: 2, inverse: 2\), expected finite ones; cut them away before$"):
+        read(root_file(bad_values(arrays), tree_format=tree_format), replace(request, nonfinite=None))
 
 
 def test_nonfinite_values_are_dropped_on_request(root_file, arrays):
