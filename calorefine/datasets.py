@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from scipy.linalg import hadamard
 from scipy.stats import norm, truncexpon
 
@@ -223,7 +224,7 @@ def _sweights(m: FloatArray, signal: _Density, background: _Density, fraction: f
     grid = np.linspace(0, 1, 20_001)
     densities, on_grid = (np.stack([signal(t), background(t)]) for t in (m, grid))
     total, mixed = (fraction * f[0] + (1 - fraction) * f[1] for f in (densities, on_grid))
-    overlap = np.trapezoid(on_grid[:, None] * on_grid[None] / mixed, grid, axis=-1)
+    overlap = trapezoid(on_grid[:, None] * on_grid[None] / mixed, grid, axis=-1)
     return np.asarray(np.linalg.inv(overlap)[0] @ densities / total)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import uproot
 from scipy import stats as distributions
+from scipy.integrate import trapezoid
 
 from calorefine import Simulator
 from calorefine.data.column_transforms import ColumnTransforms
@@ -97,7 +98,7 @@ def test_counts_have_probabilities(tmp_path):
     grid = np.stack(np.meshgrid(k, x, indexing="ij"), axis=-1).reshape(-1, 2)
     table = {"k": grid[:, 0], "x": grid[:, 1], "c": np.full(len(grid), 0.5)}
     density = (np.exp(simulator.log_prob(table)) + np.exp(other.log_prob(table))) / 2
-    probability = np.trapezoid(density.reshape(len(k), len(x)), x, axis=1)
+    probability = trapezoid(density.reshape(len(k), len(x)), x, axis=1)
     assert probability.sum() == pytest.approx(1, abs=0.01)
     np.testing.assert_allclose(probability, distributions.poisson(2).pmf(k), atol=0.03)
     made = simulator.sample({"c": np.full(5000, 0.5)}, seed=1)["k"]
