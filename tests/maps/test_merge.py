@@ -137,7 +137,7 @@ def test_verbs_take_a_map(tmp_path):
         (
             {"checkpoints": ["a.ckpt", "map.ckpt"]},
             CheckpointError,
-            "map.ckpt: is a map itself, expected the checkpoints",
+            "map.ckpt: is a map itself, expected",
         ),
         ({"checkpoints": ["a.ckpt", "folder"]}, ConfigError, "'folder' is a folder, 'a.ckpt' is none"),
         ({"by": "eta"}, ConfigError, "slices of 'a.ckpt'.*overlap"),
