@@ -40,7 +40,7 @@ def simulator(recipe, *, seed=0, eta=(0.0, 0.8), columns=COLUMNS, replica=0, **o
     torch.manual_seed(seed)
     provenance = {
         **{"files": [f"slice_{seed}.root"], "tree": "events", "weights": "w", "digest": f"{seed:064x}"},
-        **{"rows_digest": f"{seed:064x}", "n_train": N, "n_validation": 30, "sum_w": float(weight.sum())},
+        **{"rows_digest": f"{int(10 * eta[0]):064x}", "n_train": N, "n_validation": 30, "sum_w": float(weight.sum())},
         **{"n_eff": 200.0, "n_eff_signed": 200.0, "weights_dof": 50.0},
         "replica": {"index": replica, "seed": 0, "refit": True, "block": []},
     }
