@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from calorefine.events import Column, Columns, Events
     from calorefine.models import WGAN, CramerGAN, Flow, Library
     from calorefine.simulator import Simulator
+    from calorefine.simulator_map import SimulatorMap, load_simulator
 
 __all__ = [
     "WGAN",
@@ -24,12 +25,15 @@ __all__ = [
     "Flow",
     "Library",
     "Simulator",
+    "SimulatorMap",
+    "load_simulator",
 ]
 _HOMES = {
     "EventDataModule": "data.module",
     **dict.fromkeys(["Column", "Columns", "Events"], "events"),
     **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "Library"], "models"),
     "Simulator": "simulator",
+    **dict.fromkeys(["SimulatorMap", "load_simulator"], "simulator_map"),
 }
 
 

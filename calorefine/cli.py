@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -29,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fractions": ("fractions", "fractions_file"),
     "weights-report": ("weights_report", "weights_report"),
     "ensemble": ("ensemble", "ensemble_models"),
+    "merge": ("merge", "merge_files"),
     "sample": ("sample", "sample_file"),
     "replica-weights": ("replica_weights", "replica_weights"),
     "log-prob": ("log_prob", "log_prob_file"),
@@ -40,6 +42,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "validate": ("validate", "validate_files"),
 }
 """Module in `calorefine.verbs` and function of each verb."""
+WORDS = {"merge": "checkpoints"}
+"""Option that the words before all options are the values of, by verb."""
 
 
 def calorefine(args: Sequence[str] | None = None) -> Any:
@@ -77,7 +81,7 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     parser.add_argument("-c", "--config", action="config", help="Options from a YAML file.")
     parser.add_argument("--modules", type=str, default="", help="Files of your own recipes, such as my_generators.")
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
-    parsed = parser.parse_args(_spelled(args, samples))
+    parsed = parser.parse_args(_spelled(_named(args, WORDS.get(verb)), samples))
     refuse_unfit(parser, parsed)
     _import_modules(parsed.pop("modules"))
     given = parser.instantiate(parsed)
@@ -91,6 +95,12 @@ def _records(content: Any, samples: Sequence[str]) -> Any:
         return content
     plain = {name for name in samples if isinstance(content.get(name), str | list)}
     return {name: {"files": value} if name in plain else value for name, value in content.items()}
+
+
+def _named(args: Sequence[str], option: str | None) -> list[str]:
+    """Let `a b --by c` mean `--checkpoints=["a", "b"] --by c`."""
+    words = [] if option is None else list(takewhile(lambda arg: not arg.startswith("-"), args))
+    return [*([f"--{option}={json.dumps(words)}"] if words else []), *args[len(words) :]]
 
 
 def _spelled(args: Sequence[str], samples: Sequence[str]) -> list[str]:

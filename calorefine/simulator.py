@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,10 +27,74 @@ from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, Generative
 BLOCK, BLOCK_VALUES = 8192, 2**22
 COMBINATION = "in combination"  # beside the names of the context's columns, which are no two words
 _NUMBERS = ("domain", "mean_weight", "support", "columns")  # of a checkpoint, beside its tensors
+MAP_KEY = "calorefine_map"  # entry of a file of several simulators, see `simulator_map`
+CHECKPOINT = {"what": "checkpoint of calorefine", "expected": "one written by 'lightning fit' or 'calorefine merge'"}
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
 
 
-class Simulator:
+class AnySimulator(ABC):
+    """What generates events at conditions: a `Simulator`, or a `SimulatorMap` of several.
+
+    Attributes:
+        columns: what it generates, and the conditions that this depends on.
+        spec: description of model and training data: plain containers, among them `model`, `columns`, `domain` (c, 2)
+            and `provenance`.
+    """
+
+    columns: Columns
+    spec: dict[str, Any]
+
+    @abstractmethod
+    def sample(
+        self,
+        context: Mapping[str, ArrayLike],
+        *,
+        seed: int,
+        key: keys.KeyArray | None = None,
+        n_per_event: int = 1,
+    ) -> dict[str, NDArray[Any]]:
+        """Generate events at the given conditions; see `Simulator.sample`."""
+
+    @abstractmethod
+    def log_prob(self, table: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """Log density (n,) of events given their context; see `Simulator.log_prob`."""
+
+    @abstractmethod
+    def inside(self, context: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.bool_]]:
+        """Tell which conditions (n,) are within the training range, by what they are inside of."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write a file from which it can be loaded."""
+
+    @property
+    @abstractmethod
+    def models(self) -> dict[str, GenerativeModel]:
+        """Its trained models, by what tells them apart in messages: nothing where there is one."""
+
+    def count_outside(self, context: Mapping[str, ArrayLike]) -> Counter[str]:
+        """Count the conditions for which `inside` is false, by the same names."""
+        return Counter({name: int(np.sum(~inside)) for name, inside in self.inside(context).items()})
+
+    def require_likelihood(self) -> None:
+        """Refuse a model without a likelihood.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        able = [name for name, model in MODELS.items() if issubclass(model, Likelihood)]
+        for where, model in self.models.items():
+            if not isinstance(model, Likelihood):
+                msg = f"a {type(model).__name__} has no likelihood, expected one of {', '.join(able)}"
+                raise ConfigError(f"{where}: {msg}" if where else msg)
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether `log_prob` can tell."""
+        return all(isinstance(model, Likelihood) for model in self.models.values())
+
+
+class Simulator(AnySimulator):
     """A trained generator with all that sampling needs.
 
     Args:
@@ -57,10 +122,30 @@ class Simulator:
             CheckpointError: the file is missing, is no checkpoint of calorefine, was written by a newer version, or
                 holds a recipe that is not known: nothing is imported because a checkpoint names it.
         """
-        path, expected = Path(path), "one written by 'lightning fit'"
-        checkpoint = read_saved(path, CHECKPOINT_KEY, what="checkpoint of calorefine", expected=expected)
+        path = Path(path)
+        content = read_saved(path, CHECKPOINT_KEY, MAP_KEY, **CHECKPOINT)
+        if MAP_KEY in content:
+            raise CheckpointError(
+                f"{path}: holds a map of simulators, expected one; calorefine.load_simulator reads both"
+            )
+        return cls.from_saved(content, path, models=models)
+
+    @classmethod
+    def from_saved(
+        cls, content: Mapping[str, Any], path: Path, *, models: Iterable[type[GenerativeModel]] = ()
+    ) -> Simulator:
+        """Put it together from the content of a file.
+
+        Args:
+            content: as `saved` gives it.
+            path: of the file, for messages.
+            models: as for `load`.
+
+        Raises:
+            CheckpointError: as by `load`.
+        """
         with rebuilding(path, "checkpoint"):
-            spec, state = checkpoint[CHECKPOINT_KEY], checkpoint["state_dict"]
+            spec, state = content[CHECKPOINT_KEY], content["state_dict"]
             if spec["format"] != CHECKPOINT_FORMAT:
                 msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format "
                 raise CheckpointError(f"{msg}{CHECKPOINT_FORMAT}; it was written by another version of calorefine")
@@ -89,7 +174,16 @@ class Simulator:
     def save(self, path: str | Path) -> None:
         """Write a slim checkpoint, without the state of the training."""
         with replacing(Path(path), overwrite=True) as beside:
-            torch.save({CHECKPOINT_KEY: self.spec, "state_dict": self.model.state_dict()}, beside)
+            torch.save(self.saved(), beside)
+
+    def saved(self) -> dict[str, Any]:
+        """Content of such a checkpoint: plain containers and tensors."""
+        return {CHECKPOINT_KEY: self.spec, "state_dict": self.model.state_dict()}
+
+    @property
+    def models(self) -> dict[str, GenerativeModel]:
+        """The model."""
+        return {"": self.model}
 
     def sample(
         self,
@@ -118,12 +212,8 @@ class Simulator:
             ConfigError: a context column is missing or has another length, or `n_per_event` is less than 1.
             ValueRangeError: values are NaN, infinite, or no numbers.
         """
-        if n_per_event < 1:
-            raise ConfigError(f"n_per_event: {n_per_event} found, expected at least 1")
         encoded = self._encode(context, n_unconditional=0 if key is None else len(key))
-        key = keys.make_keys([np.arange(len(encoded))]) if key is None else np.asarray(key, np.uint64)
-        if len(key) != len(encoded):
-            raise ConfigError(f"key: {len(key)} keys found for {len(encoded)} conditions, expected one for each")
+        key = keys_of(key, len(encoded), n_per_event)
         out = np.empty((n_per_event, len(encoded), self.columns.n_features), np.float32)
         for copy in range(n_per_event):
             self._fill(out[copy], encoded, keys.stream(key, "latent", seed=seed, copy=copy))
@@ -147,22 +237,16 @@ class Simulator:
             ConfigError: the model has no likelihood, or a column is missing or has another length.
             ValueRangeError: values are NaN, infinite, or no numbers.
         """
-        model = self.require_likelihood()
+        self.require_likelihood()
+        model = cast(Likelihood, self.model)
         encoded = self._encode(table, n_unconditional=len(np.atleast_1d(table[next(iter(self.columns.features))])))
         shapes = {name: (len(encoded), *self.columns.shapes.get(name, ())) for name in self.columns.features}
-        x = self.columns.encode_features({name: _feature(table, name, shape) for name, shape in shapes.items()})
+        x = self.columns.encode_features({name: feature_of(table, name, shape) for name, shape in shapes.items()})
         out = np.empty(len(x))
         for first in range(0, len(x), BLOCK):
             rows = slice(first, first + BLOCK)
             out[rows] = model.log_prob(torch.from_numpy(x[rows]), torch.from_numpy(encoded[rows])).numpy()
         return out
-
-    def require_likelihood(self) -> Likelihood:
-        """Return the model, or raise `ConfigError` if it has no likelihood."""
-        if isinstance(self.model, Likelihood):
-            return self.model
-        able = [name for name, model in MODELS.items() if issubclass(model, Likelihood)]
-        raise ConfigError(f"a {self.spec['model']} has no likelihood, expected one of {', '.join(able)}")
 
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell for which rows of encoded context (n, c) there are training events, as `inside` does."""
@@ -183,19 +267,8 @@ class Simulator:
             out[COMBINATION][within] = self.support.holds(encoded[within])
         return out
 
-    def count_outside(self, context: Mapping[str, ArrayLike]) -> Counter[str]:
-        """Count the conditions for which `inside` is false, by the same names."""
-        return Counter({name: int(np.sum(~inside)) for name, inside in self.inside(context).items()})
-
     def _encode(self, context: Mapping[str, ArrayLike], *, n_unconditional: int = 0) -> NDArray[np.float32]:
-        table = {}
-        for name in self.columns.context:
-            if name not in context:
-                raise ConfigError(f"context: column '{name}' is missing{nearest(name, context)}")
-            table[name] = _finite(name, np.atleast_1d(np.asarray(context[name])))
-        shapes = {name: array.shape for name, array in table.items()}
-        if len(set(shapes.values())) > 1 or any(len(shape) > 1 for shape in shapes.values()):
-            raise ConfigError(f"context: arrays of shapes {shapes} found, expected one number for each condition")
+        table = conditions_of(context, self.columns)
         return self.columns.encode_context(table, strict=False) if table else np.zeros((n_unconditional, 0), np.float32)
 
     @torch.inference_mode()
@@ -211,7 +284,45 @@ class Simulator:
             out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
 
 
-def _feature(table: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def keys_of(key: keys.KeyArray | None, n: int, n_per_event: int) -> keys.KeyArray:
+    """Keys (n,) of the conditions; numbers of rows serve if none are given.
+
+    Raises:
+        ConfigError: there are others than n, or `n_per_event` is less than 1.
+    """
+    if n_per_event < 1:
+        raise ConfigError(f"n_per_event: {n_per_event} found, expected at least 1")
+    key = keys.make_keys([np.arange(n)]) if key is None else np.asarray(key, np.uint64)
+    if len(key) != n:
+        raise ConfigError(f"key: {len(key)} keys found for {n} conditions, expected one for each")
+    return key
+
+
+def conditions_of(context: Mapping[str, ArrayLike], columns: Columns) -> dict[str, NDArray[Any]]:
+    """Arrays (n,) of the context columns, by name.
+
+    Raises:
+        ConfigError: one is missing or has another length.
+        ValueRangeError: values are NaN, infinite, or no numbers.
+    """
+    table = {}
+    for name in columns.context:
+        if name not in context:
+            raise ConfigError(f"context: column '{name}' is missing{nearest(name, context)}")
+        table[name] = _finite(name, np.atleast_1d(np.asarray(context[name])))
+    shapes = {name: array.shape for name, array in table.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) > 1 for shape in shapes.values()):
+        raise ConfigError(f"context: arrays of shapes {shapes} found, expected one number for each condition")
+    return table
+
+
+def feature_of(table: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Array of this shape of a feature.
+
+    Raises:
+        ConfigError: it is missing or has another shape.
+        ValueRangeError: values are NaN, infinite, or no numbers.
+    """
     if name not in table:
         raise ConfigError(f"features: column '{name}' is missing{nearest(name, table)}")
     values = _finite(name, np.atleast_1d(np.asarray(table[name])))
@@ -236,7 +347,7 @@ def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, in
     return text + (f" ({columns})" if columns else "")
 
 
-def warn_of_outside(source: str, n_outside: int, n: int, by_column: Mapping[str, int], simulator: Simulator) -> None:
+def warn_of_outside(source: str, n_outside: int, n: int, by_column: Mapping[str, int], simulator: AnySimulator) -> None:
     """Warn if most of n conditions are outside the training domain, as those in another unit are."""
     if 2 * n_outside <= n:
         return
@@ -248,7 +359,7 @@ def warn_of_outside(source: str, n_outside: int, n: int, by_column: Mapping[str,
     warnings.warn(text, CalorefineWarning, stacklevel=3)
 
 
-def provenance(simulator: Simulator, checkpoint: Path) -> dict[str, Any]:
+def provenance(simulator: AnySimulator, checkpoint: Path) -> dict[str, Any]:
     """Versions, model, checkpoint and training data, as JSON types."""
     return {
         **made_by(),

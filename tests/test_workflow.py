@@ -94,6 +94,25 @@ def test_commands_are_understood(checkout, monkeypatch, capsys):
         assert end.value.code in (0, None), capsys.readouterr().err
 
 
+def test_slices_are_trained_side_by_side_and_merged(checkout, monkeypatch, capsys):
+    """Each slice's members first, then one map of them all, whose members sample."""
+    monkeypatch.chdir(checkout)
+    command = ["snakemake", "--snakefile", "workflows/slices.smk", "--configfile", "workflows/slices.yaml"]
+    finished = subprocess.run(
+        [sys.executable, "-m", *command, "-n", "-p", "--cores", "2"], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    text = finished.stdout + finished.stderr
+    assert jobs(text) == {"fit": 6, "merge": 1, "sample": 3, "all": 1, "total": 11}
+    commands = re.findall(r"(calorefine (?:ensemble|merge|sample) .*)$", text, re.MULTILINE)
+    first = {shlex.split(one)[1]: shlex.split(one)[1:] for one in commands}
+    assert [*sorted(first)] == ["ensemble", "merge", "sample"]
+    for words in first.values():
+        with pytest.raises(SystemExit) as end:
+            calorefine([*words, "--print_config"])
+        assert end.value.code in (0, None), capsys.readouterr().err
+
+
 def test_paths_with_a_space_stay_whole(checkout):
     """In the shell each is one word."""
     folder = checkout / "open data"

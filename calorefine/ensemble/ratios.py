@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from calorefine import keys
 from calorefine.errors import ConfigError, FitError
 from calorefine.events import Arrays, Columns
+from calorefine.models.base import GenerativeModel
 from calorefine.reweighting.slopes import N_BINS, bin_edges, indicators
 from calorefine.reweighting.tilt import COPIES, LEAST_SLOPE, Terms, Tilt, Weighted, shift_coefficients
-from calorefine.simulator import Simulator
+from calorefine.simulator import AnySimulator
 from calorefine.stats import FloatArray
 
 
@@ -56,18 +57,22 @@ class LikelihoodRatios(Ratios):
         ConfigError: a value is an atom for one of them and not for the nominal one.
     """
 
-    nominal: Simulator
-    members: Mapping[str, Simulator]
+    nominal: AnySimulator
+    members: Mapping[str, AnySimulator]
 
     def __post_init__(self) -> None:
         """Refuse a density over a probability, or the other way round."""
         for name, simulator in self.members.items():
-            pairs = zip(self.nominal.columns.feature_names, _atoms(self.nominal), _atoms(simulator), strict=True)
-            for column, first, other in pairs:
-                if odd := first ^ other:
-                    where = f"nominal, and not in {name}" if min(odd) in first else f"{name}, and not in nominal"
-                    msg = f"feature '{column}': {min(odd):g} has a probability of its own in {where}, so that there is "
-                    raise ConfigError(f"{msg}no ratio of likelihoods; draw samples of the members (calorefine sample)")
+            for model, member in zip(self.nominal.models.values(), simulator.models.values(), strict=True):
+                self._require_same_atoms(model, member, name)
+
+    def _require_same_atoms(self, nominal: GenerativeModel, member: GenerativeModel, name: str) -> None:
+        columns = self.nominal.columns.feature_names
+        for column, first, other in zip(columns, _atoms(nominal), _atoms(member), strict=True):
+            if odd := first ^ other:
+                where = f"nominal, and not in {name}" if min(odd) in first else f"{name}, and not in nominal"
+                msg = f"feature '{column}': {min(odd):g} has a probability of its own in {where}, so that there is "
+                raise ConfigError(f"{msg}no ratio of likelihoods; draw samples of the members (calorefine sample)")
 
     def ratios(self, values: Arrays) -> FloatArray:
         """Ratios (n, K): 0 for what is impossible for the member, NaN for what is so for the nominal one."""
@@ -111,7 +116,7 @@ class DrawConditions:
     key: keys.KeyArray
     copies: int
 
-    def draw(self, simulator: Simulator, *, seed: int, copy: int) -> NDArray[np.float32]:
+    def draw(self, simulator: AnySimulator, *, seed: int, copy: int) -> NDArray[np.float32]:
         """Features and encoded context (m * copies, d + c) of events of a generator; others for another `copy`."""
         key = keys.stream(self.key, "replica_weights", seed=seed, copy=copy)
         drawn = simulator.sample(self.context, seed=seed, key=key, n_per_event=self.copies)
@@ -120,7 +125,7 @@ class DrawConditions:
         return np.concatenate([simulator.columns.encode_features(drawn), context], axis=1)
 
 
-def learn(nominal: Simulator, members: Sequence[Simulator], at: DrawConditions, *, seed: int) -> MomentRatios:
+def learn(nominal: AnySimulator, members: Sequence[AnySimulator], at: DrawConditions, *, seed: int) -> MomentRatios:
     """Learn the ratios of members to the nominal generator from events drawn at the same conditions.
 
     Args:
@@ -157,6 +162,6 @@ def learn(nominal: Simulator, members: Sequence[Simulator], at: DrawConditions, 
     return MomentRatios(nominal.columns, Tilt(terms, coefficients), slope)
 
 
-def _atoms(simulator: Simulator) -> list[set[float]]:
+def _atoms(model: GenerativeModel) -> list[set[float]]:
     """Values of each feature that have a probability of their own."""
-    return [set(values.tolist()) for values in simulator.model.features.atoms]
+    return [set(values.tolist()) for values in model.features.atoms]

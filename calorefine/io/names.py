@@ -13,7 +13,8 @@ ENTRY, TEXT = re.compile(r"(.+?)((?:\[-?\d+\])+)"), re.compile(r'(.+) == "([^"]*
 _BRANCH = re.compile(
     r"""(?P<name>`[^`]+`|\b[^\W\d]\w*)(?:(?P<entry>(?:\s*\[\s*-?\s*\d+\s*\])+)|\s*(?P<operator>==|!=)\s*(["'])(?P<text>[^"']*)\4)?"""
 )
-_MANGLED = re.compile(r"branch_([0-9a-f]+)__")
+HIDDEN = re.compile(r"branch_([0-9a-f]+)__")
+"""An identifier that stands for a branch whose name is none."""
 _CONVERTED = re.compile(r"\((.*)\)( \* [\d.e+-]+)")
 """An expression with a conversion of units, as `calorefine.events.Columns` writes it."""
 
@@ -78,4 +79,4 @@ def _hidden(branch: str) -> str:
 
 def readable(text: str) -> str:
     """Inverse of `mangled`, for names and messages."""
-    return _MANGLED.sub(lambda match: bytes.fromhex(match[1]).decode(), text)
+    return HIDDEN.sub(lambda match: bytes.fromhex(match[1]).decode(), text)

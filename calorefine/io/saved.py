@@ -14,12 +14,12 @@ import torch
 from calorefine.errors import CheckpointError, nearest
 
 
-def read_saved(path: Path, key: str, *, what: str, expected: str) -> dict[str, Any]:
-    """Return the content of a file that holds `key`.
+def read_saved(path: Path, *keys: str, what: str, expected: str) -> dict[str, Any]:
+    """Return the content of a file that holds one of these keys.
 
     Args:
         path: of the file.
-        key: which entry tells that it is what is expected.
+        keys: entries each of which tells that it is what is expected.
         what: kind of file, for messages.
         expected: where such files come from, for messages.
 
@@ -39,7 +39,7 @@ def read_saved(path: Path, key: str, *, what: str, expected: str) -> dict[str, A
         raise CheckpointError(f"{path}: not a readable {what} ({told}); expected {expected}") from error
     if damaged:
         raise CheckpointError(f"{path}: damaged: '{damaged}' in it differs from its checksum; expected {expected}")
-    if not isinstance(content, dict) or key not in content:
+    if not isinstance(content, dict) or not set(keys) & set(content):
         raise CheckpointError(f"{path}: not a {what}; expected {expected}")
     return content
 

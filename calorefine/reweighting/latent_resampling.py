@@ -25,7 +25,7 @@ from calorefine import keys
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Events
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.simulator import Simulator
+from calorefine.simulator import AnySimulator
 from calorefine.stats import FloatArray
 
 MOST_ATTEMPTS = 1000
@@ -49,7 +49,7 @@ class RefinedSimulator:
         ConfigError: the reweighter is a joint one, or of other columns.
     """
 
-    def __init__(self, simulator: Simulator, reweighter: Reweighter) -> None:
+    def __init__(self, simulator: AnySimulator, reweighter: Reweighter) -> None:
         """Check that they belong together."""
         if not reweighter.conditional:
             raise ConfigError("reweighter: a joint one found, expected a conditional one: conditions are given here")

@@ -20,7 +20,8 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
 from calorefine.io.writer import replacing
 from calorefine.pages.page import Picture, Section, Table, write_page
-from calorefine.simulator import Simulator
+from calorefine.simulator import AnySimulator
+from calorefine.simulator_map import load_simulator
 from calorefine.text import first_three, number, with_error
 from calorefine.twosample.binned import corrected_smallest
 from calorefine.twosample.distances import N_REPLICATES
@@ -177,7 +178,7 @@ def compare_models(
             sample_file(checkpoint=checkpoint, output=generated, overwrite=True, **conditions)
             sample = replace(reference, files=generated)
             validations[name] = validate_files(generated=sample, output=validated, overwrite=True, **judged)
-            rows.append(_row(name, Simulator.load(checkpoint), validations[name], seconds, reference.source))
+            rows.append(_row(name, load_simulator(checkpoint), validations[name], seconds, reference.source))
         result = ModelComparison(target, _floor(validations), rows)
         title = f"Generators against {first_three([path.name for path in reference.source.paths])}"
         write_page(page, title, sections=_sections(result, validations), lead=result.floor, overwrite=True)
@@ -218,7 +219,7 @@ def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[
     return str(checkpoints[-1]), time.perf_counter() - start
 
 
-def _row(name: str, simulator: Simulator, validation: Validation, seconds: float | None, reference: Source) -> Row:
+def _row(name: str, simulator: AnySimulator, validation: Validation, seconds: float | None, reference: Source) -> Row:
     test, worst = validation.classifier.separation, validation.worst("half_width")
     provenance = simulator.spec["provenance"]
     return Row(
@@ -237,12 +238,12 @@ def _row(name: str, simulator: Simulator, validation: Validation, seconds: float
     )
 
 
-def n_parameters_of(simulator: Simulator) -> int:
+def n_parameters_of(simulator: AnySimulator) -> int:
     """Parameters that sampling uses, all of them frozen."""
-    return sum(p.numel() for p in simulator.model.network.parameters())
+    return sum(p.numel() for model in simulator.models.values() for p in model.network.parameters())
 
 
-def _microseconds(simulator: Simulator, reference: Source) -> float:
+def _microseconds(simulator: AnySimulator, reference: Source) -> float:
     """Time per event of sampling in memory, at up to `N_TIMED` conditions, after a first event."""
     request = Request(simulator.columns.expressions("context"))
     chunk = next(reference.chunks(request, rows=N_TIMED))

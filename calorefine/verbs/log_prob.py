@@ -16,7 +16,8 @@ from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
-from calorefine.simulator import Simulator, outside_domain, provenance, warn_of_outside
+from calorefine.simulator import outside_domain, provenance, warn_of_outside
+from calorefine.simulator_map import load_simulator
 
 IN_DOMAIN_SUFFIX = "_in_domain"  # after the branch's name: of two models' branches each has its own domain
 
@@ -74,7 +75,7 @@ def log_prob_file(
     The events' weights play no role.
 
     Args:
-        checkpoint: a checkpoint of `lightning fit`.
+        checkpoint: a checkpoint of `lightning fit`, or a map of `calorefine merge`.
         files: ROOT files with features and context; a path, a glob, or a list.
         output: the ROOT file to write, with the same rows in the same order.
         tree: name of the tree, in the input and in the output.
@@ -89,7 +90,7 @@ def log_prob_file(
     Raises:
         CalorefineError: bad input, or a model without a likelihood; nothing is left under the output's name.
     """
-    simulator = Simulator.load(checkpoint)
+    simulator = load_simulator(checkpoint)
     simulator.require_likelihood()
     sample, known = WeightedFiles(files, tree), simulator.columns
     unknown_columns(columns or {}, [*known.features, *known.context], option="--columns")

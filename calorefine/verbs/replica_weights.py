@@ -31,9 +31,9 @@ from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import warn_of_row_keys
-from calorefine.models.base import Likelihood
 from calorefine.reweighting.resolved import TERMS, terms_record
-from calorefine.simulator import Simulator
+from calorefine.simulator import AnySimulator
+from calorefine.simulator_map import load_simulator
 from calorefine.stats import FloatArray
 
 BRANCHES: dict[MemberKind, str] = {"replica": "weight_replica", "seed": "weight_seed"}
@@ -118,7 +118,7 @@ def replica_weights(
     members, sample = Ensemble.load(ensemble), WeightedFiles(generated, tree, weight)
     names = _entries(members)
     everyone = [name for entries in names.values() for name in entries]
-    simulators = {name: Simulator.load(members.checkpoint(name)) for name in ["nominal", *everyone]}
+    simulators = {name: load_simulator(members.checkpoint(name)) for name in ["nominal", *everyone]}
     check_origin(sample.source, members)
     request = sample_request(sample, simulators["nominal"].columns, columns or {})
     with rewriting(
@@ -191,11 +191,13 @@ def _weights(chunk: Chunk, weight: FloatArray, ratios: Ratios, max_ratio: float,
     return weight[:, None] * ratio
 
 
-def _ratios(simulators: Mapping[str, Simulator], source: Source, request: Request, n_train: int, seed: int) -> Ratios:
+def _ratios(
+    simulators: Mapping[str, AnySimulator], source: Source, request: Request, n_train: int, seed: int
+) -> Ratios:
     """Ratios of all members but the first to it."""
     nominal = simulators["nominal"]
     others = {name: simulator for name, simulator in simulators.items() if name != "nominal"}
-    if isinstance(nominal.model, Likelihood):
+    if nominal.has_likelihood:
         return LikelihoodRatios(nominal, others)
     if not request.key:
         warn_of_row_keys(source)

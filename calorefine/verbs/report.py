@@ -22,7 +22,7 @@ from calorefine.pages.page import Section, absent, collected, summary, write_pag
 from calorefine.pages.provenance import provenance_section
 from calorefine.pages.reweighting import classifier_section
 from calorefine.pages.splot import fits_of, splot_section
-from calorefine.simulator import Simulator
+from calorefine.simulator_map import load_simulator
 from calorefine.systematics.features import REFERENCE, REWEIGHTED, measure_features
 from calorefine.systematics.propagated import Propagated
 from calorefine.systematics.variations import Variations
@@ -134,7 +134,7 @@ def report_files(
     parts = [
         bias_section(propagated, true) if propagated else _absent("Bias", "systematics"),
         _splot_section(splot) if splot else _absent("Calibration sample", "splot"),
-        ensemble_section(members, Simulator.load(members.checkpoint("nominal")).spec)
+        ensemble_section(members, load_simulator(members.checkpoint("nominal")).spec)
         if members
         else _absent("Training", "ensemble"),
         features_section(measured, roles, warned),

@@ -23,7 +23,8 @@ from calorefine.io.table import check_unique, warn_of_row_keys
 from calorefine.keys import KeyArray
 from calorefine.reweighting.latent_resampling import RefinedSimulator
 from calorefine.reweighting.reweighter import Reweighter
-from calorefine.simulator import Simulator, identity, outside_domain, provenance, warn_of_outside
+from calorefine.simulator import AnySimulator, identity, outside_domain, provenance, warn_of_outside
+from calorefine.simulator_map import load_simulator
 
 
 @dataclass
@@ -80,7 +81,7 @@ def sample_file(
     and its provenance as a JSON string.  The values of an event depend on its key, the seed and the copy alone.
 
     Args:
-        checkpoint: a checkpoint of `lightning fit`.
+        checkpoint: a checkpoint of `lightning fit`, or a map of `calorefine merge`.
         conditions: ROOT files with the context columns; a path, a glob, or a list.  If the simulator was trained on a
             collection (Electron), each entry of its lists is a condition, and the output holds lists as long as those.
         output: the ROOT file to write.
@@ -102,7 +103,7 @@ def sample_file(
         CalorefineError: bad input; nothing is left under the output's name.
     """
     start = time.perf_counter()
-    simulator = Simulator.load(checkpoint)
+    simulator = load_simulator(checkpoint)
     columns = _columns(simulator.columns, context, key)
     if columns.collection and n_per_event > 1:
         raise ConfigError(f"n_per_event: {n_per_event} found, expected 1 for the entries of '{columns.collection}'")
@@ -164,7 +165,7 @@ def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str]
 
 
 def _generated(
-    simulator: Simulator, chunk: Chunk, seed: int, n_per_event: int, summary: SampleSummary
+    simulator: AnySimulator, chunk: Chunk, seed: int, n_per_event: int, summary: SampleSummary
 ) -> dict[str, NDArray[Any]]:
     """Generate the events of one chunk, and count them."""
     given: dict[str, Any] = {"seed": seed, "key": chunk.key, "n_per_event": n_per_event}
