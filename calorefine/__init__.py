@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calorefine.data.module import EventDataModule
     from calorefine.events import Column, Columns, Events
-    from calorefine.models import WGAN, CramerGAN, Flow, Library
+    from calorefine.models import WGAN, CramerGAN, Flow, FlowMatching, Library
     from calorefine.simulator import Simulator
 
 __all__ = [
@@ -22,13 +22,14 @@ __all__ = [
     "EventDataModule",
     "Events",
     "Flow",
+    "FlowMatching",
     "Library",
     "Simulator",
 ]
 _HOMES = {
     "EventDataModule": "data.module",
     **dict.fromkeys(["Column", "Columns", "Events"], "events"),
-    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "Library"], "models"),
+    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "FlowMatching", "Library"], "models"),
     "Simulator": "simulator",
 }
 

@@ -3,9 +3,12 @@
 from calorefine.models.base import GenerativeModel
 from calorefine.models.cramer_gan import CramerGAN
 from calorefine.models.flow import Flow
+from calorefine.models.flow_matching import FlowMatching
 from calorefine.models.library import Library
 from calorefine.models.wgan import WGAN
 
-MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in (WGAN, CramerGAN, Flow, Library)}
+MODELS: dict[str, type[GenerativeModel]] = {
+    model.__name__: model for model in (WGAN, CramerGAN, Flow, FlowMatching, Library)
+}
 
-__all__ = ["MODELS", "WGAN", "CramerGAN", "Flow", "GenerativeModel", "Library"]
+__all__ = ["MODELS", "WGAN", "CramerGAN", "Flow", "FlowMatching", "GenerativeModel", "Library"]
