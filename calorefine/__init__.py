@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calorefine.data.module import EventDataModule
     from calorefine.events import Column, Columns, Events
-    from calorefine.models import WGAN, CramerGAN, Flow, FlowMatching, Library
+    from calorefine.models import WGAN, CramerGAN, Flow, FlowMatching, FlowStudent, Library, Student
     from calorefine.simulator import Simulator
 
 __all__ = [
@@ -23,13 +23,15 @@ __all__ = [
     "Events",
     "Flow",
     "FlowMatching",
+    "FlowStudent",
     "Library",
     "Simulator",
+    "Student",
 ]
 _HOMES = {
     "EventDataModule": "data.module",
     **dict.fromkeys(["Column", "Columns", "Events"], "events"),
-    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "FlowMatching", "Library"], "models"),
+    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "FlowMatching", "FlowStudent", "Library", "Student"], "models"),
     "Simulator": "simulator",
 }
 

@@ -89,14 +89,19 @@ class Flow(DensityModel):
     def build(self, n_features: int, n_context: int) -> None:
         """Create the layers and their moving average; the latent space has as many dimensions as there are features."""
         self.latent_size = n_features
-        make = self._coupling if self.leading_axis else self._autoregressive
+        make = self._coupling if self.coupled else self._autoregressive
         self.flow = CompositeTransform(make(n_features, n_context))
         self.average = averaged(self.flow)
 
     @property
-    def leading_axis(self) -> bool:
-        """Whether the layers are couplings, which one feature can't have; the other layers have masks of their own."""
+    def coupled(self) -> bool:
+        """Whether the layers are couplings, which one feature can't have."""
         return self.kind == "coupling" and self.latent_size > 1
+
+    @property
+    def leading_axis(self) -> bool:
+        """Whether the layers are couplings: the others have masks of their own."""
+        return self.coupled
 
     @property
     def network(self) -> nn.Module:

@@ -24,8 +24,9 @@ The parameters that are validated, saved and sampled from are an exponential mov
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -44,6 +45,7 @@ EXACT_FEATURES, PROBES = 32, 16
 DENSITY_STEPS = 16
 VALIDATION_TIMES = 8
 FREQUENCIES = (1, 2, 4)
+State = tuple[torch.Tensor, ...]
 
 
 class FlowMatching(DensityModel):
@@ -103,10 +105,10 @@ class FlowMatching(DensityModel):
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Carry noise (n, d) along the averaged field."""
 
-        def field(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-            return _velocity(self.average, x, t.expand(len(x), 1), context)
+        def field(t: torch.Tensor, state: State) -> State:
+            return (_velocity(self.average, state[0], t.expand(len(latent), 1), context),)
 
-        return _solved(field, latent, (0.0, 1.0), self.solver, self.n_steps)[0]
+        return _solved(field, (latent,), (0.0, 1.0), self.solver, self.n_steps)[0]
 
     def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:
         """Weighted squared error of the velocity on a minibatch, each event at a time of its own."""
@@ -118,7 +120,8 @@ class FlowMatching(DensityModel):
         t = noise.uniform(n, 1).to(batch.x.dtype)
         start = noise.normal(n, d).to(batch.x.dtype)
         velocity = _velocity(network, torch.lerp(start, batch.x, t), t, batch.context)
-        return (velocity - (batch.x - start)).square().mean(-1)
+        errors: torch.Tensor = (velocity - (batch.x - start)).square().mean(-1)
+        return errors
 
     def validation_terms(self, batch: Batch) -> torch.Tensor:
         """Weighted squared errors (n,) of held-out events over the mean weight, at times and noise of every call."""
@@ -134,15 +137,14 @@ class FlowMatching(DensityModel):
             x, c = u.clone(), context.clone()
             along = _directions(x)
 
-            def field(t: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            def field(t: torch.Tensor, state: State) -> State:
                 def velocity(x: torch.Tensor) -> torch.Tensor:
                     return _velocity(self.average, x, t.expand(len(x), 1), c)
 
                 return velocity(state[0]), _divergence(velocity, state[0], along)
 
-            state = (x, x.new_zeros(len(x)))
-            start, gained = _solved(field, state, (1.0, 0.0), "rk4", DENSITY_STEPS)
-            return standard_normal_log_prob(start) + gained
+            begin, gained = _solved(field, (x, x.new_zeros(len(x))), (1.0, 0.0), "rk4", DENSITY_STEPS)
+            return standard_normal_log_prob(begin) + gained
 
     def updates(self) -> list[Update]:
         """Adam, with a rate that falls like a cosine."""
@@ -160,12 +162,17 @@ def _velocity(network: nn.Module, x: torch.Tensor, t: torch.Tensor, context: tor
     return velocity
 
 
-def _solved(field: Any, start: Any, times: tuple[float, float], solver: str, n_steps: int) -> Any:
+def _solved(
+    field: Callable[[torch.Tensor, State], State],
+    start: State,
+    times: tuple[float, float],
+    solver: str,
+    n_steps: int,
+) -> State:
     """State at the end of an ordinary differential equation, in equal steps: each row is solved on its own."""
-    first = start[0] if isinstance(start, tuple) else start
-    t = torch.tensor(times, dtype=first.dtype, device=first.device)
+    t = torch.tensor(times, dtype=start[0].dtype, device=start[0].device)
     path = odeint(field, start, t, method=solver, options={"step_size": 1 / n_steps})
-    return tuple(part[-1] for part in path) if isinstance(start, tuple) else path[-1:]
+    return tuple(part[-1] for part in path)
 
 
 def _directions(x: torch.Tensor) -> torch.Tensor:
@@ -175,18 +182,19 @@ def _directions(x: torch.Tensor) -> torch.Tensor:
     """
     n, d = x.shape
     if d <= EXACT_FEATURES:
-        return (d**0.5 * torch.eye(d, dtype=x.dtype, device=x.device))[:, None].expand(d, n, d)
+        axes = torch.eye(d, dtype=x.dtype, device=x.device) * math.sqrt(d)
+        return axes[:, None].expand(d, n, d)
     bits = x.float().cpu().contiguous().view(torch.int32).numpy().astype("int64")
     of_event = keys.make_keys([*bits.T])
     signs = [keys.normal(keys.stream(of_event, "probe", copy=k), d) >= 0 for k in range(PROBES)]
     return torch.stack([2 * torch.from_numpy(sign) - 1 for sign in signs]).to(x)
 
 
-def _divergence(velocity: Any, x: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+def _divergence(velocity: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
     """Divergence (n,) of a field at x (n, d), from its slopes along directions (k, n, d)."""
 
     def slope(direction: torch.Tensor) -> torch.Tensor:
-        _, changed = torch.func.jvp(velocity, (x,), (direction,))
+        changed: torch.Tensor = torch.func.jvp(velocity, (x,), (direction,))[1]
         return (changed * direction).sum(-1)
 
     divergence: torch.Tensor = torch.func.vmap(slope)(along).mean(0)
