@@ -59,7 +59,8 @@ class Taught(TrainedModel, recipe=False):
         index = data.replica.index
         path = Path(self.teacher.replace(MEMBER, f"replica_{index:03d}" if index else "nominal"))
         with loaded(path) as (teacher, _):
-            self._check(teacher, path, index)
+            pass
+        self._check(teacher, path, index)
         self.learn_from(teacher, {"checkpoint": path.name, "checkpoint_sha256": digest(path)})
 
     def learn_from(self, teacher: GenerativeModel, identity: dict[str, str]) -> None:
