@@ -8,7 +8,13 @@ The main trainings are also corrected: a reweighter learns from events generated
 sample against its sWeights, with the estimator of `configs/reweight.yaml`, and weights the events at the contexts of
 the reference, which none of it has seen.
 
-    python benchmarks/electron_closure.py --json closure.json
+Students learn from the training of the same seed that their option names.  `width_spread_...` is the standard deviation
+over seeds of the relative error of the half-width of `e_over_p`, averaged over bins of momentum.
+
+    python benchmarks/electron_closure.py --json closure.json                    # hours; all trainings
+    python benchmarks/electron_closure.py --workers 2 --work closure --only flow_matching student
+
+With `--work` trainings that are finished are kept, each under the digest of its configuration, options, seed and data.
 """
 
 from __future__ import annotations
@@ -18,7 +24,10 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +41,7 @@ from calorefine.cli import calorefine
 from calorefine.events import Columns, Events
 from calorefine.fit.command import lightning
 from calorefine.io.chunks import Request
+from calorefine.io.provenance import digest
 from calorefine.io.root import RootFiles
 from calorefine.simulator import Simulator
 
@@ -40,13 +50,18 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 CALIBRATION, REFERENCE = DATA / "electron_calibration.root", DATA / "electron_reference.root"
 FEATURES = ["e_over_p", "f_front", "f_back", "width_strip_mm", "f_core", "r_mid", "dx_mm"]
 CONTEXT = ["p_gev", "x_in_cell_mm", "n_pv"]
-SEEDS = {"wgan": (1, 2, 3), "cramer": (1, 2, 3), "flow": (1, 2, 3, 4, 5)}  # the others, for comparison: 1
+FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
+SEEDS = {
+    **dict.fromkeys(["wgan", "flow"], FIVE),
+    **dict.fromkeys(["cramer", "flow_matching", "flow_matching_one_step", "teacher", "student"], THREE),
+}  # the others, for comparison: 1
+TEACHERS = {"student": "teacher", "flow_matching_one_step": "flow_matching"}
 N_SPLITS = 10
 N_BINS = 5
 N_BOOTSTRAP = 200
 N_COPIES = 10  # generated at each condition for the widths: one has an error of 2 % of its own in each bin
 N_EFF = 9600  # of the calibration sample's signed weights, without the held-out tenth
-MAIN = tuple(SEEDS)
+MAIN = ("wgan", "cramer", "flow", "flow_matching")  # are reweighted as well
 N_COPIES_REWEIGHTING = 5  # generated at each context of the calibration sample
 
 
@@ -145,10 +160,8 @@ def train(config: str, seed: int, runs: Path, *options: str) -> tuple[Simulator,
     return Simulator.load(finished.run_dir / "checkpoints" / "best.ckpt"), seconds
 
 
-def variants(folder: Path) -> dict[str, tuple[str, list[str]]]:
-    """The comparison trainings: name to configuration and options."""
-    weighted = folder / "weighted.root"
-    calorefine(["splot", "-c", str(CONFIGS / "splot.yaml"), "--files", str(CALIBRATION), "--output", str(weighted)])
+def variants(weighted: Path) -> dict[str, tuple[str, list[str]]]:
+    """The trainings: name to configuration and options."""
     pure_epochs = str(round(epochs("weighted_wgan") / signal_fraction()))  # as many updates as the others
     clipped = ["--data.files", str(weighted), "--data.weights", "where(sw_signal > 0, sw_signal, 0)"]
     pure = ["--data.weights", "none", "--data.columns.cut", "true_signal", "--trainer.max_epochs", pure_epochs]
@@ -156,6 +169,10 @@ def variants(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "wgan": ("weighted_wgan", []),
         "cramer": ("weighted_cramer_gan", []),
         "flow": ("conditional_flow", []),
+        "flow_matching": ("flow_matching", []),
+        "teacher": ("conditional_flow", ["--model.init_args.kind", "autoregressive"]),
+        "student": ("student", []),
+        "flow_matching_one_step": ("student", []),
         "library": ("library", []),
         "library_20": ("library", ["--model.init_args.neighbors", "20"]),
         "wgan_unweighted": ("weighted_wgan", ["--data.weights", "none"]),
@@ -231,15 +248,48 @@ def read_calibration(weighted: Path) -> Events:
     return Events(x, context, values["sw_signal"].astype(np.float64), key, key)
 
 
-def closures(reference: dict[str, np.ndarray], wanted: list[str]) -> Iterator[Closure]:
-    """Train the wanted variants (all if there are none) with their seeds and compare them with the reference."""
-    with tempfile.TemporaryDirectory() as name:
-        todo = variants(Path(name))
-        calibration = read_calibration(Path(name) / "weighted.root")
-        for label, (config, extra) in todo.items():
-            for seed in SEEDS.get(label, (1,)) if not wanted or label in wanted else ():
-                trained = train(config, seed, Path(name) / label, *extra)
-                yield closure(label, seed, trained, reference, calibration)
+def finished(label: str, seed: int, work: Path) -> Closure:
+    """Train a variant with a seed and compare it with the reference, unless that is done; its teacher before."""
+    torch.set_num_threads(1)
+    weighted = work / "weighted.root"
+    config, options = variants(weighted)[label]
+    if label in TEACHERS:
+        finished(TEACHERS[label], seed, work)
+        options = [*options, "--model.init_args.teacher", str(checkpoint_of(TEACHERS[label], seed, work))]
+    record = checkpoint_of(label, seed, work).with_suffix(".json")
+    if not record.exists():
+        reference = read_reference()
+        simulator, seconds = train(config, seed, work / "runs" / label, *options)
+        simulator.save(record.with_suffix(".ckpt"))
+        result = closure(label, seed, (simulator, seconds), reference, read_calibration(weighted))
+        record.write_text(json.dumps(asdict(result), default=np.ndarray.tolist))
+    told = json.loads(record.read_text())
+    return Closure(**told | {name: np.array(told[name]) for name in ("width_errors", "width_pulls")})
+
+
+def checkpoint_of(label: str, seed: int, work: Path) -> Path:
+    """Where a training is kept, by the digest of all that it depends on but the code."""
+    config, options = variants(work / "weighted.root")[label]
+    texts = [(CONFIGS / f"{name}.yaml").read_text() for name in (config, "electron_columns")]
+    if label in TEACHERS:
+        texts.append(checkpoint_of(TEACHERS[label], seed, work).name)
+    told = json.dumps([*texts, [one.replace(str(work), "") for one in options], seed, digest(CALIBRATION)])
+    return work / f"{label}_{seed}_{sha256(told.encode()).hexdigest()[:12]}.ckpt"
+
+
+def closures(wanted: list[str], work: Path, workers: int) -> Iterator[Closure]:
+    """All trainings of the wanted variants (all if there are none), teachers before students, in worker processes."""
+    weighted = work / "weighted.root"
+    work.mkdir(parents=True, exist_ok=True)
+    if not weighted.exists():
+        calorefine(["splot", "-c", str(CONFIGS / "splot.yaml"), "--files", str(CALIBRATION), "--output", str(weighted)])
+    labels = [label for label in variants(weighted) if not wanted or label in wanted]
+    first = dict.fromkeys([*(TEACHERS[label] for label in labels if label in TEACHERS)])
+    taught = [label for label in labels if label in TEACHERS]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for part in ([*first, *(label for label in labels if label not in {*first, *taught})], taught):
+            jobs = [pool.submit(finished, label, seed, work) for label in part for seed in SEEDS.get(label, (1,))]
+            yield from (job.result() for job in jobs)
 
 
 def show(result: Closure, auc_floor: float) -> None:
@@ -268,6 +318,10 @@ def summary(auc_floor: float, results: list[Closure]) -> dict[str, float]:
             figures[f"auc_{label}_seed_{result.seed}"] = result.auc
             figures[f"e_over_p_width_error_{label}_seed_{result.seed}"] = result.max_width_error
         figures[f"auc_{label}"] = max(result.auc for result in seeds)
+        if len(seeds) > 1:
+            figures[f"auc_{label}_sd"] = float(np.std([result.auc for result in seeds], ddof=1))
+            spread = np.std([result.width_errors for result in seeds], axis=0, ddof=1)
+            figures[f"width_spread_{label}"] = float(spread.mean())
         figures[f"e_over_p_width_error_max_{label}"] = max(result.max_width_error for result in seeds)
         figures[f"e_over_p_width_pull_max_{label}"] = max(float(np.abs(r.width_pulls).max()) for r in seeds)
         figures[f"fit_seconds_max_{label}"] = max(result.fit_seconds for result in seeds)
@@ -285,15 +339,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", nargs="*", default=[], help="labels of the trainings to run; all if left out")
+    parser.add_argument("--work", type=Path, help="folder that keeps finished trainings")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    reference = read_reference()
-    auc_floor, spread = floor(table(reference))
+    auc_floor, spread = floor(table(read_reference()))
     print(f"floor (reference against reference): AUC {auc_floor:.4f} +- {spread:.4f}", flush=True)
     results = []
-    for result in closures(reference, options.only):
-        show(result, auc_floor)
-        results.append(result)
+    with tempfile.TemporaryDirectory() as folder:
+        for result in closures(options.only, options.work or Path(folder), options.workers):
+            show(result, auc_floor)
+            results.append(result)
     figures = summary(auc_floor, results)
     for key, value in figures.items():
         print(f"{key:>40} {value:.4f}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calorefine.data.module import EventDataModule
     from calorefine.events import Column, Columns, Events
-    from calorefine.models import WGAN, CramerGAN, Flow, Library
+    from calorefine.models import WGAN, CramerGAN, Flow, FlowMatching, FlowStudent, Library, Student
     from calorefine.simulator import Simulator
     from calorefine.simulator_map import SimulatorMap, load_simulator
 
@@ -23,15 +23,18 @@ __all__ = [
     "EventDataModule",
     "Events",
     "Flow",
+    "FlowMatching",
+    "FlowStudent",
     "Library",
     "Simulator",
     "SimulatorMap",
+    "Student",
     "load_simulator",
 ]
 _HOMES = {
     "EventDataModule": "data.module",
     **dict.fromkeys(["Column", "Columns", "Events"], "events"),
-    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "Library"], "models"),
+    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "FlowMatching", "FlowStudent", "Library", "Student"], "models"),
     "Simulator": "simulator",
     **dict.fromkeys(["SimulatorMap", "load_simulator"], "simulator_map"),
 }

@@ -105,6 +105,38 @@ class Conditioner(nn.Module):
         return y
 
 
+class ResidualMLP(nn.Module):
+    """Residual network (n, n_in) -> (n, n_out) whose last layer is 0 at first (He et al., arXiv:1512.03385).
+
+    Args:
+        n_in: number of inputs.
+        n_out: number of outputs.
+        width: of the layers.
+        n_blocks: blocks of two layers, each of which adds to what it is given.
+        act: activation before each layer but the first.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int, n_blocks: int, act: Activation = "silu") -> None:
+        """Build the layers."""
+        super().__init__()
+        self.first = nn.Linear(n_in, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(activation(act), nn.Linear(width, width), activation(act), nn.Linear(width, width))
+            for _ in range(n_blocks)
+        )
+        self.last = nn.Sequential(activation(act), nn.Linear(width, n_out))
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., n_in) to (..., n_out)."""
+        y = self.first(x)
+        for block in self.blocks:
+            y = y + block(y)
+        out: torch.Tensor = self.last(y)
+        return out
+
+
 class Noise:
     """Random numbers of one step: of one training, or of several side by side, each with its own generator.
 

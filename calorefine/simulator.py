@@ -14,19 +14,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys
-from calorefine.data.module import Prepared
 from calorefine.data.support import Support
 from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, ValueRangeError, nearest
 from calorefine.events import Columns
 from calorefine.io.provenance import digest, made_by
-from calorefine.io.saved import read_saved, rebuilding, require_numbers
+from calorefine.io.saved import read_saved
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
-from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, GenerativeModel, Likelihood, recipe_named
+from calorefine.models.base import CHECKPOINT_KEY, GenerativeModel, Likelihood
+from calorefine.models.checkpoint import rebuilt
 
 BLOCK, BLOCK_VALUES = 8192, 2**22
 COMBINATION = "in combination"  # beside the names of the context's columns, which are no two words
-_NUMBERS = ("domain", "mean_weight", "support", "columns")  # of a checkpoint, beside its tensors
 MAP_KEY = "calorefine_map"  # entry of a file of several simulators, see `simulator_map`
 CHECKPOINT = {"what": "checkpoint of calorefine", "expected": "one written by 'lightning fit' or 'calorefine merge'"}
 MIN_ROWS = 16  # smaller matrix products are summed in another order, and would differ in the last digits
@@ -144,16 +143,7 @@ class Simulator(AnySimulator):
         Raises:
             CheckpointError: as by `load`.
         """
-        with rebuilding(path, "checkpoint"):
-            spec, state = content[CHECKPOINT_KEY], content["state_dict"]
-            if spec["format"] != CHECKPOINT_FORMAT:
-                msg = f"{path}: holds a '{spec['model']}' in format {spec['format']}, expected format "
-                raise CheckpointError(f"{msg}{CHECKPOINT_FORMAT}; it was written by another version of calorefine")
-            require_numbers(path, state, "state_dict")
-            require_numbers(path, {name: spec.get(name) for name in _NUMBERS}, CHECKPOINT_KEY)
-            model = recipe_named(spec["model"], models, where=path)(**spec["init_args"])
-            model.prepare(Prepared.from_dict(spec, state))
-            model.load_state_dict(state)
+        with rebuilt(content, path, models=models) as (model, spec):
             simulator = cls(model, spec)
             simulator._try()
         return simulator
@@ -365,6 +355,7 @@ def provenance(simulator: AnySimulator, checkpoint: Path) -> dict[str, Any]:
         **made_by(),
         "model": simulator.spec["model"],
         **{f"checkpoint{end}": value for end, value in identity(checkpoint).items()},
+        **{name: simulator.spec[name] for name in ("teacher",) if name in simulator.spec},
         "training": simulator.spec["provenance"],
         "columns": simulator.spec["columns"],
     }

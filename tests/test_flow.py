@@ -29,15 +29,15 @@ def write(path, table):
     return path
 
 
-def trained(path, columns, tmp, *, epochs, seed=1, **options):
-    """Simulator of a flow trained by the command."""
+def trained(path, columns, tmp, *, epochs, seed=1, model="Flow", **options):
+    """Simulator of a model trained by the command."""
     given = [f"--{name}={value}" for name, value in options.items()]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     data = ["--data.files", str(path), "--data.tree", "events", "--data.columns.key", "[run, event]"]
     columns = ["--data.columns.features", columns, "--data.columns.context", "{c: }"]
     trainer = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", str(epochs), "--trainer.log_every_n_steps", "20"]
     where = ["--runs", str(tmp), "--seed_everything", str(seed)]
-    run = lightning(["fit", *data, *columns, "--model", "Flow", *trainer, *quiet, *where, *given])
+    run = lightning(["fit", *data, *columns, "--model", model, *trainer, *quiet, *where, *given])
     return Simulator.load(run.run_dir / "checkpoints" / "best.ckpt")
 
 
@@ -49,8 +49,8 @@ def bounded_and_atomic(n, seed):
     return {"c": c, "x": rng.beta(1 + c, 2.0), "y": y, "k": rng.poisson(1 + 2 * c).astype(np.int32)}
 
 
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
+@pytest.fixture(scope="module", params=["Flow", pytest.param("FlowMatching", marks=pytest.mark.slow)])
+def mixed(request, tmp_path_factory):
     """Seed 51.  Over 12 seeds of the training, with the chance to fail from a normal distribution of that spread:
 
     the sum is off by 0.0056(2) at c = 0.1 and 0.0008(2) at 0.9 (limit 0.01), the atom by -0.004(3) and -0.034(1) (limit
@@ -59,7 +59,8 @@ def mixed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
     path = write(folder / "mixed.root", bounded_and_atomic(12_000, 51))
     columns = "{x: {bounds: [0, 1]}, y: {bounds: [0, null]}}"
-    return trained(path, columns, folder, epochs=20, **{"data.batch_size": 256})
+    epochs = {"Flow": 20, "FlowMatching": 40}[request.param]
+    return trained(path, columns, folder, epochs=epochs, model=request.param, **{"data.batch_size": 256})
 
 
 @pytest.mark.parametrize("c", [0.1, 0.9])
@@ -106,11 +107,15 @@ def test_counts_have_probabilities(tmp_path):
     assert made.min() == 0
 
 
-@pytest.fixture(scope="module", params=["coupling", "autoregressive"])
+@pytest.fixture(
+    scope="module", params=["coupling", "autoregressive", pytest.param("FlowMatching", marks=pytest.mark.slow)]
+)
 def analytic(request, tmp_path_factory):
-    """Seed 53: the signal of the toy, whose density given c is known, and a flow trained on 20 000 events of it."""
+    """Seed 53: the signal of the toy, whose density given c is known, and a model trained on 20 000 events of it."""
     folder = tmp_path_factory.mktemp("analytic")
     path = write(folder / "signal.root", signal(20_000, 53))
+    if request.param == "FlowMatching":
+        return trained(path, "{x: , y: }", folder, epochs=40, model=request.param, **{"data.batch_size": 512})
     options = {"model.kind": request.param, "data.batch_size": 512}
     return trained(path, "{x: , y: }", folder, epochs=15, **options)
 

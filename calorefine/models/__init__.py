@@ -2,10 +2,23 @@
 
 from calorefine.models.base import GenerativeModel
 from calorefine.models.cramer_gan import CramerGAN
+from calorefine.models.distillation import FlowStudent, Student
 from calorefine.models.flow import Flow
+from calorefine.models.flow_matching import FlowMatching
 from calorefine.models.library import Library
 from calorefine.models.wgan import WGAN
 
-MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in (WGAN, CramerGAN, Flow, Library)}
+_ALL = (WGAN, CramerGAN, Flow, FlowMatching, Student, FlowStudent, Library)
+MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in _ALL}
 
-__all__ = ["MODELS", "WGAN", "CramerGAN", "Flow", "GenerativeModel", "Library"]
+__all__ = [
+    "MODELS",
+    "WGAN",
+    "CramerGAN",
+    "Flow",
+    "FlowMatching",
+    "FlowStudent",
+    "GenerativeModel",
+    "Library",
+    "Student",
+]

@@ -20,7 +20,6 @@ The parameters that are validated, saved and sampled from are an exponential mov
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, Literal
 
@@ -36,19 +35,16 @@ from torch.optim import Adam
 
 from calorefine import losses
 from calorefine.data.batches import Batch
-from calorefine.data.piecewise import NormalWithin, UniformWithin
 from calorefine.errors import ConfigError
-from calorefine.models.base import Likelihood, TrainedModel
+from calorefine.models.density import DensityModel, standard_normal_log_prob
 from calorefine.models.updates import Average, Update, averaged, check_decay
 from calorefine.nets import Activation, Conditioner, Noise, cosine
 
-LATTICE = 256
-MOST_DISCRETE = 10  # features of an event over which a lattice of so many points can integrate
 SMALLEST_BIN = 0.01
 SMALLEST_SLOPE = 0.01
 
 
-class Flow(TrainedModel, Likelihood):
+class Flow(DensityModel):
     """Conditional spline flow; needs positive weights.
 
     Args:
@@ -93,14 +89,19 @@ class Flow(TrainedModel, Likelihood):
     def build(self, n_features: int, n_context: int) -> None:
         """Create the layers and their moving average; the latent space has as many dimensions as there are features."""
         self.latent_size = n_features
-        make = self._coupling if self.leading_axis else self._autoregressive
+        make = self._coupling if self.coupled else self._autoregressive
         self.flow = CompositeTransform(make(n_features, n_context))
         self.average = averaged(self.flow)
 
     @property
-    def leading_axis(self) -> bool:
-        """Whether the layers are couplings, which one feature can't have; the other layers have masks of their own."""
+    def coupled(self) -> bool:
+        """Whether the layers are couplings, which one feature can't have."""
         return self.kind == "coupling" and self.latent_size > 1
+
+    @property
+    def leading_axis(self) -> bool:
+        """Whether the layers are couplings: the others have masks of their own."""
+        return self.coupled
 
     @property
     def network(self) -> nn.Module:
@@ -152,51 +153,6 @@ class Flow(TrainedModel, Likelihood):
         u = self.features.dequantize(self.features(batch.x), noise)
         return -batch.weight / batch.weight.mean() * self.network_log_prob(u, self.context(batch.context))
 
-    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        r"""Log density (n,) at x given context, in physical units, with every Jacobian.
-
-        Atoms and integers have a probability, not a density: the integral over their intervals of z, by the mean over
-        `LATTICE` points of a rank-1 lattice (a Kronecker sequence).
-
-        Args:
-            x: (n, d) events.
-            context: (n, c) encoded conditions.
-
-        Returns:
-            (n,) float64: nats per event; -inf where x is impossible (outside of a bound, or no integer where it should
-            be).
-
-        Raises:
-            ConfigError: an event has more than `MOST_DISCRETE` atoms and integers, as the empty cells of an array.
-        """
-        c = self.context(context)
-        low, high = ends = self.features.intervals(x)
-        discrete = (high > low).any(dim=1)
-        if (most := int((high > low).sum(dim=1).max())) > MOST_DISCRETE:
-            msg = f"log_prob: an event with {most} features that are atoms or integers found"
-            raise ConfigError(f"{msg}, expected at most {MOST_DISCRETE}: beyond, their probability can't be integrated")
-        log_density: torch.Tensor = low.new_full((len(x),), -torch.inf)
-        possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
-        for rows, points in ((~discrete, low.new_full((1, x.shape[1]), 0.5)), (discrete, self._lattice().to(low))):
-            chosen = torch.nonzero(possible & rows)[:, 0]
-            if len(chosen):
-                z, where = self.features.spread_within(low[chosen], high[chosen]), c[chosen]
-                terms = [self._term(z.at(point), z, where) for point in points]
-                log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
-        slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
-        return log_density + slope + self.features.log_whitening
-
-    def _term(self, z: torch.Tensor, within: NormalWithin | UniformWithin, context: torch.Tensor) -> torch.Tensor:
-        """Log density (n,) at z (n, d) over that with which such points are drawn."""
-        u = self.features.whiten(z).to(context.dtype)
-        return self.network_log_prob(u, context).double() - within.log_density(z).sum(dim=1)
-
-    def _lattice(self) -> torch.Tensor:
-        """Points (LATTICE, d) that fill the unit cube evenly."""
-        number = torch.arange(1, self.latent_size + 1, dtype=torch.float64, device="cpu")
-        steps = torch.exp(-number * math.log(_generalized_golden_ratio(self.latent_size)))
-        return (0.5 + torch.arange(LATTICE, dtype=torch.float64, device="cpu")[:, None] * steps) % 1
-
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
         """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).
 
@@ -243,16 +199,3 @@ def coupling_masks(n_features: int, n_layers: int | None = None) -> list[torch.T
         msg = f"n_layers: {n_layers} couplings found, expected at least {len(pattern)} for {n_features} features"
         raise ConfigError(msg + ", so that each is transformed given each other one")
     return [pattern[layer % len(pattern)] for layer in range(n_layers or len(pattern))]
-
-
-def _generalized_golden_ratio(d: int) -> float:
-    """Root of x^(d+1) = x + 1: its inverse powers are good steps of a sequence in d dimensions (Roberts, 2018)."""
-    x = 2.0
-    for _ in range(64):
-        x = (1 + x) ** (1 / (d + 1))
-    return x
-
-
-def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
-    """Log density (n,) of independent standard normal numbers z (n, d)."""
-    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
+from calorefine.models.distillation import Taught
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -58,8 +60,13 @@ def make_untrained(name, seed=5, *, kind="quantile", dtype=torch.float64):
         mean_weight=float(weight.mean()),
         provenance={"digest": "none", "n_train": N},
     )
-    made = RECIPES[name]()
+    taught = issubclass(RECIPES[name], Taught)
+    made = RECIPES[name](**({"teacher": "teacher.ckpt"} if taught else {}))
     made.prepare(prepared)
+    if taught:
+        teacher = RECIPES["Flow"](kind="autoregressive")
+        teacher.prepare(copy.deepcopy(prepared))
+        made.learn_from(teacher.to(dtype), {"checkpoint": "teacher.ckpt", "checkpoint_sha256": "none"})
     key = keys.make_keys([np.arange(N)])
     made.take_events(Events(x.astype(np.float32), context.astype(np.float32), weight, key, key))
     return made if dtype == torch.float32 else made.to(dtype)

@@ -1,0 +1,87 @@
+"""Generators with a density: from that in network units to that of events, with atoms and integers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+
+from calorefine.data.piecewise import NormalWithin, UniformWithin
+from calorefine.errors import ConfigError
+from calorefine.models.base import Likelihood, TrainedModel
+
+MOST_DISCRETE = 10  # features of an event over which a lattice can integrate
+
+
+class DensityModel(TrainedModel, Likelihood, recipe=False):
+    """A generator that knows how probable an event is in network units."""
+
+    lattice_points: ClassVar[int] = 256
+    """Points over which the probability of atoms and integers is integrated."""
+
+    @abstractmethod
+    def network_log_prob(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Log density (..., n) at u (..., n, d) in network units given context (..., n, c), of what samples."""
+
+    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        r"""Log density (n,) at x given context, in physical units, with every Jacobian.
+
+        Atoms and integers have a probability, not a density: the integral over their intervals of z, by the mean over
+        `lattice_points` points of a rank-1 lattice (a Kronecker sequence).
+
+        Args:
+            x: (n, d) events.
+            context: (n, c) encoded conditions.
+
+        Returns:
+            (n,) float64: nats per event; -inf where x is impossible (outside of a bound, or no integer where it should
+            be).
+
+        Raises:
+            ConfigError: an event has more than `MOST_DISCRETE` atoms and integers, as the empty cells of an array.
+        """
+        c = self.context(context)
+        low, high = ends = self.features.intervals(x)
+        discrete = (high > low).any(dim=1)
+        if (most := int((high > low).sum(dim=1).max())) > MOST_DISCRETE:
+            msg = f"log_prob: an event with {most} features that are atoms or integers found"
+            raise ConfigError(f"{msg}, expected at most {MOST_DISCRETE}: beyond, their probability can't be integrated")
+        log_density: torch.Tensor = low.new_full((len(x),), -torch.inf)
+        possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
+        for rows, points in (
+            (~discrete, low.new_full((1, x.shape[1]), 0.5)),
+            (discrete, self._lattice(x.shape[1]).to(low)),
+        ):
+            chosen = torch.nonzero(possible & rows)[:, 0]
+            if len(chosen):
+                z, where = self.features.spread_within(low[chosen], high[chosen]), c[chosen]
+                terms = [self._term(z.at(point), z, where) for point in points]
+                log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
+        slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
+        return log_density + slope + self.features.log_whitening
+
+    def _term(self, z: torch.Tensor, within: NormalWithin | UniformWithin, context: torch.Tensor) -> torch.Tensor:
+        """Log density (n,) at z (n, d) over that with which such points are drawn."""
+        u = self.features.whiten(z).to(context.dtype)
+        return self.network_log_prob(u, context).double() - within.log_density(z).sum(dim=1)
+
+    def _lattice(self, d: int) -> torch.Tensor:
+        """Points (`lattice_points`, d) that fill the unit cube evenly."""
+        number = torch.arange(1, d + 1, dtype=torch.float64, device="cpu")
+        steps = torch.exp(-number * math.log(_generalized_golden_ratio(d)))
+        return (0.5 + torch.arange(self.lattice_points, dtype=torch.float64, device="cpu")[:, None] * steps) % 1
+
+
+def _generalized_golden_ratio(d: int) -> float:
+    """Root of x^(d+1) = x + 1: its inverse powers are good steps of a sequence in d dimensions (Roberts, 2018)."""
+    x = 2.0
+    for _ in range(64):
+        x = (1 + x) ** (1 / (d + 1))
+    return x
+
+
+def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
+    """Log density (n,) of independent standard normal numbers z (n, d)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(dim=1)
