@@ -57,6 +57,8 @@ def check(text: str, known: Iterable[str], *, option: str) -> None:
         if name not in known:
             msg = f"{option}: '{text}' needs a column '{name}', which isn't there{nearest(name, known)}"
             raise ConfigError(f"{msg}; there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}")
+    if not names:
+        raise ConfigError(f"{option}: '{text}' names no column, expected one of {', '.join(known[:20])}")
     if problem:
         msg = f"{option}: '{text}' has {problem}, which has no gradient; expected arithmetic, choices, functions"
         raise ConfigError(f"{msg}, and {', '.join(_OVER_ELEMENTS)} of the elements of an array")

@@ -35,18 +35,15 @@ class Quantities:
     def __init__(self, options: Mapping[str, str], columns: Columns) -> None:
         """Check the expressions."""
         self.options, self.columns = dict(options), columns
-        self._elements = {name.replace(",", "]["): place for place, name in enumerate(columns.feature_names)}
+        elements = {name.replace(",", "]["): place for place, name in enumerate(columns.feature_names)}
         for text, option in self.options.items():
-            tensors.check(text, {**columns.features, **columns.context, **self._elements}, option=option)
-        self._elements = {name: self._elements[name] for name in self._needed() & self._elements.keys()}
-
-    def _needed(self) -> set[str]:
-        """Names of all columns and elements that the expressions need."""
-        return {name for text in self.options for name in branches(text)}
+            tensors.check(text, {**columns.features, **columns.context, **elements}, option=option)
+        self._needed = {name for text in self.options for name in branches(text)}
+        self._elements = {name: elements[name] for name in self._needed & elements.keys()}
 
     def values(self, texts: Sequence[str], x: Tensor, context: Tensor) -> Tensor:
         """Quantities (..., B, k), float64, of events (..., B, d) and encoded context (..., B, c), in physical units."""
-        table = self._table(x.double(), context.double())
+        table = self._table(x, context)
         return torch.stack([tensors.evaluate(text, table) for text in texts], dim=-1)
 
     def moments(self, events: Events) -> Tensor:
@@ -77,12 +74,12 @@ class Quantities:
     def _table(self, x: Tensor, context: Tensor) -> dict[str, Tensor]:
         """Columns (..., B, 1) and arrays (..., B, k) by name, with the offsets that `Events` are without."""
         table, columns, first = {}, self.columns, 0
-        for name, column in columns.feature_columns.items():
-            table[name] = x[..., columns.slices[name]] + (column.offset or 0.0)
-        table |= {name: x[..., place, None] for name, place in self._elements.items() if name not in table}
+        for name in self._needed & columns.feature_columns.keys():
+            table[name] = x[..., columns.slices[name]].double() + (columns.feature_columns[name].offset or 0.0)
+        table |= {name: x[..., place, None].double() for name, place in self._elements.items() if name not in table}
         for name, column in columns.context_columns.items():
             categories = column.categories or [1.0]
-            encoded = context[..., first : first + len(categories)]
+            encoded = context[..., first : first + len(categories)].double()
             table[name] = (encoded * encoded.new_tensor(categories)).sum(-1, keepdim=True) + (column.offset or 0.0)
             first += len(categories)
         return table
