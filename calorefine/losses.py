@@ -84,6 +84,26 @@ def energy_contributions(
     return weight * (kernel @ weight[..., None])[..., 0] / ((n - 1 if unbiased else n) * square)
 
 
+def squared_mean(
+    values: torch.Tensor, *, weight: torch.Tensor, mean_weight: float | torch.Tensor, unbiased: bool
+) -> torch.Tensor:
+    r"""Square of a weighted mean :math:`\big(\sum_i w_i v_i / (B \bar w)\big)^2`.
+
+    Args:
+        values: (..., B).
+        weight: (..., B), any sign.
+        mean_weight: mean over the whole training sample.
+        unbiased: leave out the squares of single events and divide by B (B - 1), not B^2 (U-statistic, for minibatches;
+            it can be negative).  Otherwise the plug-in form of a full sample.
+
+    Returns:
+        (...) tensor.
+    """
+    parts = weight * values / _of_events(mean_weight)
+    square, n = parts.sum(-1).square(), weight.shape[-1]
+    return (square - parts.square().sum(-1)) / (n * (n - 1)) if unbiased else square / n**2
+
+
 def shares(weight: torch.Tensor, mean_weight: float | torch.Tensor) -> torch.Tensor:
     """Shares (..., B) of events in a sum of weights (..., B), by the mean weight (...) of the whole training sample."""
     return weight / (weight.shape[-1] * _of_events(mean_weight))

@@ -14,9 +14,29 @@ from torch import nn
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError
 
-Activation = Literal["leaky_relu", "silu", "gelu"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"leaky_relu": nn.LeakyReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 FINAL_RATE = 0.01
+
+
+class Swish(nn.Module):
+    """Activation x sigmoid(beta x), whose beta is trained (Ramachandran et al., arXiv:1710.05941); 1 at first."""
+
+    def __init__(self) -> None:
+        """Start as SiLU."""
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it to each number."""
+        return x * torch.sigmoid(self.beta * x)
+
+
+Activation = Literal["leaky_relu", "silu", "gelu", "swish"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "swish": Swish,
+}
 
 
 def activation(name: Activation) -> nn.Module:
@@ -187,8 +207,30 @@ class Linears(nn.Module):
         return y if x.dim() == 3 else y.reshape(-1, n_out)
 
 
+class Swishes(nn.Module):
+    """Swish of k networks side by side, on (k, B, n), or the same with k B rows in order.
+
+    Args:
+        layers: one of each network.
+    """
+
+    def __init__(self, layers: Sequence[Swish]) -> None:
+        """Stack their parameters."""
+        super().__init__()
+        beta = torch.stack([layer.beta.detach() for layer in layers])
+        self.beta = nn.Parameter(beta, layers[0].beta.requires_grad)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply each network's to its rows."""
+        rows = x.reshape(len(self.beta), -1, x.shape[-1])
+        return x * torch.sigmoid(self.beta[:, None] * rows).view_as(x)
+
+
+_STACKED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {nn.Linear: Linears, Swish: Swishes}
+
+
 def side_by_side(networks: Sequence[nn.Module]) -> nn.Module:
-    """Return one network that holds these, of the same make, whose only parameters are those of linear layers.
+    """Return one network that holds these, of the same make, whose only parameters are those of `Linear` and `Swish`.
 
     Parameter `name` of network i becomes row i of parameter `name`.
 
@@ -197,11 +239,11 @@ def side_by_side(networks: Sequence[nn.Module]) -> nn.Module:
     """
     joined = copy.deepcopy(networks[0])
     for name, module in list(joined.named_modules()):
-        if type(module) is nn.Linear:  # a subclass may do more
-            joined.set_submodule(name, Linears([network.get_submodule(name) for network in networks]))  # type: ignore[misc]
+        if stacked := _STACKED.get(type(module)):  # a subclass may do more
+            joined.set_submodule(name, stacked([network.get_submodule(name) for network in networks]))
         elif others := [parameter for parameter, _ in module.named_parameters(recurse=False)]:
             where = f"{type(networks[0]).__name__} with leading_axis: {type(module).__name__} {name}".rstrip()
-            raise ConfigError(f"{where} has parameters {', '.join(others)}, expected those of linear layers only")
+            raise ConfigError(f"{where} has parameters {', '.join(others)}, expected those of Linear and Swish only")
     return joined
 
 

@@ -57,6 +57,11 @@ class Together(GenerativeModel, recipe=False):
         """Each replica's events, by its own preprocessing."""
         return torch.stack([replica.physical(events) for replica, events in zip(self.replicas, x, strict=True)])
 
+    def physical_context(self, context: torch.Tensor) -> torch.Tensor:
+        """Each replica's context, by its own map."""
+        pairs = zip(self.replicas, context, strict=True)
+        return torch.stack([replica.physical_context(own) for replica, own in pairs])
+
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Each replica's batch, spread by its own preprocessing."""
         if not any(replica.features.is_discrete for replica in self.replicas):
@@ -139,6 +144,8 @@ def together(replicas: Sequence[GenerativeModel], checkpoints: Sequence[Path]) -
     joined.__class__ = type(f"{type(first).__name__}Together", (Together, type(first)), {}, recipe=False)
     joined.__dict__["replicas"] = list(replicas)  # not as submodules: their parameters are not trained
     joined.checkpoints, joined.lowest_of, joined.history = list(checkpoints), [None] * len(replicas), []
+    for name, _ in first.named_buffers(recurse=False):
+        joined.register_buffer(name, torch.stack([replica.get_buffer(name) for replica in replicas]))
     del joined.mean_weight
     mean_weight = torch.tensor([replica.mean_weight for replica in replicas])
     joined.register_buffer("mean_weight", mean_weight, persistent=False)

@@ -92,7 +92,7 @@ class Reduction:
 
 
 @lru_cache(maxsize=1024)
-def _parse(text: str) -> Parsed:
+def parse(text: str) -> Parsed:
     """Take the reductions out of an expression and check the rest.
 
     Raises:
@@ -147,7 +147,7 @@ class _TakeOut(ast.NodeTransformer):
             usage = f"{name}({'condition' if name in _CONDITIONS else 'expression'}[, condition on elements"
             usage += "[, value for no elements]])" if most == 3 else "])"
             raise ExpressionError(f"{shown}: expected {usage}")
-        parts = [_parse(ast.unparse(argument)) for argument in node.args]
+        parts = [parse(ast.unparse(argument)) for argument in node.args]
         selected, fallback = parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 2 else None
         by_number = len(node.args) > 1 and _is_number(node.args[1])
         return Reduction(name, written, parts[0], selected, fallback, by_number)
@@ -162,7 +162,7 @@ def branches(text: str) -> tuple[str, ...]:
     >>> branches("sum(jet_pt, jet_pt > cut) / p_gev")
     ('p_gev', 'jet_pt', 'cut')
     """
-    return tuple(dict.fromkeys(_parse(text).all_names()))
+    return tuple(dict.fromkeys(parse(text).all_names()))
 
 
 def outside(text: str) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def outside(text: str) -> tuple[str, ...]:
     >>> outside("sum(jet_pt, jet_pt > cut) / p_gev")
     ('p_gev',)
     """
-    return _parse(text).names
+    return parse(text).names
 
 
 def evaluate(text: str, table: Branches, n: int) -> NDArray[Any]:
@@ -195,7 +195,7 @@ def evaluate(text: str, table: Branches, n: int) -> NDArray[Any]:
     >>> evaluate("count(jet_pt > 20) + max(jet_pt, True, -1)", {"jet_pt": jets}, 2)
     array([31., -1.])
     """
-    return _evaluate(_parse(text), table, n)
+    return _evaluate(parse(text), table, n)
 
 
 def evaluate_entries(text: str, table: Branches, counts: NDArray[np.int64], collection: str) -> NDArray[Any]:
@@ -218,7 +218,7 @@ def evaluate_entries(text: str, table: Branches, counts: NDArray[np.int64], coll
     >>> evaluate_entries("e_pt / max(e_pt) + met", table, np.array([2, 0]), "e")
     array([6.        , 5.33333333])
     """
-    for name in _parse(text).names:
+    for name in parse(text).names:
         array = table.get(name)
         if array is None or array.ndim == 1:
             continue
@@ -226,7 +226,7 @@ def evaluate_entries(text: str, table: Branches, counts: NDArray[np.int64], coll
             msg = f"expression '{text}': branch '{name}' holds a list of numbers for each event, but none of collection"
             raise BranchError(f"{msg} '{collection}'; reduce it, as in sum({name}) or count({name} > 0)")
         _require_equal(f"expression '{text}'", {f"{collection}_*": counts, name: _lengths(array)})
-    return _elements(_parse(text), table, counts, len(counts))
+    return _elements(parse(text), table, counts, len(counts))
 
 
 def condition(text: str, table: Branches, n: int) -> NDArray[np.bool_]:

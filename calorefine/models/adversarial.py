@@ -4,16 +4,15 @@ Each batch updates the critics; every `n_critic`-th batch updates the generator 
 an exponential moving average of the trained one.  Rates fall linearly to one percent over the run: the game between
 them oscillates with an amplitude that grows with the rate.
 
-A recipe has one critic, of all features in network units, unless it names others (`critics`): each has its own view of
-the event, such as a sum of features, and its own weight.  Auxiliary terms (`auxiliaries`) are what the generator
-minimizes beside; they may have networks of their own, which are updated with the critics.
+A recipe has one critic, of all features in network units, unless others are configured or named by a subclass
+(`critics`): each has its own view of the event, such as a sum of features, and its own weight.  Auxiliary terms
+(`auxiliaries`) are what the generator minimizes beside; they may have networks of their own, which are updated with the
+critics.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -23,57 +22,16 @@ from torch.optim import Adam
 
 from calorefine import losses
 from calorefine.data.batches import Batch
+from calorefine.data.module import Prepared
 from calorefine.errors import ConfigError
-from calorefine.models.base import TrainedModel
+from calorefine.events import Events
+from calorefine.io.provenance import plain
+from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced
+from calorefine.models.base import TrainedModel, records
+from calorefine.models.critics import ALL_FEATURES, Critic, CriticOptions
+from calorefine.models.quantities import Quantities
 from calorefine.models.updates import Average, Update, averaged, check_decay
-from calorefine.nets import MLP, Activation, LatentSkip, Noise
-
-
-@dataclass(frozen=True)
-class Critic:
-    """One of the critics, which sees reference and generated events apart.
-
-    Args:
-        network: maps (..., B, v + c) view and context to (..., B, k).  Unless it is `eventwise` it is also given the
-            shares (..., B) of the events in the sum of weights, 1 / B each for weights that are equal: a statistic of
-            the batch is a sum over the axis -2 with these.
-        view: what it sees (..., B, v) of events (..., B, d) in network units.  It is computed before the network and
-            the penalty, which acts on the gradient with respect to it; `physical` gives physical units.
-        weight: factor of its distance in what the generator minimizes.
-        eventwise: whether its output for an event depends on nothing but the event: then reference and generated events
-            share a pass, which is faster.
-    """
-
-    network: nn.Module
-    view: Callable[[Tensor], Tensor] = nn.Identity()  # noqa: RUF009 (has no state)
-    weight: float = 1.0
-    eventwise: bool = False
-
-    def __call__(self, *samples: tuple[Tensor, Tensor], share: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Outputs (..., B, k) for samples of (view, context), whose events have these shares."""
-        inputs = [torch.cat(sample, dim=-1) for sample in samples]
-        if not self.eventwise:
-            return tuple(self.network(sample, share) for sample in inputs)
-        outputs: Tensor = self.network(torch.cat(inputs, dim=-2))
-        return outputs.chunk(len(inputs), dim=-2)
-
-
-@dataclass(frozen=True)
-class Auxiliary:
-    """A term that the generator minimizes beside the critics' distances.
-
-    Args:
-        term: from a batch, generated events (..., B, d) at its contexts and the mean weight to the term (...).
-        weight: its factor.
-        network: what it has of its own, if anything.
-        loss: from a batch and generated events to what that network minimizes (...); with signed weights it needs a
-            lower bound.
-    """
-
-    term: Callable[[Batch, Tensor, float | Tensor], Tensor]
-    weight: float = 1.0
-    network: nn.Module | None = None
-    loss: Callable[[Batch, Tensor], Tensor] | None = None
+from calorefine.nets import Activation, LatentSkip, Noise
 
 
 class AdversarialModel(TrainedModel, recipe=False):
@@ -83,7 +41,10 @@ class AdversarialModel(TrainedModel, recipe=False):
         latent_size: number of standard normal numbers that make one event.
         generator_hidden: widths of the generator's hidden layers.
         critic_hidden: widths of the critic's hidden layers.
-        act: activation of both.
+        act: activation of both; that of `swish` is trained, layer by layer.
+        critics: what each critic sees, and its weight; one of all features if left out.
+        attributes: properties of the event that networks tell from its features, of generated as of reference events.
+        enforce: means and widths that generated events are to have as the training sample has them.
         learning_rate: initial rate of both, for Adam.
         betas: moments of Adam.
         n_critic: critic updates for each generator update.
@@ -98,6 +59,7 @@ class AdversarialModel(TrainedModel, recipe=False):
     """
 
     critic_outputs: ClassVar[int]
+    moments: Tensor
     leading_axis = True
 
     def __init__(
@@ -107,6 +69,9 @@ class AdversarialModel(TrainedModel, recipe=False):
         generator_hidden: list[int] = [64, 64, 64],  # noqa: B006 (never changed; shown by --print_config)
         critic_hidden: list[int] = [128, 128, 128],  # noqa: B006 (never changed; shown by --print_config)
         act: Activation = "leaky_relu",
+        critics: list[CriticOptions] = [ALL_FEATURES],  # noqa: B006 (never changed; shown by --print_config)
+        attributes: list[Attribute] = [],  # noqa: B006
+        enforce: list[Enforced] = [],  # noqa: B006
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.0, 0.9),
         n_critic: int = 3,
@@ -121,25 +86,61 @@ class AdversarialModel(TrainedModel, recipe=False):
             raise ConfigError(f"n_critic: {n_critic} found, expected at least 1")
         if penalty_stride < 1:
             raise ConfigError(f"penalty_stride: {penalty_stride} found, expected at least 1")
+        if not critics:
+            raise ConfigError("critics: none given, expected at least one")
         check_decay(average_decay)
+        self.critic_options, self.attributes = records(CriticOptions, critics), records(Attribute, attributes)
+        self.enforced = records(Enforced, enforce)
+        described = {"critics": self.critic_options, "attributes": self.attributes, "enforce": self.enforced}
+        self.hparams.update({name: plain(options) for name, options in described.items()})
         self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
         self.learning_rate, self.betas = learning_rate, betas
         self.n_critic, self.average_decay = n_critic, average_decay
         self.penalty_weight, self.penalty_norm, self.penalty_stride = penalty_weight, penalty_norm, penalty_stride
 
+    def prepare(self, prepared: Prepared) -> None:
+        """Find the quantities of the options in the data, and build the networks."""
+        options = {text: "critics" for critic in self.critic_options for text in critic.quantities}
+        options |= {attribute.expression: "attributes" for attribute in self.attributes}
+        options |= {enforced.expression: "enforce" for enforced in self.enforced}
+        self.quantities = Quantities(options, prepared.columns)
+        if options:
+            self.register_buffer("moments", torch.tensor([[0.0, 1.0]] * len(options), dtype=torch.float64))
+        super().prepare(prepared)
+
+    def take_events(self, train: Events) -> None:
+        """Take the means and widths of the quantities."""
+        if self.quantities.options:
+            self.moments.copy_(self.quantities.moments(train))
+
     def build(self, n_features: int, n_context: int) -> None:
-        """Create generator, critic, and the averaged generator."""
+        """Create generator, critics, networks of attributes, and the averaged generator."""
         self.generator = LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
-        self.critic = MLP(n_features + n_context, self.critic_outputs, hidden=self.critic_hidden, act=self.act)
+        sizes, hidden = (n_features, n_context, self.critic_outputs), self.critic_hidden
+        self.critic, *others = (each.network(*sizes, hidden=hidden, act=self.act) for each in self.critic_options)
+        self.other_critics = nn.ModuleList(others)
+        self.regressions = nn.ModuleList(each.network(n_features, hidden, self.act) for each in self.attributes)
         self.average = averaged(self.generator)
 
     def critics(self) -> list[Critic]:
         """Critics, each of networks that `build` creates."""
-        return [Critic(self.critic, eventwise=True)]
+        networks = (self.critic, *self.other_critics)
+        return [
+            Critic(network, options.view(self.standardized), options.weight, eventwise=not options.similarities)
+            for network, options in zip(networks, self.critic_options, strict=True)
+        ]
 
     def auxiliaries(self) -> list[Auxiliary]:
         """Auxiliary terms, of networks that `build` creates."""
-        return []
+        pairs = zip(self.attributes, self.regressions, strict=True)
+        return [self._attribute(*pair) for pair in pairs] + [self._enforced(enforced) for enforced in self.enforced]
+
+    def standardized(self, texts: list[str], x: Tensor, context: Tensor) -> Tensor:
+        """Quantities (..., B, k) of events and context in network units, less their mean, in standard deviations."""
+        places = [list(self.quantities.options).index(text) for text in texts]
+        mean, width = self.moments[..., None, places, :].unbind(-1)
+        values = self.quantities.values(texts, self.physical(x), self.physical_context(context))
+        return ((values - mean) / width).to(x.dtype)
 
     @abstractmethod
     def data_term(
@@ -190,22 +191,22 @@ class AdversarialModel(TrainedModel, recipe=False):
 
     def critic_loss(self, batch: Batch, noise: Noise) -> Tensor:
         """What the critics and the networks of auxiliary terms minimize."""
-        generated, terms = self._generated(batch, noise).detach(), []
+        generated = self._generated(batch, noise).detach()
+        terms = [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
         for critic in self.critics():
             distance = self._distance(critic, batch, generated, self.mean_weight, full=False)
             some = slice(None, None, self.penalty_stride if critic.eventwise else 1)
-            ends = (critic.view(x)[..., some, :] for x in (batch.x, generated))
+            ends = (critic.view(x, batch.context)[..., some, :] for x in (batch.x, generated))
             points = losses.interpolate(*ends, noise=noise)
             equal = None if critic.eventwise else torch.full_like(batch.weight, 1 / batch.weight.shape[-1])
             (values,) = critic((points, batch.context[..., some, :]), share=equal)
             terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
-        terms += [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
         return torch.stack(terms).sum(0)
 
     def _generator_terms(self, batch: Batch, noise: Noise, mean_weight: float | Tensor, *, full: bool) -> Tensor:
         generated = self._generated(batch, noise)
         terms = [c.weight * self._distance(c, batch, generated, mean_weight, full=full) for c in self.critics()]
-        terms += [other.weight * other.term(batch, generated, mean_weight) for other in self.auxiliaries()]
+        terms += [other.weight * other.term(batch, generated, mean_weight, full=full) for other in self.auxiliaries()]
         return torch.stack(terms).sum(0)
 
     def _distance(
@@ -215,7 +216,7 @@ class AdversarialModel(TrainedModel, recipe=False):
 
         Its values of reference events don't depend on the generator, and need no gradient where that is trained.
         """
-        samples = [(critic.view(x), batch.context) for x in (batch.x, generated)]
+        samples = [(critic.view(x, batch.context), batch.context) for x in (batch.x, generated)]
         share = None if critic.eventwise else losses.shares(batch.weight, mean_weight)
         if generated.requires_grad:
             with torch.no_grad():
@@ -224,6 +225,31 @@ class AdversarialModel(TrainedModel, recipe=False):
         else:
             reference, judged = critic(*samples, share=share)
         return self.data_term(reference, judged, batch.weight, mean_weight, full=full)
+
+    def _attribute(self, attribute: Attribute, network: nn.Module) -> Auxiliary:
+        def error(batch: Batch, x: Tensor, mean_weight: float | Tensor) -> Tensor:
+            value = self.standardized([attribute.expression], x, batch.context)[..., 0]
+            return attribute.error(network(x)[..., 0], value, weight=batch.weight, mean_weight=mean_weight)
+
+        def term(batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool) -> Tensor:
+            del full  # the same form on a batch and on the full sample
+            return error(batch, generated, mean_weight)
+
+        def loss(batch: Batch, generated: Tensor) -> Tensor:
+            del generated
+            return error(batch, batch.x, self.mean_weight)
+
+        return Auxiliary(term, attribute.weight, network, loss)
+
+    def _enforced(self, enforced: Enforced) -> Auxiliary:
+        def term(batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool) -> Tensor:
+            z = self.standardized([enforced.expression], generated, batch.context)[..., 0]
+            values, weight = enforced.centered(z), batch.weight
+            if not full:
+                values, weight = map(self.ranks.gathered, (values, weight))
+            return losses.squared_mean(values, weight=weight, mean_weight=mean_weight, unbiased=not full)
+
+        return Auxiliary(term, enforced.weight)
 
     def _generated(self, batch: Batch, noise: Noise) -> Tensor:
         """Events (..., B, d) of the current generator at the batch's contexts."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pytorch_lightning.strategies import ParallelStrategy
@@ -28,6 +28,7 @@ CHECKPOINT_FORMAT = 1
 EPOCHS_KEY = "calorefine_max_epochs"
 LOWEST_KEY = "calorefine_lowest_validation"
 SIGNIFICANT = 5.0  # standard errors by which a checkpoint has to be worse than another to be left for it
+_R = TypeVar("_R")
 _RECIPES: dict[str, dict[str, type[GenerativeModel]]] = {}  # by name, and by file and class
 
 
@@ -75,7 +76,8 @@ class GenerativeModel(UpdatedModule, ABC):
     def leading_axis(self) -> bool:
         """Whether replicas of it can train side by side, on a leading axis of all its arrays and parameters.
 
-        Then its parameters are those of linear layers, and its losses take (..., B, d) to (...), one for each replica.
+        Then its parameters are those of `nn.Linear` and `Swish`, its own buffers may have that axis, and its losses
+        take (..., B, d) to (...), one for each replica.
         """
         return False
 
@@ -181,6 +183,10 @@ class GenerativeModel(UpdatedModule, ABC):
         """Events (..., d) in physical units, from network units; with a gradient, but for integers."""
         return self.features.inverse(x)
 
+    def physical_context(self, context: torch.Tensor) -> torch.Tensor:
+        """Encoded context (..., c) in physical units, from network units."""
+        return self.context.inverse(context)
+
     @torch.no_grad()
     def distance(self, events: Batch) -> torch.Tensor:
         """Energy distance of held-out events and events generated at their contexts, event by event.
@@ -280,6 +286,11 @@ class Likelihood(ABC):
     @abstractmethod
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
+
+
+def records(kind: type[_R], values: Iterable[_R | Mapping[str, Any]]) -> list[_R]:
+    """Records of an option, which are plain containers where they come from a checkpoint."""
+    return [value if isinstance(value, kind) else kind(**value) for value in values]  # type: ignore[arg-type]
 
 
 def recipe_named(name: str, models: Iterable[type[GenerativeModel]], *, where: str | Path) -> type[GenerativeModel]:

@@ -1,4 +1,7 @@
-"""`calorefine compare`: generators, trained on the same data or loaded, against one reference: a table and a page."""
+"""`calorefine compare`: generators, trained on the same data or loaded, against one reference: a table and a page.
+
+With `leave_out` also what enforced statistics are worth (`compare_enforced`).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ from calorefine.simulator_map import load_simulator
 from calorefine.text import first_three, number, with_error
 from calorefine.twosample.binned import corrected_smallest
 from calorefine.twosample.distances import N_REPLICATES
+from calorefine.twosample.pair import read_samples
 from calorefine.twosample.results import Validation
+from calorefine.verbs.compare_enforced import ABOUT_DRIFTS, Drifts, Plan, drifts, plans, require_enforced, table_of
 from calorefine.verbs.sample import sample_file
 from calorefine.verbs.validate import validate_files
 
@@ -102,22 +107,28 @@ class ModelComparison:
     output: Path
     floor: str
     rows: list[Row]
+    enforced: list[Drifts] = field(default_factory=list)
 
     @property
-    def table(self) -> Table:
-        """The table of the page."""
-        return Table.of("Generators", self.rows, CELLS)
+    def tables(self) -> list[Table]:
+        """The tables of the page."""
+        generators = Table.of("Generators", self.rows, CELLS)
+        return [generators, table_of(self.enforced)] if self.enforced else [generators]
 
     def markdown(self) -> str:
-        """Return the table as Markdown."""
-        lines = [list(CELLS), ["---"] * len(CELLS), *self.table.rows]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+        """Return the tables as Markdown."""
+        return "\n".join(map(_markdown, self.tables))
 
     def __str__(self) -> str:
         """Table for the terminal."""
         stem = self.output.stem
         beside = f"{self.output}: the page; the table in {stem}.md and .json, all files in {stem}/"
         return f"{self.markdown()}\n{self.floor}\n{beside}"
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 @recorded("compare")
@@ -128,6 +139,7 @@ def compare_models(
     output: str,
     tree: str = "events",
     training: str | None = None,
+    leave_out: bool = False,
     repetitions: int = 10,
     seed: int = 1,
     overwrite: bool = False,
@@ -143,6 +155,8 @@ def compare_models(
         output: the page to write, an .html file.
         tree: name of the tree, if the reference doesn't name it.
         training: ROOT file of the training events, to look for memorized ones.
+        leave_out: train each configuration that enforces statistics once more without each of them, and tell how far
+            they drift from the reference.
         repetitions: how often the classifier is trained for each.
         seed: of training and sampling.
         overwrite: replace existing outputs.
@@ -160,13 +174,14 @@ def compare_models(
         raise ConfigError("models: none given, expected a configuration or a checkpoint of each")
     for name, candidate in models.items():
         _check(name, candidate)
+    models, planned = _with_left_out(models) if leave_out else (models, {})
     weights = [] if reference.weight == "none" else branches(reference.weight)
     conditions: dict[str, Any] = {"conditions": reference.files, "tree": reference.source.tree, "seed": seed}
     conditions["pass_through"] = list(dict.fromkeys(name.partition("[")[0] for name in weights))
     judged: dict[str, Any] = {"reference": reference, "training": training, "repetitions": repetitions}
     folder = target.with_suffix("")
     folder.mkdir(exist_ok=True)
-    rows, validations = [], {}
+    rows, enforced, validations = [], [], {}
     with ExitStack() as stack:
         page, markdown, numbers = (
             stack.enter_context(replacing(target.with_suffix(end), overwrite=overwrite))
@@ -179,11 +194,16 @@ def compare_models(
             sample = replace(reference, files=generated)
             validations[name] = validate_files(generated=sample, output=validated, overwrite=True, **judged)
             rows.append(_row(name, load_simulator(checkpoint), validations[name], seconds, reference.source))
-        result = ModelComparison(target, _floor(validations), rows)
+            if name in planned:
+                pair = read_samples(sample, reference, columns=None)
+                enforced.append(drifts(name, planned[name], pair, rows[-1].n_eff))
+        result = ModelComparison(target, _floor(validations), rows, enforced)
         title = f"Generators against {first_three([path.name for path in reference.source.paths])}"
         write_page(page, title, sections=_sections(result, validations), lead=result.floor, overwrite=True)
         markdown.write_text(result.markdown(), encoding="utf-8")
-        write_json(numbers, {"generators": [asdict(row) for row in rows], "provenance": made_by()})
+        told = {"generators": [asdict(row) for row in rows]}
+        told |= {"enforced": [asdict(row) for row in enforced]} if leave_out else {}
+        write_json(numbers, told | {"provenance": made_by()})
     return result
 
 
@@ -193,6 +213,23 @@ def _check(name: str, candidate: Candidate) -> None:
     path = Path(candidate.config or candidate.checkpoint or "")
     if not path.is_file():
         raise FileError(f"models: '{name}': there is no file '{path}'")
+
+
+def _with_left_out(models: Mapping[str, Candidate]) -> tuple[dict[str, Candidate], dict[str, Plan]]:
+    """These generators and those without one of their statistics; the plans of those that enforce something.
+
+    Raises:
+        ConfigError: none enforces anything.
+    """
+    candidates: dict[str, Candidate] = {}
+    planned: dict[str, Plan] = {}
+    for name, candidate in models.items():
+        own = plans(name, candidate.config, candidate.options)
+        candidates[name] = candidate
+        candidates |= {k: replace(candidate, options=[*candidate.options, *v.options]) for k, v in own.items()}
+        planned |= own
+    require_enforced(planned)
+    return candidates, planned
 
 
 def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[str, float | None]:
@@ -280,7 +317,8 @@ def _explained(n_features: int) -> list[str]:
 def _sections(result: ModelComparison, validations: Mapping[str, Validation]) -> list[Section]:
     """The table, and the distributions of each generator."""
     explained = _explained(len(next(iter(validations.values())).distances))
-    sections = [Section("Comparison", explained, tables=[result.table])]
+    explained += [ABOUT_DRIFTS] if result.enforced else []
+    sections = [Section("Comparison", explained, tables=result.tables)]
     for name, one in validations.items():
         caption = f"{name} against the reference"
         picture = Picture(one.pictures[0].read_bytes(), f"distributions of {name}", caption, wide=True)

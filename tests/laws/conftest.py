@@ -20,11 +20,13 @@ from calorefine.models.distillation import Taught
 
 sys.path.append(str(Path(__file__).parent))
 
-from gan_recipes import BatchWGAN, SumWGAN
+from gan_recipes import OPTIONS, BatchWGAN, SumWGAN
 from my_generators import VAE
 
-RECIPES = MODELS | {recipe.__name__: recipe for recipe in (VAE, BatchWGAN, SumWGAN)}
-TRAINED = sorted(name for name in RECIPES if issubclass(RECIPES[name], TrainedModel))
+RECIPES = MODELS | {recipe.__name__: recipe for recipe in (VAE, BatchWGAN, SumWGAN)} | OPTIONS
+CLASSES = {name: getattr(recipe, "func", recipe) for name, recipe in RECIPES.items()}
+TRAINED = sorted(name for name, recipe in CLASSES.items() if issubclass(recipe, TrainedModel))
+OF_BATCHES = {"BatchWGAN", "SimilarWGAN"}
 N, D = 240, 3
 COLUMNS = Columns(features={"a": Column(), "b": Column(), "d": Column()}, context={"p": Column(), "q": Column()})
 
@@ -49,7 +51,7 @@ def make_untrained(name, seed=5, *, kind="quantile", dtype=torch.float64):
     rng = np.random.default_rng(seed)
     x, context = rng.normal(size=(N, D)), rng.random((N, 2))
     x[:, 2] = np.round(2 * x[:, 2]) if kind == "integer" else x[:, 2]
-    weight = weights(RECIPES[name], rng)
+    weight = weights(CLASSES[name], rng)
     prepared = Prepared(
         columns=COLUMNS,
         features=ColumnTransforms().fit_columns(
@@ -103,7 +105,7 @@ def trained(request):
     return make_untrained(request.param)
 
 
-@pytest.fixture(params=[name for name in TRAINED if name != "BatchWGAN"])
+@pytest.fixture(params=[name for name in TRAINED if name not in OF_BATCHES])
 def unbiased(request):
     """Every recipe whose minibatches estimate the full sample: those without statistics of a batch."""
     return make_untrained(request.param)

@@ -1,14 +1,33 @@
-"""GANs with other critics than one of all features: what subclasses can do."""
+"""GANs with other critics than one of all features: what options and subclasses can do."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import nn
 
-from calorefine import WGAN
-from calorefine.models.adversarial import Auxiliary, Critic
+from calorefine import WGAN, CramerGAN
+from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced
+from calorefine.models.critics import Critic, CriticOptions
 from calorefine.nets import MLP
 from calorefine.stats import batch_mean
+
+OPTIONS = {
+    "QuantityWGAN": partial(WGAN, critics=[CriticOptions(weight=0.5), CriticOptions("a * p + exp(b)", hidden=[16])]),
+    "SwishWGAN": partial(WGAN, act="swish"),
+    "AttributeWGAN": partial(WGAN, attributes=[Attribute("q + a * p", weight=0.5)]),
+    "EnforcedWGAN": partial(WGAN, enforce=[Enforced(mean="a * b"), Enforced(width="d", weight=2.0)]),
+    "SimilarWGAN": partial(WGAN, critics=[CriticOptions(also=["a + b"], similarities=3, hidden=[16])]),
+    "CramerGANWithAll": partial(
+        CramerGAN,
+        act="swish",
+        critics=[CriticOptions(), CriticOptions("a + d", also=["q"], weight=0.2, hidden=[16])],
+        attributes=[Attribute("p", hidden=[16])],
+        enforce=[Enforced(width="a + d")],
+    ),
+}
+"""Recipes of the package with their options switched on."""
 
 
 class BatchCritic(nn.Module):
@@ -43,7 +62,8 @@ class SumWGAN(WGAN):
         self.sum_critic = MLP(1 + n_context, 1, hidden=[16])
         self.regression = MLP(n_features, n_context, hidden=[16])
 
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
+    def sum(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        del context
         return self.physical(x)[..., :2].sum(-1, keepdim=True)
 
     def critics(self) -> list[Critic]:
@@ -57,7 +77,8 @@ class SumWGAN(WGAN):
         del generated
         return (self.regression(batch.x) - batch.context).square().mean((-2, -1))
 
-    def told(self, batch, generated, mean_weight):
+    def told(self, batch, generated, mean_weight, *, full):
         """Error, between 0 and 1, of the contexts told from generated events."""
+        del full
         error = torch.tanh((self.regression(generated) - batch.context).square().mean(-1))
         return batch_mean(error, batch.weight, mean_weight)

@@ -100,11 +100,11 @@ def test_scaling_all_weights_changes_nothing(trained, sample):
 
 
 def test_weights_matter(trained, sample):
-    """The laws above would hold for an objective that ignores weights."""
+    """The laws above, which hold to 1e-5, would hold for an objective that ignores weights."""
     rows = torch.arange(N)
     other = Batch(sample.x, sample.context, torch.ones(N, dtype=torch.float64))
     first, second = (loss_and_gradient(trained, batch, rows) for batch in (sample, other))
-    assert (first - second).abs().max() > 1e-2 * first.abs().max()
+    assert (first - second).abs().max() > 1e-3 * first.abs().max()
 
 
 def conditions(n):
@@ -267,9 +267,9 @@ def test_the_generator_minimizes_what_all_critics_and_auxiliary_terms_tell(untra
     model = untrained("SumWGAN")
     x, context, weight = sample = sample_of(model)
     generated = model.generator(torch.cat([Noise(1).normal(N, model.latent_size), context], dim=1))
-    parts = [0.1 * model.told(sample, generated, 1.0)]
-    for network, view, factor in ((model.critic, lambda x: x, 1.0), (model.sum_critic, model.sum, 0.5)):
-        values = [network(torch.cat([view(events), context], dim=1))[:, 0] for events in (x, generated)]
+    parts = [0.1 * model.told(sample, generated, 1.0, full=False)]
+    for network, view, factor in ((model.critic, lambda x, _: x, 1.0), (model.sum_critic, model.sum, 0.5)):
+        values = [network(torch.cat([view(events, context), context], dim=1))[:, 0] for events in (x, generated)]
         parts.append(factor * (weight * (values[0] - values[1])).mean())
     torch.testing.assert_close(model.estimate(sample, Noise(1), 1.0), sum(parts))
     first, second = (list(update.parameters) for update in model.updates())
