@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calorefine.data.module import EventDataModule
     from calorefine.events import Column, Columns, Events
-    from calorefine.models import WGAN, CramerGAN, Flow, FlowMatching, Library
+    from calorefine.models import VAE, WGAN, CramerGAN, Flow, FlowMatching, Library
     from calorefine.simulator import Simulator
 
 __all__ = [
+    "VAE",
     "WGAN",
     "Column",
     "Columns",
@@ -29,7 +30,7 @@ __all__ = [
 _HOMES = {
     "EventDataModule": "data.module",
     **dict.fromkeys(["Column", "Columns", "Events"], "events"),
-    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "FlowMatching", "Library"], "models"),
+    **dict.fromkeys(["VAE", "WGAN", "CramerGAN", "Flow", "FlowMatching", "Library"], "models"),
     "Simulator": "simulator",
 }
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calorefine.data.batches import Batch, ShuffledBatches
 from calorefine.data.module import EventDataModule
+from calorefine.data.occupancy import Parts
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.models.base import EPOCHS_KEY, GenerativeModel
 from calorefine.models.updates import step_seed
@@ -56,6 +57,11 @@ class Together(GenerativeModel, recipe=False):
     def physical(self, x: torch.Tensor) -> torch.Tensor:
         """Each replica's events, by its own preprocessing."""
         return torch.stack([replica.physical(events) for replica, events in zip(self.replicas, x, strict=True)])
+
+    def parts(self, x: torch.Tensor) -> Parts:
+        """Each replica's events, with atoms set apart by its own preprocessing."""
+        replicas = [replica.parts(events) for replica, events in zip(self.replicas, x, strict=True)]
+        return Parts(*map(torch.stack, zip(*replicas, strict=True)))
 
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Each replica's batch, spread by its own preprocessing."""

@@ -5,10 +5,11 @@ from calorefine.models.cramer_gan import CramerGAN
 from calorefine.models.flow import Flow
 from calorefine.models.flow_matching import FlowMatching
 from calorefine.models.library import Library
+from calorefine.models.vae import VAE
 from calorefine.models.wgan import WGAN
 
 MODELS: dict[str, type[GenerativeModel]] = {
-    model.__name__: model for model in (WGAN, CramerGAN, Flow, FlowMatching, Library)
+    model.__name__: model for model in (WGAN, CramerGAN, Flow, FlowMatching, VAE, Library)
 }
 
-__all__ = ["MODELS", "WGAN", "CramerGAN", "Flow", "FlowMatching", "GenerativeModel", "Library"]
+__all__ = ["MODELS", "VAE", "WGAN", "CramerGAN", "Flow", "FlowMatching", "GenerativeModel", "Library"]

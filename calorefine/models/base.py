@@ -16,6 +16,7 @@ from torch import nn
 from calorefine import losses, stats
 from calorefine.data.batches import Batch
 from calorefine.data.module import VALIDATION_EVENTS, EventDataModule, Prepared
+from calorefine.data.occupancy import Parts
 from calorefine.data.preprocessing import Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, nearest
@@ -181,6 +182,10 @@ class GenerativeModel(UpdatedModule, ABC):
         """Events (..., d) in physical units, from network units; with a gradient, but for integers."""
         return self.features.inverse(x)
 
+    def parts(self, x: torch.Tensor) -> Parts:
+        """Values of events (..., d) in network units, with atoms set apart; without a gradient."""
+        return self.features.parts(x)
+
     @torch.no_grad()
     def distance(self, events: Batch) -> torch.Tensor:
         """Energy distance of held-out events and events generated at their contexts, event by event.
@@ -280,6 +285,21 @@ class Likelihood(ABC):
     @abstractmethod
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
+
+
+class Encoding(ABC):
+    """What a generator that encodes events, and decodes codes of a prior, has beside."""
+
+    @abstractmethod
+    def latent_terms(self, events: Batch) -> torch.Tensor:
+        """How far the codes of events are from the prior that is sampled from, event by event.
+
+        Args:
+            events: reference events in physical units, weights of any sign.
+
+        Returns:
+            (n,) contributions of the events to an energy distance, which is their mean and has no bias.
+        """
 
 
 def recipe_named(name: str, models: Iterable[type[GenerativeModel]], *, where: str | Path) -> type[GenerativeModel]:
