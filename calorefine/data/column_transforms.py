@@ -252,12 +252,15 @@ class ColumnTransforms(Preprocessing):
 
     def joined(self, y: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Network values (n, d) of such values and masks."""
-        return self.whiten(Occupancy(*self.mask_ends.to(y.dtype)).joined(y, masked))
+        return self._solved(Occupancy(*self.mask_ends.to(y.dtype)).joined(y, masked))
 
     def with_discrete(self, u: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Network values u (n, d), with the discrete columns of another event (n, d)."""
-        z = torch.where(self.discrete, self.unwhiten(other), self.unwhiten(u))
-        mixing = self.mixing  # same bits after save and load, which `unmixing` doesn't have
+        return self._solved(torch.where(self.discrete, self.unwhiten(other), self.unwhiten(u)))
+
+    def _solved(self, z: torch.Tensor) -> torch.Tensor:
+        """Whiten z (n, d) by `mixing`, which has the same bits after save and load: `unmixing` doesn't."""
+        mixing = self.mixing.to(z.dtype)
         return self._whitened(z, lambda s: torch.linalg.solve(mixing[:-1], s - mixing[-1], left=False))
 
     def intervals(self, x: torch.Tensor) -> torch.Tensor:

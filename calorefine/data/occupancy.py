@@ -7,9 +7,9 @@ gap: their levels :math:`\Phi(z)` without those of the atom, stretched to 0 to 1
 .. math:: y = \Phi^{-1}\!\left(\frac{\Phi(z)}{1 - \Phi(b) + \Phi(a)}\right) \text{ below}, \qquad
           y = -\Phi^{-1}\!\left(\frac{\Phi(-z)}{1 - \Phi(b) + \Phi(a)}\right) \text{ above the atom},
 
-which is standard normal where z is.  Each y belongs to a z outside of the interval, so that an exact zero has the
-probability of its mask and no other.  In a column without atoms y is z; atoms beside the largest one, and integers, are
-intervals of y as they are of z.
+which is standard normal where z is, up to the spacing of knots, at which atoms end.  Each y belongs to a z outside of
+the interval, so that an exact zero has the probability of its mask and no other.  In a column without atoms y is z;
+atoms beside the largest one, and integers, are intervals of y as they are of z.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Occupancy(NamedTuple):
     @property
     def rest(self) -> torch.Tensor:
         """Share (d,) of the normal law outside of the atom."""
-        return (torch.special.ndtr(self.low) + torch.special.ndtr(-self.high)).clamp_min(LEAST_SHARE)
+        share: torch.Tensor = torch.special.ndtr(self.low) + torch.special.ndtr(-self.high)
+        return share.clamp_min(LEAST_SHARE)
 
     def parts(self, z: torch.Tensor) -> Parts:
         """Set the atoms of z (n, d) apart."""
@@ -89,5 +90,5 @@ class Occupancy(NamedTuple):
 def _stretched(z: torch.Tensor, factor: torch.Tensor, *, above: torch.Tensor) -> torch.Tensor:
     """Numbers (n, d) whose normal levels are `factor` (d,) times those of z, counted from the other end `above`."""
     side = torch.where(above, -1.0, 1.0).double()
-    stretched = side * torch.special.ndtri(torch.special.ndtr(side * z) * factor)
+    stretched: torch.Tensor = side * torch.special.ndtri(torch.special.ndtr(side * z) * factor)
     return stretched.clamp(-FARTHEST, FARTHEST).to(z.dtype)

@@ -49,6 +49,7 @@ from calorefine.nets import MLP, Activation, Noise, cosine
 from calorefine.stats import batch_mean
 
 LEAST_WIDTH = 0.01  # of a decoded value, in units where its column has width 1
+MOST_CODE = 32
 VALIDATION_CODES = 8
 Prior = Literal["normal", "flow"]
 
@@ -57,7 +58,7 @@ class VAE(TrainedModel, Encoding):
     """Conditional variational autoencoder; needs positive weights.
 
     Args:
-        n_code: dimensions of a code; as many as there are features, if left out.
+        n_code: dimensions of a code; as many as there are features, and at most `MOST_CODE`, if left out.
         hidden: widths of the hidden layers of encoder and decoder, and of the couplings' networks.
         act: activation of the layers.
         prior: of the codes: "normal", or "flow", learned for what the encoder makes, which needs two dimensions.
@@ -96,7 +97,7 @@ class VAE(TrainedModel, Encoding):
 
     def build(self, n_features: int, n_context: int) -> None:
         """Create the networks and their moving average; noise makes the code, the values and the masks."""
-        size = self.n_code or n_features
+        size = self.n_code or min(n_features, MOST_CODE)
         if self.prior == "flow" and size < 2:
             raise ConfigError(f"n_code: {size} found with prior 'flow', expected at least 2")
         self.latent_size = size + n_features + int(self.features.maskable.sum())

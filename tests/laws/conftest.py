@@ -15,13 +15,22 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
+from calorefine.models.vae import VAE
 
 sys.path.append(str(Path(__file__).parent))
 
 from gan_recipes import BatchWGAN, SumWGAN
-from my_generators import VAE
+from my_generators import TinyVAE
 
-RECIPES = MODELS | {recipe.__name__: recipe for recipe in (VAE, BatchWGAN, SumWGAN)}
+
+class FlowVAE(VAE):
+    """A VAE whose prior is learned."""
+
+    def __init__(self):
+        super().__init__(prior="flow")
+
+
+RECIPES = MODELS | {recipe.__name__: recipe for recipe in (TinyVAE, FlowVAE, BatchWGAN, SumWGAN)}
 TRAINED = sorted(name for name in RECIPES if issubclass(RECIPES[name], TrainedModel))
 N, D = 240, 3
 COLUMNS = Columns(features={"a": Column(), "b": Column(), "d": Column()}, context={"p": Column(), "q": Column()})
