@@ -156,6 +156,7 @@ def variants(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "wgan": ("weighted_wgan", []),
         "cramer": ("weighted_cramer_gan", []),
         "flow": ("conditional_flow", []),
+        "vae": ("vae", []),
         "library": ("library", []),
         "library_20": ("library", ["--model.init_args.neighbors", "20"]),
         "wgan_unweighted": ("weighted_wgan", ["--data.weights", "none"]),

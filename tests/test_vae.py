@@ -181,7 +181,8 @@ def test_codes_are_those_of_a_learned_prior(sample, tmp_path):
     assert normal.error > 0
 
 
-def test_validate_tells_the_latent_distance(trained, sample, tmp_path):
+def test_validate_tells_the_latent_distance(trained, tmp_path):
+    sample = write(tmp_path / "reference.root", table(600, 77))
     generated, output = tmp_path / "generated.root", tmp_path / "validation.json"
     sampled = ["--checkpoint", str(trained), "--conditions", str(sample), "--output", str(generated)]
     calorefine(["sample", *sampled, "--pass-through", "run,event"])
@@ -192,8 +193,9 @@ def test_validate_tells_the_latent_distance(trained, sample, tmp_path):
     assert abs(written["value"]) < 0.2
     assert 0 < written["error"] < 0.05
     assert "latent space: energy distance of reference codes from the prior " in str(found)
-    with pytest.raises(CheckpointError, match=r"last.ckpt: found \w+, expected that of .*generated.root.*best.ckpt"):
-        calorefine(["validate", *files, "--checkpoint", str(trained.with_name("last.ckpt")), "--overwrite", "true"])
+    Simulator.load(trained).save(tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"other.ckpt: found \w+, expected that of .*generated.root.*best.ckpt"):
+        calorefine(["validate", *files, "--checkpoint", str(tmp_path / "other.ckpt"), "--overwrite", "true"])
 
 
 def test_a_model_without_codes(sample, tmp_path):
