@@ -194,7 +194,7 @@ def test_validate_tells_the_latent_distance(trained, tmp_path):
     assert 0 < written["error"] < 0.05
     assert "latent space: energy distance of reference codes from the prior " in str(found)
     Simulator.load(trained).save(tmp_path / "other.ckpt")
-    with pytest.raises(CheckpointError, match=r"other.ckpt: found \w+, expected that of .*generated.root.*best.ckpt"):
+    with pytest.raises(CheckpointError, match=r"other.ckpt \(\w+\) found, expected best.ckpt \(\w+\), with which .*"):
         calorefine(["validate", *files, "--checkpoint", str(tmp_path / "other.ckpt"), "--overwrite", "true"])
 
 

@@ -128,10 +128,14 @@ def _latent_distance(checkpoint: Path, files: tuple[WeightedFiles, WeightedFiles
         CheckpointError: the generated events are not of this checkpoint.
         ConfigError: its model encodes no events, or has other columns.
     """
-    simulator, generated = Simulator.load(checkpoint), files[0]
-    if (made_with := generated.provenance.get("checkpoint_sha256", "")) != digest(checkpoint):
-        told = f"generated with {generated.provenance.get('checkpoint')}, {made_with[:12]}" if made_with else "unknown"
-        msg = f"checkpoint {checkpoint}: found {digest(checkpoint)[:12]}, expected that of {generated.source} ({told})"
+    simulator, told = Simulator.load(checkpoint), files[0].provenance
+    if (made_with := told.get("checkpoint_sha256") or "") != digest(checkpoint):
+        wanted = (
+            f"{told['checkpoint']} ({made_with[:12]}), with which" if made_with else "none: it isn't told with which"
+        )
+        msg = (
+            f"checkpoint: {checkpoint} ({digest(checkpoint)[:12]}) found, expected {wanted} {files[0].source} was made"
+        )
         raise CheckpointError(msg)
     given = {**columns.feature_columns, **columns.context_columns}
     known = simulator.columns
