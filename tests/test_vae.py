@@ -67,6 +67,10 @@ def trained(request, sample, tmp_path_factory):
 
 
 def test_zeros_have_their_probability_at_each_context(trained):
+    """Seed 70.  Over 4 seeds of the training, with either prior, the share of zeros at c = 0.9 was off by -0.041(3).
+
+    At c = 0.1 it was 0.016(2), at 0.5 -0.004(4): the limit 0.08 is 13 spreads away.
+    """
     simulator = Simulator.load(trained)
     for c in (0.1, 0.5, 0.9):
         made = simulator.sample({"c": np.full(10_000, c)}, seed=1)["y"]
@@ -173,7 +177,12 @@ def latent_distance(checkpoint):
 
 
 def test_codes_are_those_of_a_learned_prior(sample, tmp_path):
-    """Closer than to a normal one, with a divergence weight that is small for most of the run and leaves codes free."""
+    """Closer than to a normal one, with a divergence weight that is small for most of the run and leaves codes free.
+
+    Over 5 and 4 seeds of the training the distances were 0.012(6), the smallest 0.0047, and 0.0005(5), the largest
+    0.0011: by the spreads of their logarithms a pair is in the wrong order with a chance of 1 %.  With this seed they are
+    0.017 and 0.0007.
+    """
     runs = {prior: fit(sample, tmp_path, "--model.prior", prior, "--model.annealing", "1") for prior in PRIORS}
     normal, flow = (latent_distance(runs[prior].run_dir / "checkpoints" / "last.ckpt") for prior in PRIORS)
     assert flow.value < normal.value
