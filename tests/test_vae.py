@@ -180,8 +180,8 @@ def test_codes_are_those_of_a_learned_prior(sample, tmp_path):
     """Closer than to a normal one, with a divergence weight that is small for most of the run and leaves codes free.
 
     Over 5 and 4 seeds of the training the distances were 0.012(6), the smallest 0.0047, and 0.0005(5), the largest
-    0.0011: by the spreads of their logarithms a pair is in the wrong order with a chance of 1 %.  With this seed they are
-    0.017 and 0.0007.
+    0.0011: by the spreads of their logarithms a pair is in the wrong order with a chance of 1 %.  With this seed they
+    are 0.017 and 0.0007.
     """
     runs = {prior: fit(sample, tmp_path, "--model.prior", prior, "--model.annealing", "1") for prior in PRIORS}
     normal, flow = (latent_distance(runs[prior].run_dir / "checkpoints" / "last.ckpt") for prior in PRIORS)
