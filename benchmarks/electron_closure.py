@@ -173,6 +173,7 @@ def variants(weighted: Path) -> dict[str, tuple[str, list[str]]]:
         "teacher": ("conditional_flow", ["--model.init_args.kind", "autoregressive"]),
         "student": ("student", []),
         "flow_matching_one_step": ("student", []),
+        "vae": ("vae", []),
         "library": ("library", []),
         "library_20": ("library", ["--model.init_args.neighbors", "20"]),
         "wgan_unweighted": ("weighted_wgan", ["--data.weights", "none"]),

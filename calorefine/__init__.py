@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calorefine.data.module import EventDataModule
     from calorefine.events import Column, Columns, Events
-    from calorefine.models import WGAN, CramerGAN, Flow, FlowMatching, FlowStudent, Library, Student
+    from calorefine.models import VAE, WGAN, CramerGAN, Flow, FlowMatching, FlowStudent, Library, Student
     from calorefine.simulator import Simulator
     from calorefine.simulator_map import SimulatorMap, load_simulator
 
 __all__ = [
+    "VAE",
     "WGAN",
     "Column",
     "Columns",
@@ -34,7 +35,9 @@ __all__ = [
 _HOMES = {
     "EventDataModule": "data.module",
     **dict.fromkeys(["Column", "Columns", "Events"], "events"),
-    **dict.fromkeys(["WGAN", "CramerGAN", "Flow", "FlowMatching", "FlowStudent", "Library", "Student"], "models"),
+    **dict.fromkeys(
+        ["VAE", "WGAN", "CramerGAN", "Flow", "FlowMatching", "FlowStudent", "Library", "Student"], "models"
+    ),
     "Simulator": "simulator",
     **dict.fromkeys(["SimulatorMap", "load_simulator"], "simulator_map"),
 }

@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from calorefine import keys
+from calorefine import keys, stats
+from calorefine.data.batches import Batch
 from calorefine.data.support import Support
 from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, ValueRangeError, nearest
-from calorefine.events import Columns
+from calorefine.events import Columns, Events
 from calorefine.io.provenance import digest, made_by
 from calorefine.io.saved import read_saved
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
-from calorefine.models.base import CHECKPOINT_KEY, GenerativeModel, Likelihood
+from calorefine.models.base import CHECKPOINT_KEY, Encoding, GenerativeModel, Likelihood
 from calorefine.models.checkpoint import rebuilt
+from calorefine.twosample.estimates import Linearized
+from calorefine.twosample.results import LatentDistance
 
 BLOCK, BLOCK_VALUES = 8192, 2**22
 COMBINATION = "in combination"  # beside the names of the context's columns, which are no two words
@@ -237,6 +240,29 @@ class Simulator(AnySimulator):
             rows = slice(first, first + BLOCK)
             out[rows] = model.log_prob(torch.from_numpy(x[rows]), torch.from_numpy(encoded[rows])).numpy()
         return out
+
+    @torch.inference_mode()
+    def latent_distance(self, events: Events) -> LatentDistance:
+        """Energy distance of the codes of reference events from the prior, for a model that encodes events.
+
+        Of more than 8192 events the first ones are compared.  The error is twice that of the mean of the events' terms,
+        as for all means over pairs; terms of equal event keys are summed before they are squared.
+
+        Args:
+            events: as `columns` has them, weights of any sign.
+
+        Raises:
+            ConfigError: the model has no codes.
+        """
+        if not isinstance(self.model, Encoding):
+            able = [name for name, model in MODELS.items() if issubclass(model, Encoding)]
+            raise ConfigError(f"a {self.spec['model']} encodes no events, expected one of {', '.join(able)}")
+        arrays = (np.asarray(part, np.float32) for part in (events.x, events.context, events.weight))
+        terms = self.model.latent_terms(Batch(*map(torch.from_numpy, arrays))).numpy().astype(np.float64)
+        value = float(terms.mean())
+        mean = Linearized(value, 2 * (terms - value) / len(terms))
+        group = keys.group(events.event_key[: len(terms)])
+        return LatentDistance(value, float(np.sqrt(stats.sum_w2(mean.grouped(group, 0)))))
 
     def in_domain(self, encoded: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell for which rows of encoded context (n, c) there are training events, as `inside` does."""

@@ -15,7 +15,8 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.datasets import ImpureToy
 from calorefine.errors import ConfigError, ValueRangeError, WeightError
 from calorefine.fit.command import lightning
-from calorefine.models.flow import Flow, coupling_masks
+from calorefine.models.couplings import coupling_masks
+from calorefine.models.flow import Flow
 from calorefine.verbs.log_prob import log_prob_file
 
 KEY = ["run", "event"]

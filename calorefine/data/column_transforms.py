@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from calorefine import stats
 from calorefine.data.knots import NO_MAPS, Z_MAX, Bounds, Maps, Transform, fit_maps
+from calorefine.data.occupancy import Occupancy, Parts
 from calorefine.data.piecewise import NormalWithin, Piecewise, UniformWithin
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.ddp import Ranks
@@ -70,6 +71,7 @@ class ColumnTransforms(Preprocessing):
     scales: torch.Tensor
     unmixing: torch.Tensor
     atom_ends: torch.Tensor
+    mask_ends: torch.Tensor
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Store the map as buffers, which go to the checkpoint with the network.
@@ -94,6 +96,7 @@ class ColumnTransforms(Preprocessing):
         self.spread_within = NormalWithin if "normal_spread" in state else UniformWithin
         atoms = torch.where(self.integer[:, None], 0.0, self.maps.atoms())
         self.register_buffer("atom_ends", atoms, persistent=False)
+        self.register_buffer("mask_ends", torch.stack(Occupancy.of(atoms)), persistent=False)
         self.is_bounded, self.is_integer = bool(self.bounds.isfinite().any()), bool(self.integer.any())
         return self
 
@@ -238,10 +241,26 @@ class ColumnTransforms(Preprocessing):
         scalars: torch.Tensor = torch.linalg.slogdet(self.unmixing.double())[1]
         return scalars - self.scales[1].double().log().sum() if self.has_arrays else scalars
 
+    @property
+    def maskable(self) -> torch.Tensor:
+        """Whether each column (d,) has an atom; not those of integers."""
+        return Occupancy(*self.mask_ends).maskable
+
+    def parts(self, u: torch.Tensor) -> Parts:
+        """Values of the columns before whitening, on a normal scale without their largest atoms; see `occupancy`."""
+        return Occupancy(*self.mask_ends.to(u.dtype)).parts(self.unwhiten(u))
+
+    def joined(self, y: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Network values (n, d) of such values and masks."""
+        return self._solved(Occupancy(*self.mask_ends.to(y.dtype)).joined(y, masked))
+
     def with_discrete(self, u: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Network values u (n, d), with the discrete columns of another event (n, d)."""
-        z = torch.where(self.discrete, self.unwhiten(other), self.unwhiten(u))
-        mixing = self.mixing  # same bits after save and load, which `unmixing` doesn't have
+        return self._solved(torch.where(self.discrete, self.unwhiten(other), self.unwhiten(u)))
+
+    def _solved(self, z: torch.Tensor) -> torch.Tensor:
+        """Whiten z (n, d) by `mixing`, which has the same bits after save and load: `unmixing` doesn't."""
+        mixing = self.mixing.to(z.dtype)
         return self._whitened(z, lambda s: torch.linalg.solve(mixing[:-1], s - mixing[-1], left=False))
 
     def intervals(self, x: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from calorefine.data.occupancy import Parts
 from calorefine.data.piecewise import NormalWithin, UniformWithin
 from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, nearest
@@ -100,6 +101,20 @@ class Preprocessing(nn.Module, ABC):
     def with_discrete(self, u: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Network values u (n, d), with the discrete columns of another event (n, d)."""
         return u
+
+    @property
+    def maskable(self) -> torch.Tensor:
+        """Whether each column (d,) has an atom that `parts` sets apart."""
+        return torch.zeros(self.n_columns, dtype=torch.bool)
+
+    def parts(self, u: torch.Tensor) -> Parts:
+        """Values of the columns, and which of them are at an atom, of network values (n, d)."""
+        none = torch.zeros_like(u, dtype=torch.bool)
+        return Parts(u, none, none)
+
+    def joined(self, y: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Network values (n, d) of `parts`."""
+        return y
 
     def intervals(self, x: torch.Tensor) -> torch.Tensor:
         """Lower and upper end (2, n, d), float64, of the z that are mapped to x (n, d); equal where x is continuous.

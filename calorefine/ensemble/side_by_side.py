@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calorefine.data.batches import Batch, ShuffledBatches
 from calorefine.data.module import EventDataModule
+from calorefine.data.occupancy import Parts
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.models.base import EPOCHS_KEY, GenerativeModel
 from calorefine.models.updates import step_seed
@@ -61,6 +62,11 @@ class Together(GenerativeModel, recipe=False):
         """Each replica's context, by its own map."""
         pairs = zip(self.replicas, context, strict=True)
         return torch.stack([replica.physical_context(own) for replica, own in pairs])
+
+    def parts(self, x: torch.Tensor) -> Parts:
+        """Each replica's events, with atoms set apart by its own preprocessing."""
+        replicas = [replica.parts(events) for replica, events in zip(self.replicas, x, strict=True)]
+        return Parts(*map(torch.stack, zip(*replicas, strict=True)))
 
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Each replica's batch, spread by its own preprocessing."""

@@ -6,13 +6,15 @@ from calorefine.models.distillation import FlowStudent, Student
 from calorefine.models.flow import Flow
 from calorefine.models.flow_matching import FlowMatching
 from calorefine.models.library import Library
+from calorefine.models.vae import VAE
 from calorefine.models.wgan import WGAN
 
-_ALL = (WGAN, CramerGAN, Flow, FlowMatching, Student, FlowStudent, Library)
+_ALL = (WGAN, CramerGAN, Flow, FlowMatching, VAE, Student, FlowStudent, Library)
 MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in _ALL}
 
 __all__ = [
     "MODELS",
+    "VAE",
     "WGAN",
     "CramerGAN",
     "Flow",

@@ -16,6 +16,7 @@ from torch import nn
 from calorefine import losses, stats
 from calorefine.data.batches import Batch
 from calorefine.data.module import VALIDATION_EVENTS, EventDataModule, Prepared
+from calorefine.data.occupancy import Parts
 from calorefine.data.preprocessing import Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, nearest
@@ -187,6 +188,10 @@ class GenerativeModel(UpdatedModule, ABC):
         """Encoded context (..., c) in physical units, from network units."""
         return self.context.inverse(context)
 
+    def parts(self, x: torch.Tensor) -> Parts:
+        """Values of events (..., d) in network units, with atoms set apart; without a gradient."""
+        return self.features.parts(x)
+
     @torch.no_grad()
     def distance(self, events: Batch) -> torch.Tensor:
         """Energy distance of held-out events and events generated at their contexts, event by event.
@@ -286,6 +291,21 @@ class Likelihood(ABC):
     @abstractmethod
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
+
+
+class Encoding(ABC):
+    """What a generator that encodes events, and decodes codes of a prior, has beside."""
+
+    @abstractmethod
+    def latent_terms(self, events: Batch) -> torch.Tensor:
+        """How far the codes of events are from the prior that is sampled from, event by event.
+
+        Args:
+            events: reference events in physical units, weights of any sign.
+
+        Returns:
+            (n,) contributions of the events to an energy distance, which is their mean and has no bias.
+        """
 
 
 def records(kind: type[_R], values: Iterable[_R | Mapping[str, Any]]) -> list[_R]:

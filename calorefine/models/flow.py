@@ -4,16 +4,11 @@ An invertible map :math:`z = f(u; c)` takes an event in network units u at conte
 
 .. math:: \log p(u | c) = \log \mathcal{N}(f(u; c)) + \log |\det \partial f / \partial u| .
 
-It is trained by maximum likelihood, which has no upper bound with signed weights: it takes positive ones.  Each map is
-a monotone spline inside of [-B, B] and the identity beyond (Durkan et al., arXiv:1906.04032), so that every input has a
-density.
+It is trained by maximum likelihood, which has no upper bound with signed weights: it takes positive ones.
 
-*Couplings* transform some of the features by splines whose parameters are functions of the others.  Which ones is not
-left to random permutations, which can leave a feature untouched: layer 2 b transforms the features whose number has bit
-b set, layer 2 b + 1 the others.  Two features differ in at least one bit, so that after :math:`2 \lceil \log_2 d
-\rceil` layers each has been transformed given each other one (`coupling_masks`).  *Autoregressive* layers (MADE)
-transform each feature given the context and those before it, but the first one given nothing: it takes a second layer,
-in reverse order, for each to depend on the context and on each other one.  Sampling takes d passes for each layer.
+Its layers are *couplings* (`couplings`), or *autoregressive* ones (MADE) with the same splines, which transform each
+feature given the context and those before it, but the first one given nothing: it takes a second layer, in reverse
+order, for each to depend on the context and on each other one.  Sampling takes d passes for each layer.
 
 The parameters that are validated, saved and sampled from are an exponential moving average over the training steps.
 """
@@ -27,7 +22,6 @@ import torch
 from nflows.transforms import (
     CompositeTransform,
     MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
-    PiecewiseRationalQuadraticCouplingTransform,
     ReversePermutation,
 )
 from torch import nn
@@ -36,12 +30,10 @@ from torch.optim import Adam
 from calorefine import losses
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
-from calorefine.models.density import DensityModel, standard_normal_log_prob
+from calorefine.models.couplings import N_BINS, TAIL_BOUND, couplings, flow_log_prob, splines
+from calorefine.models.density import DensityModel
 from calorefine.models.updates import Average, Update, averaged, check_decay
-from calorefine.nets import Activation, Conditioner, Noise, cosine
-
-SMALLEST_BIN = 0.01
-SMALLEST_SLOPE = 0.01
+from calorefine.nets import Activation, Noise, cosine
 
 
 class Flow(DensityModel):
@@ -70,8 +62,8 @@ class Flow(DensityModel):
         kind: Literal["coupling", "autoregressive"] = "coupling",
         n_layers: int | None = None,
         hidden: list[int] = [64, 64],  # noqa: B006 (never changed; shown by --print_config)
-        n_bins: int = 8,
-        tail_bound: float = 5.0,
+        n_bins: int = N_BINS,
+        tail_bound: float = TAIL_BOUND,
         act: Activation = "silu",
         learning_rate: float = 2e-3,
         clip_norm: float = 5.0,
@@ -89,8 +81,7 @@ class Flow(DensityModel):
     def build(self, n_features: int, n_context: int) -> None:
         """Create the layers and their moving average; the latent space has as many dimensions as there are features."""
         self.latent_size = n_features
-        make = self._coupling if self.coupled else self._autoregressive
-        self.flow = CompositeTransform(make(n_features, n_context))
+        self.flow = self._couplings(n_features, n_context) if self.coupled else self._made(n_features, n_context)
         self.average = averaged(self.flow)
 
     @property
@@ -108,18 +99,18 @@ class Flow(DensityModel):
         """The averaged flow."""
         return self.average
 
-    def _coupling(self, n_features: int, n_context: int) -> list[nn.Module]:
-        masks = coupling_masks(n_features, self.n_layers)
-        return [
-            PiecewiseRationalQuadraticCouplingTransform(
-                mask,
-                lambda n_in, n_out: Conditioner(n_in + n_context, n_out, hidden=self.hidden, act=self.act),
-                **self._spline(),
-            )
-            for mask in masks
-        ]
+    def _couplings(self, n_features: int, n_context: int) -> Any:
+        return couplings(
+            n_features,
+            n_context,
+            n_layers=self.n_layers,
+            hidden=self.hidden,
+            act=self.act,
+            n_bins=self.n_bins,
+            tail_bound=self.tail_bound,
+        )
 
-    def _autoregressive(self, n_features: int, n_context: int) -> list[nn.Module]:
+    def _made(self, n_features: int, n_context: int) -> Any:
         least = min(n_features, 2)
         n_layers = 2 if self.n_layers is None else self.n_layers
         if n_layers < least:
@@ -132,14 +123,10 @@ class Flow(DensityModel):
                 self.hidden[0],
                 context_features=n_context or None,
                 num_blocks=len(self.hidden),
-                **self._spline(),
+                **splines(self.n_bins, self.tail_bound),
             )
             layers += [layer, ReversePermutation(n_features)]
-        return layers
-
-    def _spline(self) -> dict[str, Any]:
-        smallest = {"min_bin_width": SMALLEST_BIN, "min_bin_height": SMALLEST_BIN, "min_derivative": SMALLEST_SLOPE}
-        return {"num_bins": self.n_bins, "tails": "linear", "tail_bound": self.tail_bound, **smallest}
+        return CompositeTransform(layers)
 
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map noise to events with the averaged flow."""
@@ -161,10 +148,7 @@ class Flow(DensityModel):
             context: conditions.
             trained: use the parameters as trained instead of their moving average.
         """
-        flow: Any = self.flow if trained else self.average  # nflows has no types
-        z, log_det = flow(u.flatten(0, -2), context.flatten(0, -2))
-        log_prob: torch.Tensor = standard_normal_log_prob(z) + log_det
-        return log_prob.reshape(u.shape[:-1])
+        return flow_log_prob(self.flow if trained else self.average, u, context)
 
     def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Weighted negative log likelihood of a minibatch, which needs no noise."""
@@ -177,25 +161,3 @@ class Flow(DensityModel):
         average = Average(self.flow, self.average, self.average_decay)
         parameters = list(self.flow.parameters())
         return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
-
-
-def coupling_masks(n_features: int, n_layers: int | None = None) -> list[torch.Tensor]:
-    """Which features (d,) each layer transforms, so that each is transformed given each other one.
-
-    Args:
-        n_features: d, at least 2.
-        n_layers: how many layers; they repeat the pattern.  As many as one pattern has if left out.
-
-    Raises:
-        ConfigError: too few layers for that.
-
-    >>> [mask.tolist() for mask in coupling_masks(3)]
-    [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
-    """
-    bits = (n_features - 1).bit_length()
-    number = torch.arange(n_features, device="cpu")
-    pattern = [(number >> bit & 1) ^ flip for bit in range(bits) for flip in (0, 1)]
-    if n_layers is not None and n_layers < len(pattern):
-        msg = f"n_layers: {n_layers} couplings found, expected at least {len(pattern)} for {n_features} features"
-        raise ConfigError(msg + ", so that each is transformed given each other one")
-    return [pattern[layer % len(pattern)] for layer in range(n_layers or len(pattern))]

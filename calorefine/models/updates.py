@@ -80,12 +80,14 @@ class UpdatedModule(pl.LightningModule):
 
     features: Preprocessing
     noise_seed: torch.Tensor
+    progress: float
+    """Part of the run that is over, a function of epoch and batch, for losses that change with it; 1 outside of one."""
 
     def __init__(self) -> None:
         """Draw the seed of the steps' noise from the global generator."""
         super().__init__()
         self.automatic_optimization = False
-        self.ranks = Ranks()
+        self.ranks, self.progress = Ranks(), 1.0
         self.register_buffer("noise_seed", torch.tensor(torch.initial_seed() % 2**31))
 
     def updates(self) -> list[Update]:
@@ -115,6 +117,7 @@ class UpdatedModule(pl.LightningModule):
         if total == float("inf"):
             msg = "trainer.max_epochs: no limit found, expected a number of epochs for the rates to fall over"
             raise ConfigError(msg)
+        self._n_batches = total
         optimizers = [update.optimizer(update.parameters) for update in self._updates]
         falls = [(update.schedule, total / update.every) for update in self._updates]
         rates = [lambda step, fall=fall, steps=steps: fall(step / steps) for fall, steps in falls]
@@ -129,6 +132,7 @@ class UpdatedModule(pl.LightningModule):
         noise = self.step_noise(self.current_epoch, batch_idx)
         batch = self.dequantized(batch, noise)
         count = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
+        self.progress = (count - 1) / self._n_batches
         logged = batch_idx % self.trainer.log_every_n_steps < max(update.every for update in self._updates)  # type: ignore[attr-defined]  # set by Lightning
         for update, optimizer, scheduler in zip(self._updates, optimizers, schedulers, strict=True):
             if count % update.every:

@@ -76,6 +76,19 @@ class Memorization:
 
 
 @dataclass(frozen=True)
+class LatentDistance:
+    """Energy distance of the codes of reference events and the prior that a model samples from, at equal contexts.
+
+    Attributes:
+        value: 0 on average where they are the same, and below by accident; in units where the prior has width 1.
+        error: standard error.
+    """
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Validation:
     """What the JSON file says.
 
@@ -96,6 +109,7 @@ class Validation:
         training_n_eff: effective events of the generator's training sample, by the generated file's provenance; the
             errors of moments and efficiencies hold its statistics.  None if the file doesn't tell, and they don't.
         memorization: None without a training file.
+        latent_distance: None without a checkpoint.
     """
 
     output: Path
@@ -113,6 +127,7 @@ class Validation:
     deviations: dict[str, Deviation]
     training_n_eff: float | None
     memorization: Memorization | None
+    latent_distance: LatentDistance | None
 
     def worst(self, quantity: Quantity) -> WorstPull | None:
         """Largest pull of this quantity; None if there is none."""
@@ -141,7 +156,11 @@ class Validation:
         """Tables for the terminal."""
         pictures = ", ".join(path.name for path in self.pictures)
         parts = [_sample_lines(self), _classifier_lines(self.classifier), _distance_lines(self), _bin_lines(self)]
-        parts += [_deviation_lines(self.deviations), _memory_lines(self.memorization)]
+        parts += [
+            _deviation_lines(self.deviations),
+            _memory_lines(self.memorization),
+            _latent_lines(self.latent_distance),
+        ]
         text = "\n\n".join("\n".join(part) for part in parts if part)
         return f"{text}\n\n{self.output}: all numbers; pictures: {pictures}"
 
@@ -208,3 +227,9 @@ def _memory_lines(memory: Memorization | None) -> list[str]:
     shares = f"{100 * memory.zero_generated:.2f} % copied (reference {100 * memory.zero_reference:.2f} %)"
     distance = f"median distance {ratio} of the reference's, KS p {memory.ks.p_value:.3f}"
     return [f"nearest training event: {distance}, {shares}"]
+
+
+def _latent_lines(latent: LatentDistance | None) -> list[str]:
+    if latent is None:
+        return []
+    return [f"latent space: energy distance of reference codes from the prior {with_error(latent.value, latent.error)}"]

@@ -33,7 +33,7 @@ from calorefine.twosample.comparison import compared
 from calorefine.twosample.distances import Points, compare_columns, nearest_distances, sliced_wasserstein, standardized
 from calorefine.twosample.estimates import median_estimate
 from calorefine.twosample.pair import Samples
-from calorefine.twosample.results import Memorization, SampleNumbers, Validation
+from calorefine.twosample.results import LatentDistance, Memorization, SampleNumbers, Validation
 
 MOST_NEIGHBORS = 20_000  # events of each sample whose nearest training event is looked up
 COPY_ROUNDING = 1e-4  # of a copied feature, in half-widths: float32 passes through a transform and back
@@ -46,6 +46,7 @@ def validation(
     *,
     outputs: tuple[Path, list[Path]],
     training_n_eff: float | None,
+    latent_distance: LatentDistance | None,
     repetitions: int,
     seed: int,
 ) -> Validation:
@@ -57,6 +58,7 @@ def validation(
         numbers: of the generated and the reference sample.
         outputs: names of the JSON file and the pictures, for the record.
         training_n_eff: effective number of events of the generator's training sample, if known.
+        latent_distance: of the generator's codes of the reference, if known.
         repetitions: how often the classifier is trained on another half of the events.
         seed: of splits, multipliers and directions.
     """
@@ -85,6 +87,7 @@ def validation(
         deviations=_deviations(efficiencies),
         training_n_eff=training_n_eff,
         memorization=None if training is None else _memorization(samples, training, seed),
+        latent_distance=latent_distance,
     )
 
 

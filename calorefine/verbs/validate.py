@@ -3,7 +3,8 @@
 Each number answers "do they differ?" with its error, its p-value or its floor, for weights of any sign on either side:
 a classifier (`classifier`), distances by column and sliced (`distances`), means, widths and efficiencies in bins of the
 context (`binned`), and the distance to the nearest training event, which is too small if a generator has learned
-its training sample by heart.
+its training sample by heart.  For a model that encodes events, given by its checkpoint, the distance of the codes of
+the reference from the prior that it samples from.
 
 Events of both samples that have the same key, or are rows of files made one from the other by `calorefine sample`,
 share their conditions.  All errors and p-values take that into account, those of the pictures included.  A warning
@@ -19,22 +20,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from calorefine.errors import ConfigError
-from calorefine.events import Columns, Events
-from calorefine.io.provenance import made_by, recorded, write_json
+from calorefine.errors import CheckpointError, ConfigError
+from calorefine.events import Columns, Events, adapted_columns, unknown_columns
+from calorefine.io.provenance import digest, made_by, recorded, write_json
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.writer import check_outputs, replacing
 from calorefine.pages.style import save_picture
 from calorefine.pages.validation import efficiency_figure, overlay_figure, widths_figure
+from calorefine.simulator import Simulator
 from calorefine.twosample.context_check import warn_of_contexts
 from calorefine.twosample.overlay import overlay
 from calorefine.twosample.pair import Samples, read_samples, read_training, warn_of_columns
-from calorefine.twosample.results import SampleNumbers, Validation
+from calorefine.twosample.results import LatentDistance, SampleNumbers, Validation
 from calorefine.twosample.validation import validation
 
 
@@ -47,6 +50,7 @@ def validate_files(
     columns: Columns | None = None,
     tree: str = "events",
     training: str | None = None,
+    checkpoint: str | None = None,
     repetitions: int = 10,
     seed: int = 0,
     overwrite: bool = False,
@@ -65,6 +69,8 @@ def validate_files(
         tree: name of the tree in samples that don't name theirs.
         training: ROOT file that the generator was trained on, to look for memorized events; its tree is named as the
             reference's.
+        checkpoint: that the generated events are of, if it is one of a model that encodes events (a VAE): how far the
+            codes of the reference are from the prior that was sampled from.
         repetitions: how often the classifier is trained on another half of the events.
         seed: of splits, multipliers and directions.
         overwrite: replace existing outputs.
@@ -91,6 +97,7 @@ def validate_files(
             (_numbers(files[0], samples.generated), _numbers(files[1], samples.reference)),
             outputs=(paths[0], paths[1:]),
             training_n_eff=_n_eff(files[0].provenance),
+            latent_distance=_latent_distance(Path(checkpoint), files, samples.columns) if checkpoint else None,
             repetitions=repetitions,
             seed=seed,
         )
@@ -112,6 +119,30 @@ def _samples(files: tuple[WeightedFiles, WeightedFiles], columns: Columns | None
     warn_of_contexts(samples, (files[0].weight, files[1].weight))
     warn_of_columns(samples, f"{files[0].source} and {files[1].source}")
     return samples
+
+
+def _latent_distance(checkpoint: Path, files: tuple[WeightedFiles, WeightedFiles], columns: Columns) -> LatentDistance:
+    """Encode the reference.
+
+    Raises:
+        CheckpointError: the generated events are not of this checkpoint.
+        ConfigError: its model encodes no events, or has other columns.
+    """
+    simulator, told = Simulator.load(checkpoint), files[0].provenance
+    if (made_with := told.get("checkpoint_sha256") or "") != digest(checkpoint):
+        wanted = (
+            f"{told['checkpoint']} ({made_with[:12]}), with which" if made_with else "none: it isn't told with which"
+        )
+        msg = (
+            f"checkpoint: {checkpoint} ({digest(checkpoint)[:12]}) found, expected {wanted} {files[0].source} was made"
+        )
+        raise CheckpointError(msg)
+    given = {**columns.feature_columns, **columns.context_columns}
+    known = simulator.columns
+    unknown_columns(given, [*known.features, *known.context], option="columns")
+    adapted = replace(adapted_columns(known, given, option="columns"), cut=columns.cut)
+    request = files[1].request(adapted, adapted.expressions("features", "context"))
+    return simulator.latent_distance(files[1].rows(request).events(adapted))
 
 
 def _pictures(output: Path, features: list[str]) -> list[Path]:

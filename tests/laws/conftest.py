@@ -17,13 +17,22 @@ from calorefine.data.module import Prepared
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
 from calorefine.models.distillation import Taught
+from calorefine.models.vae import VAE
 
 sys.path.append(str(Path(__file__).parent))
 
 from gan_recipes import OPTIONS, BatchWGAN, SumWGAN
-from my_generators import VAE
+from my_generators import TinyVAE
 
-RECIPES = MODELS | {recipe.__name__: recipe for recipe in (VAE, BatchWGAN, SumWGAN)} | OPTIONS
+
+class FlowVAE(VAE):
+    """A VAE whose prior is learned."""
+
+    def __init__(self):
+        super().__init__(prior="flow")
+
+
+RECIPES = MODELS | {recipe.__name__: recipe for recipe in (TinyVAE, FlowVAE, BatchWGAN, SumWGAN)} | OPTIONS
 CLASSES = {name: getattr(recipe, "func", recipe) for name, recipe in RECIPES.items()}
 TRAINED = sorted(name for name, recipe in CLASSES.items() if issubclass(recipe, TrainedModel))
 OF_BATCHES = {"BatchWGAN", "SimilarWGAN"}
@@ -62,7 +71,7 @@ def make_untrained(name, seed=5, *, kind="quantile", dtype=torch.float64):
         mean_weight=float(weight.mean()),
         provenance={"digest": "none", "n_train": N},
     )
-    taught = issubclass(RECIPES[name], Taught)
+    taught = issubclass(CLASSES[name], Taught)
     made = RECIPES[name](**({"teacher": "teacher.ckpt"} if taught else {}))
     made.prepare(prepared)
     if taught:

@@ -9,7 +9,7 @@ from calorefine.nets import MLP, cosine
 from calorefine.stats import batch_mean
 
 
-class VAE(TrainedModel):
+class TinyVAE(TrainedModel):
     """Conditional variational autoencoder (Kingma and Welling, arXiv:1312.6114).
 
     Args:

@@ -33,8 +33,8 @@ def message(**options):
 found = {"before": message(), "modules": [name for name in sys.modules if "my_generators" in name]}
 import my_generators
 simulator = Simulator.load(sys.argv[1])
-again = Simulator.load(sys.argv[1], models=[my_generators.VAE])
-found["type"] = [type(each.model) is my_generators.VAE for each in (simulator, again)]
+again = Simulator.load(sys.argv[1], models=[my_generators.TinyVAE])
+found["type"] = [type(each.model) is my_generators.TinyVAE for each in (simulator, again)]
 c = np.linspace(0.05, 0.95, 1000)
 events, others = (each.sample({"c": c}, seed=1) for each in (simulator, again))
 simulator.save("slim.ckpt")
@@ -43,7 +43,7 @@ found["same"] = [bool((events["x"] == other["x"]).all()) for other in (others, s
 found["x"] = events["x"].tolist()
 import other_generators
 found["clash"] = message()
-found["named"] = message(models=[my_generators.VAE])
+found["named"] = message(models=[my_generators.TinyVAE])
 print(json.dumps(found))
 """
 
@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
     content = {
         "seed_everything": 4,
         "data": {"files": "toy.root", "tree": "events", "columns": columns, "batch_size": 256},
-        "model": {"class_path": "my_generators.VAE", "init_args": {"hidden": [32, 32]}},
+        "model": {"class_path": "my_generators.TinyVAE", "init_args": {"hidden": [32, 32]}},
         "trainer": {"accelerator": "cpu", "max_epochs": 20, "enable_progress_bar": False},
     }
     (folder / "vae.yaml").write_text(yaml.safe_dump(content))
@@ -84,16 +84,18 @@ def loaded(trained):
 
 def test_the_command_line_trains_it(trained):
     checkpoint = torch.load(trained / "runs" / "vae" / "000" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["calorefine"]["model"] == "VAE"
+    assert checkpoint["calorefine"]["model"] == "TinyVAE"
     assert checkpoint["calorefine"]["init_args"] == {"n_code": 4, "hidden": [32, 32], "learning_rate": 2e-3}
-    assert "VAE, 2,828 trainable parameters" in (trained / "runs" / "vae" / "000" / "summary.txt").read_text()
+    assert "TinyVAE, 2,828 trainable parameters" in (trained / "runs" / "vae" / "000" / "summary.txt").read_text()
 
 
 def test_a_checkpoint_makes_no_import_happen(loaded):
     """Although the file can be imported from the working directory."""
     assert loaded["modules"] == []
-    assert "last.ckpt: holds a 'VAE', which is none of CramerGAN, Flow, Library, WGAN" in loaded["before"]
-    assert "expected its file to be imported before (--modules FILE), or models=[VAE] to be given" in loaded["before"]
+    assert "last.ckpt: holds a 'TinyVAE', which is none of CramerGAN, " in loaded["before"]
+    assert (
+        "expected its file to be imported before (--modules FILE), or models=[TinyVAE] to be given" in loaded["before"]
+    )
 
 
 def test_it_is_loaded_and_sampled(loaded):
@@ -122,8 +124,8 @@ def test_verbs_import_what_the_user_names(trained):
 
 
 def test_two_recipes_of_the_same_name_are_told(loaded):
-    assert "my_generators.py: VAE" in loaded["clash"]
-    assert "other_generators.py: VAE" in loaded["clash"]
+    assert "my_generators.py: TinyVAE" in loaded["clash"]
+    assert "other_generators.py: TinyVAE" in loaded["clash"]
     assert loaded["named"] is None
 
 
