@@ -36,7 +36,12 @@ def in_root(monkeypatch):
 
 @pytest.mark.parametrize("config", TRAININGS, ids=lambda path: path.stem)
 def test_shipped_configuration_trains_and_samples(config, tmp_path):
-    run = lightning(["fit", "-c", str(config), "--runs", str(tmp_path), *SHORT]).run_dir
+    def trained(config, *options):
+        return lightning(["fit", "-c", str(config), "--runs", str(tmp_path), *SHORT, *options]).run_dir
+
+    taught = config.stem == "student"
+    teacher = trained(config.with_stem("flow_matching")) / "checkpoints" / "best.ckpt" if taught else None
+    run = trained(config, *(["--model.init_args.teacher", str(teacher)] if taught else []))
     simulator = Simulator.load(run / "checkpoints" / "best.ckpt")
     events = simulator.sample({"p_gev": [2.0, 9.0], "x_in_cell_mm": [3.0, 20.0], "n_pv": [10, 30]}, seed=1)
     assert set(events) == {*simulator.columns.features, "in_domain"}

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 import uproot
 
 from calorefine import Simulator
 from calorefine.cli import calorefine
+from calorefine.errors import CheckpointError
 
 BEFORE = Path(__file__).parent / "data" / "written_by_0.1"
 RTOL = 1e-5
@@ -130,6 +132,10 @@ def is_exact(result, name):
 @pytest.mark.parametrize("result", RESULTS)
 def test_results_are_those_of_version_0_1(result, tmp_path):
     expected = inputs(f"results/{result}:")
+    if result == "factors/trees" and tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9):
+        with pytest.raises(CheckpointError, match="boosted trees can't be rebuilt, by another version perhaps"):
+            RESULTS[result](tmp_path)  # trees are for the scikit-learn that wrote them, and later ones
+        return
     found = RESULTS[result](tmp_path)
     if result == "factors/network":  # replicas of 0.1 were shrunk: they are refused with a sentence
         del expected["weight_replica"]

@@ -1,4 +1,7 @@
-"""One recipe per file.  `MODELS` is the registry that checkpoints and tests go by: a new recipe is one line here."""
+"""One recipe per file.
+
+`MODELS` is the registry that tests go by: a new recipe is one line here.  Students, which need a teacher, are beside.
+"""
 
 from calorefine.models.base import GenerativeModel
 from calorefine.models.cramer_gan import CramerGAN
@@ -9,7 +12,7 @@ from calorefine.models.library import Library
 from calorefine.models.vae import VAE
 from calorefine.models.wgan import WGAN
 
-_ALL = (WGAN, CramerGAN, Flow, FlowMatching, VAE, Student, FlowStudent, Library)
+_ALL = (WGAN, CramerGAN, Flow, FlowMatching, VAE, Library)
 MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in _ALL}
 
 __all__ = [

@@ -84,11 +84,11 @@ class Taught(TrainedModel, recipe=False):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume with another teacher, too."""
-        super().on_load_checkpoint(checkpoint)
         if self.spec is not None and self.trainer.training and TEACHER in self.spec:
             then, now = (one[TEACHER]["checkpoint_sha256"] for one in (checkpoint[CHECKPOINT_KEY], self.spec))
             if then != now:
                 raise CheckpointError(f"the checkpoint had a teacher with SHA-256 {then[:12]}, this has {now[:12]}")
+        super().on_load_checkpoint(checkpoint)
 
     @torch.no_grad()
     def taught(self, context: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
 from calorefine.models import MODELS
 from calorefine.models.base import TrainedModel
-from calorefine.models.distillation import Taught
+from calorefine.models.distillation import FlowStudent, Student, Taught
 from calorefine.models.vae import VAE
 
 sys.path.append(str(Path(__file__).parent))
@@ -32,7 +32,11 @@ class FlowVAE(VAE):
         super().__init__(prior="flow")
 
 
-RECIPES = MODELS | {recipe.__name__: recipe for recipe in (TinyVAE, FlowVAE, BatchWGAN, SumWGAN)} | OPTIONS
+RECIPES = (
+    MODELS
+    | {recipe.__name__: recipe for recipe in (TinyVAE, FlowVAE, BatchWGAN, SumWGAN, Student, FlowStudent)}
+    | OPTIONS
+)
 CLASSES = {name: getattr(recipe, "func", recipe) for name, recipe in RECIPES.items()}
 TRAINED = sorted(name for name, recipe in CLASSES.items() if issubclass(recipe, TrainedModel))
 OF_BATCHES = {"BatchWGAN", "SimilarWGAN"}

@@ -12,7 +12,6 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
 from calorefine.data.support import Support
 from calorefine.models import MODELS
-from calorefine.models.distillation import Taught
 
 BY = ["charge", "abs(eta)"]
 EDGES = [0.0, 0.8, 1.5, 2.5]
@@ -54,8 +53,7 @@ def simulator(recipe, *, seed=0, eta=(0.0, 0.8), columns=COLUMNS, replica=0, **o
         provenance=provenance,
         support=Support.fit(context, weight, key, columns),
     )
-    taught = issubclass(MODELS[recipe], Taught)  # it samples without its teacher
-    model = MODELS[recipe](**({"teacher": "teacher.ckpt"} if taught else {}))
+    model = MODELS[recipe]()
     model.prepare(prepared)
     model.take_events(Events(x, context, weight, key, key))
     return Simulator(model, model.spec)
