@@ -79,7 +79,7 @@ def make_untrained(name, seed=5, *, kind="quantile", dtype=torch.float64):
     made = RECIPES[name](**({"teacher": "teacher.ckpt"} if taught else {}))
     made.prepare(prepared)
     if taught:
-        teacher = RECIPES["Flow"](kind="autoregressive")
+        teacher = RECIPES["Flow"](hidden=[8], n_bins=3)
         teacher.prepare(copy.deepcopy(prepared))
         made.learn_from(teacher.to(dtype), {"checkpoint": "teacher.ckpt", "checkpoint_sha256": "none"})
     key = keys.make_keys([np.arange(N)])
