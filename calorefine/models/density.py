@@ -10,12 +10,13 @@ import torch
 
 from calorefine.data.piecewise import NormalWithin, UniformWithin
 from calorefine.errors import ConfigError
-from calorefine.models.base import Likelihood, TrainedModel
+from calorefine.models.averaged import AveragedModel
+from calorefine.models.base import Likelihood
 
 MOST_DISCRETE = 10  # features of an event over which a lattice can integrate
 
 
-class DensityModel(TrainedModel, Likelihood, recipe=False):
+class DensityModel(AveragedModel, Likelihood, recipe=False):
     """A generator that knows how probable an event is in network units."""
 
     lattice_points: ClassVar[int] = 256

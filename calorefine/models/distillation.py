@@ -17,30 +17,29 @@ a teacher of its own, that of the same replica, or their spread would lack the t
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Adam
 
 from calorefine.data.batches import Batch
 from calorefine.data.module import EventDataModule
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.io.provenance import digest
-from calorefine.models.base import CHECKPOINT_KEY, GenerativeModel, TrainedModel
+from calorefine.models.averaged import AveragedModel
+from calorefine.models.base import CHECKPOINT_KEY, GenerativeModel
 from calorefine.models.checkpoint import loaded
 from calorefine.models.flow import Flow
-from calorefine.models.updates import Average, Update, averaged, check_decay
-from calorefine.nets import Activation, Noise, ResidualMLP, cosine
+from calorefine.models.updates import averaged, check_decay
+from calorefine.nets import Activation, Noise, ResidualMLP
 from calorefine.stats import batch_mean
 
 MEMBER = "{member}"
 TEACHER = "teacher"
 
 
-class Taught(TrainedModel, recipe=False):
+class Taught(AveragedModel, recipe=False):
     """A generator that is trained to make of noise what a teacher makes; needs positive weights."""
 
     signed_weights = False
@@ -160,22 +159,15 @@ class Student(Taught):
         self.average = averaged(self.student)
 
     @property
-    def network(self) -> nn.Module:
-        """The averaged student."""
-        return self.average
+    def trained(self) -> nn.Module:
+        """The student."""
+        return self.student
 
     def made(self, latent: torch.Tensor, context: torch.Tensor, *, trained: bool) -> torch.Tensor:
         """Events of the student: the noise, and what the network adds."""
         network = self.student if trained else self.average
         added: torch.Tensor = network(torch.cat([latent, context], dim=-1))
         return latent + added
-
-    def updates(self) -> list[Update]:
-        """Adam, with a rate that falls like a cosine."""
-        adam = partial(Adam, lr=self.learning_rate)
-        average = Average(self.student, self.average, self.average_decay)
-        parameters = list(self.student.parameters())
-        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
 
 
 class FlowStudent(Taught, Flow):

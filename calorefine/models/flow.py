@@ -15,7 +15,6 @@ The parameters that are validated, saved and sampled from are an exponential mov
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,15 +24,14 @@ from nflows.transforms import (
     ReversePermutation,
 )
 from torch import nn
-from torch.optim import Adam
 
 from calorefine import losses
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
 from calorefine.models.couplings import N_BINS, TAIL_BOUND, couplings, flow_log_prob, splines
 from calorefine.models.density import DensityModel
-from calorefine.models.updates import Average, Update, averaged, check_decay
-from calorefine.nets import Activation, Noise, cosine
+from calorefine.models.updates import averaged, check_decay
+from calorefine.nets import Activation, Noise
 
 
 class Flow(DensityModel):
@@ -95,9 +93,10 @@ class Flow(DensityModel):
         return self.coupled
 
     @property
-    def network(self) -> nn.Module:
-        """The averaged flow."""
-        return self.average
+    def trained(self) -> nn.Module:
+        """The layers."""
+        layers: nn.Module = self.flow
+        return layers
 
     def _couplings(self, n_features: int, n_context: int) -> Any:
         return couplings(
@@ -154,10 +153,3 @@ class Flow(DensityModel):
         """Weighted negative log likelihood of a minibatch, which needs no noise."""
         log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
         return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
-
-    def updates(self) -> list[Update]:
-        """Adam, with a rate that falls like a cosine."""
-        adam = partial(Adam, lr=self.learning_rate)
-        average = Average(self.flow, self.average, self.average_decay)
-        parameters = list(self.flow.parameters())
-        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]

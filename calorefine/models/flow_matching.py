@@ -25,20 +25,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.optim import Adam
 from torchdiffeq import odeint  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
 
 from calorefine import keys
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
 from calorefine.models.density import DensityModel, standard_normal_log_prob
-from calorefine.models.updates import Average, Update, averaged, check_decay
-from calorefine.nets import Activation, Noise, ResidualMLP, cosine
+from calorefine.models.updates import averaged, check_decay
+from calorefine.nets import Activation, Noise, ResidualMLP
 from calorefine.stats import batch_mean
 
 EXACT_FEATURES, PROBES = 32, 16
@@ -98,9 +96,9 @@ class FlowMatching(DensityModel):
         self.average = averaged(self.velocity)
 
     @property
-    def network(self) -> nn.Module:
-        """The averaged velocity."""
-        return self.average
+    def trained(self) -> nn.Module:
+        """The velocity."""
+        return self.velocity
 
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Carry noise (n, d) along the averaged field."""
@@ -145,13 +143,6 @@ class FlowMatching(DensityModel):
 
             begin, gained = _solved(field, (x, x.new_zeros(len(x))), (1.0, 0.0), "rk4", DENSITY_STEPS)
             return standard_normal_log_prob(begin) + gained
-
-    def updates(self) -> list[Update]:
-        """Adam, with a rate that falls like a cosine."""
-        adam = partial(Adam, lr=self.learning_rate)
-        average = Average(self.velocity, self.average, self.average_decay)
-        parameters = list(self.velocity.parameters())
-        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
 
 
 def _velocity(network: nn.Module, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:

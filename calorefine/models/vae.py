@@ -35,17 +35,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
-from torch.optim import Adam
 
 from calorefine import losses
 from calorefine.data.batches import Batch
 from calorefine.data.module import VALIDATION_EVENTS
 from calorefine.data.occupancy import Parts
 from calorefine.errors import ConfigError
-from calorefine.models.base import Encoding, TrainedModel
+from calorefine.models.averaged import AveragedModel
+from calorefine.models.base import Encoding
 from calorefine.models.couplings import couplings, flow_log_prob
-from calorefine.models.updates import Average, Update, averaged, check_decay
-from calorefine.nets import MLP, Activation, Noise, cosine
+from calorefine.models.updates import averaged, check_decay
+from calorefine.nets import MLP, Activation, Noise
 from calorefine.stats import batch_mean
 
 LEAST_WIDTH = 0.01  # of a decoded value, in units where its column has width 1
@@ -54,7 +54,7 @@ VALIDATION_CODES = 8
 Prior = Literal["normal", "flow"]
 
 
-class VAE(TrainedModel, Encoding):
+class VAE(AveragedModel, Encoding):
     """Conditional variational autoencoder; needs positive weights.
 
     Args:
@@ -106,9 +106,9 @@ class VAE(TrainedModel, Encoding):
         self.average = averaged(self.autoencoder)
 
     @property
-    def network(self) -> nn.Module:
-        """The averaged networks."""
-        return self.average
+    def trained(self) -> nn.Module:
+        """Encoder, decoder and prior."""
+        return self.autoencoder
 
     @property
     def divergence_weight(self) -> float:
@@ -171,13 +171,6 @@ class VAE(TrainedModel, Encoding):
             mean_weight=float(events.weight.mean()),
             unbiased=True,
         )
-
-    def updates(self) -> list[Update]:
-        """Adam, with a rate that falls like a cosine."""
-        adam = partial(Adam, lr=self.learning_rate)
-        average = Average(self.autoencoder, self.average, self.average_decay)
-        parameters = list(self.autoencoder.parameters())
-        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
 
 
 class Posterior(NamedTuple):

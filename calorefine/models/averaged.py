@@ -1,0 +1,38 @@
+"""Generators of one network, whose moving average over the training steps is validated, saved and sampled from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+
+from torch import nn
+from torch.optim import Adam
+
+from calorefine.models.base import TrainedModel
+from calorefine.models.updates import Average, Update
+from calorefine.nets import cosine
+
+
+class AveragedModel(TrainedModel, recipe=False):
+    """A recipe whose `build` makes one network to train, and `average`, its copy by `averaged`."""
+
+    average: nn.Module
+    learning_rate: float
+    clip_norm: float
+    average_decay: float
+
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """The network that is trained."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Its moving average."""
+        return self.average
+
+    def updates(self) -> list[Update]:
+        """Adam, with a rate that falls like a cosine."""
+        average = Average(self.trained, self.average, self.average_decay)
+        adam, parameters = partial(Adam, lr=self.learning_rate), list(self.trained.parameters())
+        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
