@@ -36,7 +36,8 @@ def require_fitting(given: Mapping[str, Any]) -> None:
     """
     for name, (values, expected) in FITTING.items():
         if given[name] not in values:
-            raise ConfigError(f"trainer.{name}: {given[name]} found, expected {expected}")
+            found = (given[name] or 0) if isinstance(given[name], float) else given[name]  # Lightning 2.6.0 says 0.0
+            raise ConfigError(f"trainer.{name}: {found} found, expected {expected}")
     for name in POSITIVE:
         if given[name] == 0:
             raise ConfigError(f"trainer.{name}: 0 found, expected more")

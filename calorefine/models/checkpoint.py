@@ -15,34 +15,28 @@ from calorefine.models.base import CHECKPOINT_FORMAT, CHECKPOINT_KEY, Generative
 NUMBERS = ("domain", "mean_weight", "support", "columns")  # of a checkpoint, beside its tensors
 
 
-@contextmanager
-def loaded(
-    path: Path, *, models: Iterable[type[GenerativeModel]] = ()
-) -> Iterator[tuple[GenerativeModel, Mapping[str, Any]]]:
-    """Load a model and its description without running code from the file; what fails in the block is its fault.
-
-    Args:
-        path: of a checkpoint written by `lightning fit` or by `Simulator.save`.
-        models: recipes from outside of calorefine; those that have been imported are known without.
-
-    Raises:
-        CheckpointError: the file is missing, is no checkpoint of calorefine, was written by a newer version, or holds a
-            recipe that is not known: nothing is imported because a checkpoint names it.
-    """
+def load_model(path: Path) -> GenerativeModel:
+    """Load a model from a checkpoint of `lightning fit` or `Simulator.save`; errors as of `rebuilt`."""
     expected = "one written by 'lightning fit'"
     content = read_saved(path, CHECKPOINT_KEY, what="checkpoint of calorefine", expected=expected)
-    with rebuilt(content, path, models=models) as model_and_spec:
-        yield model_and_spec
+    with rebuilt(content, path) as (model, _):
+        return model
 
 
 @contextmanager
 def rebuilt(
     content: Mapping[str, Any], path: Path, *, models: Iterable[type[GenerativeModel]] = ()
 ) -> Iterator[tuple[GenerativeModel, Mapping[str, Any]]]:
-    """The same from the content of the file.
+    """A model and its description from the content of a file, of which no code is run; what fails here is its fault.
+
+    Args:
+        content: as `read_saved` gives it.
+        path: of the file, for messages.
+        models: recipes from outside of calorefine; those that have been imported are known without.
 
     Raises:
-        CheckpointError: as by `loaded`.
+        CheckpointError: it was written by a newer version, doesn't fit together, or holds a recipe that is not known:
+            nothing is imported because a checkpoint names it.
     """
     with rebuilding(path, "checkpoint"):
         spec, state = content[CHECKPOINT_KEY], content["state_dict"]

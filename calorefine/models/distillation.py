@@ -29,7 +29,7 @@ from calorefine.errors import CheckpointError, ConfigError
 from calorefine.io.provenance import digest
 from calorefine.models.averaged import AveragedModel
 from calorefine.models.base import CHECKPOINT_KEY, GenerativeModel
-from calorefine.models.checkpoint import loaded
+from calorefine.models.checkpoint import load_model
 from calorefine.models.flow import Flow
 from calorefine.models.updates import averaged, check_decay
 from calorefine.nets import Activation, Noise, ResidualMLP
@@ -57,8 +57,7 @@ class Taught(AveragedModel, recipe=False):
         super().set_up(data)
         index = data.replica.index
         path = Path(self.teacher.replace(MEMBER, f"replica_{index:03d}" if index else "nominal"))
-        with loaded(path) as (teacher, _):
-            pass
+        teacher = load_model(path)
         self._check(teacher, path, index)
         self.learn_from(teacher, {"checkpoint": path.name, "checkpoint_sha256": digest(path)})
 

@@ -40,7 +40,7 @@ from calorefine.nets import Activation, Noise, ResidualMLP
 from calorefine.stats import batch_mean
 
 EXACT_FEATURES, PROBES = 32, 16
-DENSITY_STEPS = 8  # an error of 1e-4 nats per event of the electron sample
+DENSITY_STEPS = 8
 VALIDATION_TIMES = 8
 FREQUENCIES = (1, 2, 4)
 State = tuple[torch.Tensor, ...]

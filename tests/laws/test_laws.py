@@ -20,7 +20,7 @@ from calorefine.data.batches import Batch
 from calorefine.ddp import Ranks
 from calorefine.ensemble.side_by_side import can_train_together, together
 from calorefine.errors import ConfigError, ValueRangeError
-from calorefine.nets import Noise
+from calorefine.nets import Noise, Swish
 
 N = 240
 
@@ -100,11 +100,15 @@ def test_scaling_all_weights_changes_nothing(trained, sample):
 
 
 def test_weights_matter(trained, sample):
-    """The laws above, which hold to 1e-5, would hold for an objective that ignores weights."""
+    """The laws above, which hold to 1e-5, would hold for an objective that ignores weights.
+
+    The gradients of a trained Swish are small beside those of the biases, on which weights act less.
+    """
+    least = 1e-3 if any(isinstance(module, Swish) for module in trained.modules()) else 1e-2
     rows = torch.arange(N)
     other = Batch(sample.x, sample.context, torch.ones(N, dtype=torch.float64))
     first, second = (loss_and_gradient(trained, batch, rows) for batch in (sample, other))
-    assert (first - second).abs().max() > 1e-3 * first.abs().max()
+    assert (first - second).abs().max() > least * first.abs().max()
 
 
 def conditions(n):
