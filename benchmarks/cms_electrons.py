@@ -108,7 +108,7 @@ def validated(model: str, seed: int, halves: Halves) -> dict[str, Any]:
         carried = ["--tree", "electrons", "--pass-through", EXAMPLE["CARRIED"], "--overwrite", "true"]
         calorefine(["sample", *sample, *carried, "--seed", str(seed)])
         files = ["--generated", str(generated), "--reference", str(halves.judging), "--tree", "electrons"]
-        weights = ["--generated-weight", "sw_signal", "--reference-weight", "sw_signal"]
+        weights = ["--generated.weight", "sw_signal", "--reference.weight", "sw_signal"]
         calorefine(["validate", *files, *weights, "--output", str(result), "--seed", str(seed)])
     return dict(json.loads(result.read_text())["classifier"])
 
@@ -129,7 +129,7 @@ def pulls(model: str, halves: Halves, replicas: int) -> dict[str, np.ndarray]:
     members = ["nominal", *(f"replica_{k + 1:03d}" for k in range(replicas))]
     differences = {}
     for name, (path, weight) in halves.subtractions.items():
-        generated = EXAMPLE["sampled"](folder, members, path, f"run,event,candidate,pt_gev,endcap,{weight}")
+        generated = EXAMPLE["sampled"](folder, members, path, f"run,event,candidate,pt_gev,abs_eta,endcap,{weight}")
         files = {"files": [str(generated / f"{member}.root") for member in members[1:]]}
         output = folder / f"efficiencies_{weight}"
         made = EXAMPLE["measured"](generated / "nominal.root", weight, files, output)

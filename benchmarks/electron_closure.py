@@ -52,8 +52,8 @@ FEATURES = ["e_over_p", "f_front", "f_back", "width_strip_mm", "f_core", "r_mid"
 CONTEXT = ["p_gev", "x_in_cell_mm", "n_pv"]
 FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 SEEDS = {
-    **dict.fromkeys(["wgan", "flow"], FIVE),
-    **dict.fromkeys(["cramer", "flow_matching", "flow_matching_one_step", "teacher", "student"], THREE),
+    **dict.fromkeys(["wgan", "wgan_second_critic", "flow"], FIVE),
+    **dict.fromkeys(["cramer", "flow_matching", "flow_matching_one_step", "teacher", "student", "vae"], THREE),
 }  # the others, for comparison: 1
 TEACHERS = {"student": "teacher", "flow_matching_one_step": "flow_matching"}
 N_SPLITS = 10
@@ -167,6 +167,7 @@ def variants(weighted: Path) -> dict[str, tuple[str, list[str]]]:
     pure = ["--data.weights", "none", "--data.columns.cut", "true_signal", "--trainer.max_epochs", pure_epochs]
     return {
         "wgan": ("weighted_wgan", []),
+        "wgan_second_critic": ("two_critics_wgan", []),
         "cramer": ("weighted_cramer_gan", []),
         "flow": ("conditional_flow", []),
         "flow_matching": ("flow_matching", []),
@@ -174,6 +175,7 @@ def variants(weighted: Path) -> dict[str, tuple[str, list[str]]]:
         "student": ("student", []),
         "flow_matching_one_step": ("student", []),
         "vae": ("vae", []),
+        "vae_plain": ("vae", ["--model.init_args.prior", "normal"]),
         "library": ("library", []),
         "library_20": ("library", ["--model.init_args.neighbors", "20"]),
         "wgan_unweighted": ("weighted_wgan", ["--data.weights", "none"]),

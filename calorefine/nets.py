@@ -126,35 +126,56 @@ class Conditioner(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """Residual network (n, n_in) -> (n, n_out) whose last layer is 0 at first (He et al., arXiv:1512.03385).
+    """Residual network of a state and conditions, whose last layer is 0 at first (He et al., arXiv:1512.03385).
+
+    Conditions are inputs beside the state, and an embedding of them scales the features within each block (Perez et al.,
+    arXiv:1709.07871): what depends on them can change sharply with them.
 
     Args:
-        n_in: number of inputs.
+        n_state: numbers of the state.
+        n_conditions: numbers that it is conditional on.
         n_out: number of outputs.
         width: of the layers.
         n_blocks: blocks of two layers, each of which adds to what it is given.
         act: activation before each layer but the first.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, width: int, n_blocks: int, act: Activation = "silu") -> None:
+    def __init__(
+        self, n_state: int, n_conditions: int, n_out: int, *, width: int, n_blocks: int, act: Activation = "silu"
+    ) -> None:
         """Build the layers."""
         super().__init__()
-        self.first = nn.Linear(n_in, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(activation(act), nn.Linear(width, width), activation(act), nn.Linear(width, width))
-            for _ in range(n_blocks)
-        )
+        self.first = nn.Linear(n_state + n_conditions, width)
+        embed = MLP(n_conditions, width, hidden=[width], act=act) if n_conditions else None
+        self.embedding = nn.Sequential(embed, activation(act)) if embed else None
+        self.blocks = nn.ModuleList(_Block(width, act, scaled=embed is not None) for _ in range(n_blocks))
         self.last = nn.Sequential(activation(act), nn.Linear(width, n_out))
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (..., n_in) to (..., n_out)."""
-        y = self.first(x)
+    def forward(self, state: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
+        """Map (..., n_state) and (..., n_conditions) to (..., n_out)."""
+        y = self.first(torch.cat([state, conditions], dim=-1))
+        embedded = self.embedding(conditions) if self.embedding else conditions
         for block in self.blocks:
-            y = y + block(y)
+            y = block(y, embedded)
         out: torch.Tensor = self.last(y)
         return out
+
+
+class _Block(nn.Module):
+    """Two layers that add to their input, scaled between them by what is conditioned on, if there is anything."""
+
+    def __init__(self, width: int, act: Activation, *, scaled: bool) -> None:
+        super().__init__()
+        self.before = nn.Sequential(activation(act), nn.Linear(width, width))
+        self.scale = nn.Linear(width, width) if scaled else None
+        self.after = nn.Sequential(activation(act), nn.Linear(width, width))
+
+    def forward(self, y: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        inner = self.before(y)
+        changed: torch.Tensor = self.after(inner * (1 + self.scale(embedded)) if self.scale else inner)
+        return y + changed
 
 
 class Noise:

@@ -5,7 +5,7 @@
 The file is in the CERN Open Data portal, record 545, "Zee_Run2011A.csv" (CMS collaboration, CC0): pairs of electron
 candidates in proton collisions at 7 TeV.  About half of them are no electrons from a Z, and two independent methods
 take those out: sWeights from a fit of the pair's mass, in bins of pt, and opposite minus same sign, as label fractions.
-A flow and a WGAN learn shower shapes and isolations given pt, eta and the part of the detector, from the sWeights.  The
+A flow and a WGAN learn shower shapes and isolations given pt, |eta| and the part of the detector, from the sWeights.  The
 efficiencies of four cuts are compared with both subtractions; errors are those of bootstrap replicas.
 
 What it does is what these commands do, beside writing the table as a ROOT file with one row for each electron:
@@ -43,7 +43,7 @@ BRANCHES = {
     "isoEcal": "iso_ecal_gev",
     "isoHcal": "iso_hcal_gev",
 }
-CARRIED = "run,event,candidate,pt_gev,eta,endcap,m_ee_gev,sw_signal"
+CARRIED = "run,event,candidate,pt_gev,abs_eta,endcap,m_ee_gev,sw_signal"
 
 
 def electrons(path: str) -> dict[str, np.ndarray]:
@@ -60,6 +60,8 @@ def electrons(path: str) -> dict[str, np.ndarray]:
     table["candidate"] = np.tile(np.array([1, 2], np.int32), len(pairs))
     for name, branch in BRANCHES.items():
         table[branch] = np.stack([pairs[f"{name}1"], pairs[f"{name}2"]], axis=1).ravel().astype(np.float64)
+    table["abs_eta"] = np.abs(table["eta"])
+    table["e_had_gev"] = table["h_over_e"] * table["pt_gev"] * np.cosh(table["eta"])
     table["endcap"] = np.stack([pairs["type1"] == "EE", pairs["type2"] == "EE"], axis=1).ravel().astype(np.int32)
     return table
 

@@ -183,9 +183,9 @@ def test_cms_electrons(tmp_path):
     assert values.shape == (4, 4)
     assert values[:, :2].mean(axis=0).min() > 0.85
     with uproot.open(tmp_path / "runs" / "flow" / "generated" / "nominal.root") as file:
-        generated = file["electrons"].arrays(["iso_track_gev", "h_over_e", "copy"], library="np")
+        generated = file["electrons"].arrays(["iso_track_gev", "e_had_gev", "copy"], library="np")
     assert 0.1 < np.mean(generated["iso_track_gev"] == 0) < 0.95
-    assert min(generated["h_over_e"].min(), generated["iso_track_gev"].min()) >= 0
+    assert min(generated["e_had_gev"].min(), generated["iso_track_gev"].min()) >= 0
     assert (tmp_path / "runs" / "cms_electrons.html").stat().st_size > 50_000
 
 

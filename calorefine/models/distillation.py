@@ -154,7 +154,7 @@ class Student(Taught):
         """Create the network, which is the identity on its noise at first, and its moving average."""
         self.latent_size = n_features
         size = {"width": self.width, "n_blocks": self.n_blocks}
-        self.student = ResidualMLP(n_features + n_context, n_features, **size, act=self.act)
+        self.student = ResidualMLP(n_features, n_context, n_features, act=self.act, **size)
         self.average = averaged(self.student)
 
     @property
@@ -165,7 +165,7 @@ class Student(Taught):
     def made(self, latent: torch.Tensor, context: torch.Tensor, *, trained: bool) -> torch.Tensor:
         """Events of the student: the noise, and what the network adds."""
         network = self.student if trained else self.average
-        added: torch.Tensor = network(torch.cat([latent, context], dim=-1))
+        added: torch.Tensor = network(latent, context)
         return latent + added
 
 

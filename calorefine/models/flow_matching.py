@@ -91,8 +91,9 @@ class FlowMatching(DensityModel):
     def build(self, n_features: int, n_context: int) -> None:
         """Create the velocity and its moving average; the noise has as many dimensions as there are features."""
         self.latent_size = n_features
-        n_in = n_features + n_context + 1 + 2 * len(FREQUENCIES)
-        self.velocity = ResidualMLP(n_in, n_features, width=self.width, n_blocks=self.n_blocks, act=self.act)
+        n_conditions = n_context + 1 + 2 * len(FREQUENCIES)
+        size = {"width": self.width, "n_blocks": self.n_blocks}
+        self.velocity = ResidualMLP(n_features, n_conditions, n_features, act=self.act, **size)
         self.average = averaged(self.velocity)
 
     @property
@@ -113,13 +114,20 @@ class FlowMatching(DensityModel):
         return batch_mean(self._errors(self.velocity, batch, noise), batch.weight, mean_weight)
 
     def _errors(self, network: nn.Module, batch: Batch, noise: Noise) -> torch.Tensor:
-        """Squared errors (..., B) of a velocity, averaged over the features, at random times."""
+        """Squared errors (..., B) of a velocity, averaged over the features and over a noise and its opposite.
+
+        Each event has a random time.  Errors of opposite noise vary against each other, so that their mean is known
+        better than from two noises of their own.
+        """
         n, d = batch.x.shape[-2:]
         t = noise.uniform(n, 1).to(batch.x.dtype)
         start = noise.normal(n, d).to(batch.x.dtype)
-        velocity = _velocity(network, torch.lerp(start, batch.x, t), t, batch.context)
-        errors: torch.Tensor = (velocity - (batch.x - start)).square().mean(-1)
-        return errors
+
+        def errors(start: torch.Tensor) -> torch.Tensor:
+            velocity = _velocity(network, torch.lerp(start, batch.x, t), t, batch.context)
+            return (velocity - (batch.x - start)).square().mean(-1)
+
+        return (errors(start) + errors(-start)) / 2
 
     def validation_terms(self, batch: Batch) -> torch.Tensor:
         """Weighted squared errors (n,) of held-out events over the mean weight, at times and noise of every call."""
@@ -149,7 +157,7 @@ def _velocity(network: nn.Module, x: torch.Tensor, t: torch.Tensor, context: tor
     """Velocity (..., n, d) at x, time t (..., n, 1) and context; the network sees waves of the time as well."""
     angles = [math.pi * k * t for k in FREQUENCIES]
     waves = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
-    velocity: torch.Tensor = network(torch.cat([x, context, t, *waves], dim=-1))
+    velocity: torch.Tensor = network(x, torch.cat([context, t, *waves], dim=-1))
     return velocity
 
 

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
 from calorefine.io.chunks import Request
 from calorefine.io.provenance import made_by, recorded, write_json
@@ -22,6 +24,7 @@ from calorefine.io.reductions import branches
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
 from calorefine.io.writer import replacing
+from calorefine.models.base import Likelihood
 from calorefine.pages.page import Picture, Section, Table, write_page
 from calorefine.simulator import AnySimulator
 from calorefine.simulator_map import load_simulator
@@ -34,7 +37,8 @@ from calorefine.verbs.compare_enforced import ABOUT_DRIFTS, Drifts, Plan, drifts
 from calorefine.verbs.sample import sample_file
 from calorefine.verbs.validate import validate_files
 
-N_TIMED = 20_000
+BATCHES = (1, 1000, 100_000)  # events that are sampled in one call, for times
+TIMED_FOR = 0.2  # seconds that calls are repeated for
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Candidate:
     Args:
         config: configuration to train it with.
         checkpoint: its checkpoint, if it is trained already.
-        options: further options of `lightning fit`.
+        options: further options of `lightning fit`; `{name}` is the checkpoint of the generator of that name before it
+            in the list, such as a student's teacher.
     """
 
     config: str | None = None
@@ -62,7 +67,8 @@ class Row:
         n_parameters: parameters that sampling uses.
         n_eff: effective number of training events, of signed weights where positive ones were made of them.
         train_seconds: wall time of the command that trained it; None if it was loaded.
-        microseconds: per event, on one core, in memory.
+        microseconds: number of events in one call to time per event, on one core, in memory.
+        likelihood: whether it knows how probable an event is.
         auc: of an independent classifier.
         auc_error: standard error.
         sliced: sliced Wasserstein distance of features and context.
@@ -76,7 +82,8 @@ class Row:
     n_parameters: int
     n_eff: float
     train_seconds: float | None
-    microseconds: float
+    microseconds: dict[int, float]
+    likelihood: bool
     auc: float | None
     auc_error: float | None
     sliced: float
@@ -94,8 +101,9 @@ CELLS: dict[str, Callable[[Row], str]] = {
     "KS p (of all)": lambda row: number(row.smallest_p, 2),
     "nearest": lambda row: number(row.nearest, 3),
     "trained in": lambda row: "loaded" if row.train_seconds is None else f"{row.train_seconds:.0f} s",
-    "per event": lambda row: f"{row.microseconds:.2g} us",
+    "us per event (1, 1000, 100 000)": lambda row: ", ".join(f"{time:.2g}" for time in row.microseconds.values()),
     "parameters": lambda row: f"{row.n_parameters:,}",
+    "likelihood": lambda row: "yes" if row.likelihood else "no",
     "n_eff": lambda row: f"{row.n_eff:.0f}",
 }
 
@@ -181,14 +189,15 @@ def compare_models(
     judged: dict[str, Any] = {"reference": reference, "training": training, "repetitions": repetitions}
     folder = target.with_suffix("")
     folder.mkdir(exist_ok=True)
-    rows, enforced, validations = [], [], {}
+    rows, enforced, validations, checkpoints = [], [], {}, {}
     with ExitStack() as stack:
         page, markdown, numbers = (
             stack.enter_context(replacing(target.with_suffix(end), overwrite=overwrite))
             for end in (".html", ".md", ".json")
         )
         for name, candidate in models.items():
-            checkpoint, seconds = _trained(name, candidate, folder, seed)
+            checkpoint, seconds = _trained(name, _filled(candidate, checkpoints), folder, seed)
+            checkpoints[name] = checkpoint
             generated, validated = (str(folder / f"{name}{end}") for end in (".root", ".json"))
             sample_file(checkpoint=checkpoint, output=generated, overwrite=True, **conditions)
             sample = replace(reference, files=generated)
@@ -232,6 +241,12 @@ def _with_left_out(models: Mapping[str, Candidate]) -> tuple[dict[str, Candidate
     return candidates, planned
 
 
+def _filled(candidate: Candidate, checkpoints: Mapping[str, str]) -> Candidate:
+    """Put checkpoints of other generators where their names are in the options."""
+    names = {f"{{{name}}}": path for name, path in checkpoints.items()}
+    return replace(candidate, options=[names.get(option, option) for option in candidate.options])
+
+
 def _trained(name: str, candidate: Candidate, folder: Path, seed: int) -> tuple[str, float | None]:
     """Checkpoint of a generator, and the wall time of its training in a process of its own.
 
@@ -266,6 +281,7 @@ def _row(name: str, simulator: AnySimulator, validation: Validation, seconds: fl
         n_eff=float(provenance.get("n_eff_signed") or provenance["n_eff"]),
         train_seconds=seconds,
         microseconds=_microseconds(simulator, reference),
+        likelihood=all(isinstance(model, Likelihood) for model in simulator.models.values()),
         auc=test.auc if test else None,
         auc_error=test.auc_error if test else None,
         sliced=validation.sliced.value,
@@ -280,14 +296,22 @@ def n_parameters_of(simulator: AnySimulator) -> int:
     return sum(p.numel() for model in simulator.models.values() for p in model.network.parameters())
 
 
-def _microseconds(simulator: AnySimulator, reference: Source) -> float:
-    """Time per event of sampling in memory, at up to `N_TIMED` conditions, after a first event."""
+def _microseconds(simulator: AnySimulator, reference: Source) -> dict[int, float]:
+    """Time per event of calls with so many events, in memory, repeated for a while after a first one."""
     request = Request(simulator.columns.expressions("context"))
-    chunk = next(reference.chunks(request, rows=N_TIMED))
-    simulator.sample({name: values[:1] for name, values in chunk.values.items()}, seed=0)
-    start = time.perf_counter()
-    simulator.sample(chunk.values, seed=0)
-    return 1e6 * (time.perf_counter() - start) / len(chunk)
+    chunk = next(reference.chunks(request, rows=max(BATCHES)))
+    return {n: 1e6 / n * _seconds(simulator, {k: np.resize(v, n) for k, v in chunk.values.items()}) for n in BATCHES}
+
+
+def _seconds(simulator: AnySimulator, conditions: Mapping[str, np.ndarray[Any, Any]]) -> float:
+    """Time of a call: the median of those that fit in `TIMED_FOR`, at least one."""
+    simulator.sample(conditions, seed=0)
+    times: list[float] = []
+    while sum(times) < TIMED_FOR:
+        start = time.perf_counter()
+        simulator.sample(conditions, seed=0)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
 
 
 def _floor(validations: Mapping[str, Validation]) -> str:
@@ -303,7 +327,7 @@ def _explained(n_features: int) -> list[str]:
         "AUC: of an independent classifier on features and context, 0.5 if it can't tell generated events from the "
         "reference. Sliced W1: Wasserstein distance of features and context, in half-widths of the reference. Nearest: "
         "median distance to the nearest training event, over that of the reference; well below 1 means memorized "
-        "events. Time per event: one core, in memory. n_eff: of the training events' weights, the signed ones where "
+        "events. Time per event: one core, in memory, with so many events in a call. n_eff: of the training events' weights, the signed ones where "
         "positive ones were made of them.",
         "Width pull: largest one of any feature's half-width in any bin of context. Its error holds the statistics of "
         "three samples: generated, reference, and training, whose n_eff limits what a generator can know.",
