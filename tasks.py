@@ -2,6 +2,7 @@
 
 python3 tasks.py run     set up; train, sample and compare on the embedded sample
 python3 tasks.py test    set up; style, types and tests
+python3 tasks.py chains  set up; the longer tests: all pages of the documentation, whole examples, kills
 python3 tasks.py setup   only set up, in .venv
 python3 tasks.py lowest  set up .venv-lowest, with the lowest versions that pyproject.toml promises; tests
 """
@@ -26,6 +27,7 @@ TASKS = {
         ["lint-imports"],
         TESTS,
     ],
+    "chains": [[*TESTS, "-m", "chain"]],
     "lowest": [[*TESTS, *OF_OLD]],
 }
 
@@ -48,7 +50,7 @@ def setup(task: str) -> Path:
 
 def environment(task: str) -> dict[str, str]:
     """Tests run in two processes, each of one thread: more would wait for each other on two cores."""
-    return {**os.environ, **({"OMP_NUM_THREADS": "1"} if task in ("test", "lowest") else {})}
+    return {**os.environ, **({"OMP_NUM_THREADS": "1"} if task in ("test", "chains", "lowest") else {})}
 
 
 def main() -> None:

@@ -128,8 +128,8 @@ class Conditioner(nn.Module):
 class ResidualMLP(nn.Module):
     """Residual network of a state and conditions, whose last layer is 0 at first (He et al., arXiv:1512.03385).
 
-    Conditions are inputs beside the state, and an embedding of them scales the features within each block (Perez et al.,
-    arXiv:1709.07871): what depends on them can change sharply with them.
+    Conditions are inputs beside the state, and an embedding of them scales what is within each block (Perez et al.,
+    arXiv:1709.07871), so that the result can change sharply with them.
 
     Args:
         n_state: numbers of the state.

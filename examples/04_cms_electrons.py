@@ -5,8 +5,8 @@
 The file is in the CERN Open Data portal, record 545, "Zee_Run2011A.csv" (CMS collaboration, CC0): pairs of electron
 candidates in proton collisions at 7 TeV.  About half of them are no electrons from a Z, and two independent methods
 take those out: sWeights from a fit of the pair's mass, in bins of pt, and opposite minus same sign, as label fractions.
-A flow and a WGAN learn shower shapes and isolations given pt, |eta| and the part of the detector, from the sWeights.  The
-efficiencies of four cuts are compared with both subtractions; errors are those of bootstrap replicas.
+A flow and a WGAN learn shower shapes and isolations given pt, |eta| and the part of the detector, from the sWeights.
+The efficiencies of four cuts are compared with both subtractions; errors are those of bootstrap replicas.
 
 What it does is what these commands do, beside writing the table as a ROOT file with one row for each electron:
 

@@ -172,6 +172,7 @@ def parse(words):
     assert stopped.value.code == 0, " ".join(words)
 
 
+@pytest.mark.chain
 def test_all_pages_run(sandbox):
     """One test, since each page uses what the tutorial has left."""
     for page in PAGES:

@@ -166,6 +166,7 @@ def pairs_of_electrons(path, n, seed):
     path.write_text("\n".join([",".join(head), *lines]) + "\n")
 
 
+@pytest.mark.chain
 def test_cms_electrons(tmp_path):
     """The fourth example on 1500 made-up pairs; false-alarm rate below 1e-4.
 

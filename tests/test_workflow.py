@@ -145,6 +145,7 @@ def test_options_that_make_no_sense(checkout, option, message):
     assert message in text
 
 
+@pytest.mark.chain
 def test_killed_training_goes_on(tmp_path, kills):
     """SIGKILL to all processes once the first epochs are on disk."""
     config = kills.write_toy(tmp_path, n=800, epochs=400, replicas=0, seeds=0)

@@ -6,6 +6,7 @@ With `leave_out` also what enforced statistics are worth (`compare_enforced`).
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError
+from calorefine.errors import CheckpointError, ConfigError, FileError, TrainingError, nearest
 from calorefine.io.chunks import Request
 from calorefine.io.provenance import made_by, recorded, write_json
 from calorefine.io.reductions import branches
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source
 from calorefine.io.writer import replacing
-from calorefine.models.base import Likelihood
 from calorefine.pages.page import Picture, Section, Table, write_page
 from calorefine.simulator import AnySimulator
 from calorefine.simulator_map import load_simulator
@@ -180,8 +180,8 @@ def compare_models(
         raise ConfigError(f"output: {output} found, expected a name that ends in .html")
     if not models:
         raise ConfigError("models: none given, expected a configuration or a checkpoint of each")
-    for name, candidate in models.items():
-        _check(name, candidate)
+    for place, (name, candidate) in enumerate(models.items()):
+        _check(name, candidate, list(models)[:place])
     models, planned = _with_left_out(models) if leave_out else (models, {})
     weights = [] if reference.weight == "none" else branches(reference.weight)
     conditions: dict[str, Any] = {"conditions": reference.files, "tree": reference.source.tree, "seed": seed}
@@ -216,12 +216,18 @@ def compare_models(
     return result
 
 
-def _check(name: str, candidate: Candidate) -> None:
+def _check(name: str, candidate: Candidate, before: list[str]) -> None:
     if (candidate.config is None) == (candidate.checkpoint is None):
         raise ConfigError(f"models: '{name}' has both or neither of `config` and `checkpoint`, expected one of them")
     path = Path(candidate.config or candidate.checkpoint or "")
     if not path.is_file():
         raise FileError(f"models: '{name}': there is no file '{path}'")
+    for other in re.findall(r"^\{(.*)\}$", "\n".join(candidate.options), re.MULTILINE):
+        if other not in before:
+            msg = (
+                f"models: '{name}': option '{{{other}}}' found, expected a generator before it{nearest(other, before)}"
+            )
+            raise ConfigError(f"{msg}; before it are {', '.join(before) or 'none'}")
 
 
 def _with_left_out(models: Mapping[str, Candidate]) -> tuple[dict[str, Candidate], dict[str, Plan]]:
@@ -281,7 +287,7 @@ def _row(name: str, simulator: AnySimulator, validation: Validation, seconds: fl
         n_eff=float(provenance.get("n_eff_signed") or provenance["n_eff"]),
         train_seconds=seconds,
         microseconds=_microseconds(simulator, reference),
-        likelihood=all(isinstance(model, Likelihood) for model in simulator.models.values()),
+        likelihood=simulator.has_likelihood,
         auc=test.auc if test else None,
         auc_error=test.auc_error if test else None,
         sliced=validation.sliced.value,
@@ -327,8 +333,9 @@ def _explained(n_features: int) -> list[str]:
         "AUC: of an independent classifier on features and context, 0.5 if it can't tell generated events from the "
         "reference. Sliced W1: Wasserstein distance of features and context, in half-widths of the reference. Nearest: "
         "median distance to the nearest training event, over that of the reference; well below 1 means memorized "
-        "events. Time per event: one core, in memory, with so many events in a call. n_eff: of the training events' weights, the signed ones where "
-        "positive ones were made of them.",
+        "events. Time per event: one core, in memory, with so many events in a call. Likelihood: whether it knows how "
+        "probable an event is. n_eff: of the training events' weights, the signed ones where positive ones were made "
+        "of them.",
         "Width pull: largest one of any feature's half-width in any bin of context. Its error holds the statistics of "
         "three samples: generated, reference, and training, whose n_eff limits what a generator can know.",
         f"KS p (of all): of the feature with the smallest p-value of its KS distance, corrected for the choice among "

@@ -96,6 +96,7 @@ def deviations(checkpoint):
     return out
 
 
+@pytest.mark.chain
 def test_signed_weights_train_the_pure_signal(config):
     assert np.abs(deviations(trained(config))).max() < TOLERANCE
 

@@ -28,8 +28,8 @@ def folder(tmp_path_factory):
         "columns": {"features": {"x": None, "y": None}, "context": {"c": None}, "key": ["run", "event"]},
     }
     trainer = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
-    for model in ("Library", "Flow"):
-        content = {"data": data, "model": {"class_path": model}, "trainer": trainer}
+    for model, options in (("Library", {}), ("Flow", {}), ("Student", {"teacher": "none", "width": 16})):
+        content = {"data": data, "model": {"class_path": model, "init_args": options}, "trainer": trainer}
         (folder / f"{model}.yaml").write_text(yaml.safe_dump(content))
     return folder
 
@@ -44,12 +44,14 @@ def test_trained_and_loaded_generators(folder, self_contained):
     models = {
         "nearest": {"config": str(folder / "Library.yaml")},
         "flow": {"checkpoint": str(run / "checkpoints" / "best.ckpt")},
+        "student": {"config": str(folder / "Student.yaml"), "options": ["--model.init_args.teacher", "{flow}"]},
     }
     result = compare(folder, models, "--training", str(folder / "training.root"))
     content = json.loads((folder / "comparison.json").read_text())
     assert content["provenance"]["verb"] == "compare"
     rows = content["generators"]
-    assert [row["name"] for row in rows] == ["nearest", "flow"]
+    assert [row["name"] for row in rows] == ["nearest", "flow", "student"]
+    assert [row["likelihood"] for row in rows] == [False, True, False]
     assert rows[0]["train_seconds"] > 0 and rows[1]["train_seconds"] is None
     assert rows[0]["n_parameters"] == 0 and rows[1]["n_parameters"] > 1000
     assert rows[0]["nearest"] < 0.5 < rows[1]["nearest"]
@@ -59,7 +61,8 @@ def test_trained_and_loaded_generators(folder, self_contained):
         assert row["smallest_p"] == pytest.approx(1 - (1 - smallest) ** 2)
         assert one["training_n_eff"] == row["n_eff"]
     assert found[0]["memorization"]["zero_generated"] == 1.0 > found[1]["memorization"]["zero_generated"]
-    assert all(0.4 < row["auc"] < 1 and row["microseconds"] > 0 for row in rows)
+    assert all(0.4 < row["auc"] < 1 and list(row["microseconds"]) == ["1", "1000", "100000"] for row in rows)
+    assert all(0 < row["microseconds"]["100000"] < row["microseconds"]["1"] for row in rows)
     assert (folder / "comparison.md").read_text() == result.markdown()
     page = (folder / "comparison.html").read_text()
     self_contained(page)
@@ -103,6 +106,9 @@ def test_errors(folder):
         compare(folder, {"a": {}}, output="a.html")
     with pytest.raises(FileError, match=r"'a': there is no file 'nowhere\.yaml'"):
         compare(folder, {"a": {"config": "nowhere.yaml"}}, output="a.html")
+    later = {"a": {"config": config, "options": ["--x", "{b}"]}, "b": {"config": config}}
+    with pytest.raises(ConfigError, match=r"'a': option '\{b\}' found, expected a generator before it; before .* none"):
+        compare(folder, later, output="a.html")
     with pytest.raises(ConfigError, match=r"a\.txt found, expected a name that ends in \.html"):
         compare(folder, {"a": {"config": config}}, output="a.txt")
     with pytest.raises(TrainingError, match=r"training of 'a' failed: .*n_bins: 1 found"):
