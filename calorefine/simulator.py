@@ -14,15 +14,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys, stats
+from calorefine.conditions import conditions_of, feature_of, keys_of
 from calorefine.data.batches import Batch
 from calorefine.data.support import Support
-from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError, ValueRangeError, nearest
+from calorefine.errors import CalorefineWarning, CheckpointError, ConfigError
 from calorefine.events import Columns, Events
 from calorefine.io.provenance import digest, made_by
 from calorefine.io.saved import read_saved
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
-from calorefine.models.base import CHECKPOINT_KEY, Encoding, GenerativeModel, Likelihood
+from calorefine.models.abilities import Encoding, Likelihood
+from calorefine.models.base import CHECKPOINT_KEY, GenerativeModel
 from calorefine.models.checkpoint import rebuilt
 from calorefine.twosample.estimates import Linearized
 from calorefine.twosample.results import LatentDistance
@@ -298,62 +300,6 @@ class Simulator(AnySimulator):
             latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
             context = model.context(torch.from_numpy(encoded[rows]))
             out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
-
-
-def keys_of(key: keys.KeyArray | None, n: int, n_per_event: int) -> keys.KeyArray:
-    """Keys (n,) of the conditions; numbers of rows serve if none are given.
-
-    Raises:
-        ConfigError: there are others than n, or `n_per_event` is less than 1.
-    """
-    if n_per_event < 1:
-        raise ConfigError(f"n_per_event: {n_per_event} found, expected at least 1")
-    key = keys.make_keys([np.arange(n)]) if key is None else np.asarray(key, np.uint64)
-    if len(key) != n:
-        raise ConfigError(f"key: {len(key)} keys found for {n} conditions, expected one for each")
-    return key
-
-
-def conditions_of(context: Mapping[str, ArrayLike], columns: Columns) -> dict[str, NDArray[Any]]:
-    """Arrays (n,) of the context columns, by name.
-
-    Raises:
-        ConfigError: one is missing or has another length.
-        ValueRangeError: values are NaN, infinite, or no numbers.
-    """
-    table = {}
-    for name in columns.context:
-        if name not in context:
-            raise ConfigError(f"context: column '{name}' is missing{nearest(name, context)}")
-        table[name] = _finite(name, np.atleast_1d(np.asarray(context[name])))
-    shapes = {name: array.shape for name, array in table.items()}
-    if len(set(shapes.values())) > 1 or any(len(shape) > 1 for shape in shapes.values()):
-        raise ConfigError(f"context: arrays of shapes {shapes} found, expected one number for each condition")
-    return table
-
-
-def feature_of(table: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Array of this shape of a feature.
-
-    Raises:
-        ConfigError: it is missing or has another shape.
-        ValueRangeError: values are NaN, infinite, or no numbers.
-    """
-    if name not in table:
-        raise ConfigError(f"features: column '{name}' is missing{nearest(name, table)}")
-    values = _finite(name, np.atleast_1d(np.asarray(table[name])))
-    if values.shape != shape:
-        raise ConfigError(f"feature '{name}': shape {values.shape} found, expected {shape} as for the context")
-    return values
-
-
-def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers as they are; raise `ValueRangeError` for anything else."""
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-        raise ValueRangeError(f"context '{name}': values of type {values.dtype} found, expected numbers")
-    if n_bad := int(np.sum(~np.isfinite(values))):
-        raise ValueRangeError(f"context '{name}': {n_bad} of {values.size} values are NaN or infinite, expected none")
-    return values
 
 
 def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, int]) -> str:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from calorefine import keys
+from calorefine.conditions import conditions_of, feature_of, keys_of
 from calorefine.errors import CheckpointError, ConfigError
 from calorefine.io.cuts import Interval
 from calorefine.io.expressions import evaluate_plain
@@ -36,9 +37,6 @@ from calorefine.simulator import (
     MAP_KEY,
     AnySimulator,
     Simulator,
-    conditions_of,
-    feature_of,
-    keys_of,
 )
 from calorefine.slices import (
     Part,

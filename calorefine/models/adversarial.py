@@ -26,8 +26,8 @@ from calorefine.data.module import Prepared
 from calorefine.errors import ConfigError
 from calorefine.events import Events
 from calorefine.io.provenance import plain
-from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced
-from calorefine.models.base import TrainedModel, records
+from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced, records
+from calorefine.models.base import TrainedModel
 from calorefine.models.critics import ALL_FEATURES, Critic, CriticOptions
 from calorefine.models.quantities import Quantities
 from calorefine.models.updates import Average, Update, averaged, check_decay

@@ -25,9 +25,9 @@ by :math:`\delta` widths, the width is made :math:`\delta^2 / 2` too small.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from calorefine.errors import ConfigError
 from calorefine.nets import MLP, Activation
 from calorefine.stats import batch_mean
 
+_R = TypeVar("_R")
 LARGEST = 4.0  # standard deviations of a regressed property
 
 
@@ -144,3 +145,8 @@ class Enforced:
     def centered(self, z: Tensor) -> Tensor:
         """Values (..., B) whose mean is 0 if the statistic is right, of a standardized quantity (..., B)."""
         return z if self.width is None else (z.square() - 1) / 2
+
+
+def records(kind: type[_R], values: Iterable[_R | Mapping[str, Any]]) -> list[_R]:
+    """Records of an option, which are plain containers where they come from a checkpoint."""
+    return [value if isinstance(value, kind) else kind(**value) for value in values]  # type: ignore[arg-type]

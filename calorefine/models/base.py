@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.strategies import ParallelStrategy
@@ -29,7 +29,6 @@ CHECKPOINT_FORMAT = 1
 EPOCHS_KEY = "calorefine_max_epochs"
 LOWEST_KEY = "calorefine_lowest_validation"
 SIGNIFICANT = 5.0  # standard errors by which a checkpoint has to be worse than another to be left for it
-_R = TypeVar("_R")
 _RECIPES: dict[str, dict[str, type[GenerativeModel]]] = {}  # by name, and by file and class
 
 
@@ -283,34 +282,6 @@ class TrainedModel(GenerativeModel, recipe=False):
     def loss(self, batch: Batch, noise: Noise) -> torch.Tensor:
         """What an update minimizes: the estimate with the training sample's mean weight."""
         return self.estimate(batch, noise, self.mean_weight)
-
-
-class Likelihood(ABC):
-    """What a generator that knows how probable an event is has beside."""
-
-    @abstractmethod
-    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
-
-
-class Encoding(ABC):
-    """What a generator that encodes events, and decodes codes of a prior, has beside."""
-
-    @abstractmethod
-    def latent_terms(self, events: Batch) -> torch.Tensor:
-        """How far the codes of events are from the prior that is sampled from, event by event.
-
-        Args:
-            events: reference events in physical units, weights of any sign.
-
-        Returns:
-            (n,) contributions of the events to an energy distance, which is their mean and has no bias.
-        """
-
-
-def records(kind: type[_R], values: Iterable[_R | Mapping[str, Any]]) -> list[_R]:
-    """Records of an option, which are plain containers where they come from a checkpoint."""
-    return [value if isinstance(value, kind) else kind(**value) for value in values]  # type: ignore[arg-type]
 
 
 def recipe_named(name: str, models: Iterable[type[GenerativeModel]], *, where: str | Path) -> type[GenerativeModel]:

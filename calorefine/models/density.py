@@ -10,8 +10,8 @@ import torch
 
 from calorefine.data.piecewise import NormalWithin, UniformWithin
 from calorefine.errors import ConfigError
+from calorefine.models.abilities import Likelihood
 from calorefine.models.averaged import AveragedModel
-from calorefine.models.base import Likelihood
 
 MOST_DISCRETE = 10  # features of an event over which a lattice can integrate
 

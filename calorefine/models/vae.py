@@ -41,8 +41,8 @@ from calorefine.data.batches import Batch
 from calorefine.data.module import VALIDATION_EVENTS
 from calorefine.data.occupancy import Parts
 from calorefine.errors import ConfigError
+from calorefine.models.abilities import Encoding
 from calorefine.models.averaged import AveragedModel
-from calorefine.models.base import Encoding
 from calorefine.models.couplings import couplings, flow_log_prob
 from calorefine.models.updates import averaged, check_decay
 from calorefine.nets import MLP, Activation, Noise

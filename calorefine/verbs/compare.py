@@ -189,7 +189,8 @@ def compare_models(
     judged: dict[str, Any] = {"reference": reference, "training": training, "repetitions": repetitions}
     folder = target.with_suffix("")
     folder.mkdir(exist_ok=True)
-    rows, enforced, validations, checkpoints = [], [], {}, {}
+    rows, enforced, validations = [], [], {}
+    checkpoints: dict[str, str] = {}
     with ExitStack() as stack:
         page, markdown, numbers = (
             stack.enter_context(replacing(target.with_suffix(end), overwrite=overwrite))

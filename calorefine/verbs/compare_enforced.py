@@ -19,8 +19,7 @@ import torch
 from calorefine import stats
 from calorefine.errors import ConfigError
 from calorefine.fit.command import lightning
-from calorefine.models.auxiliary import Enforced
-from calorefine.models.base import records
+from calorefine.models.auxiliary import Enforced, records
 from calorefine.models.quantities import Quantities
 from calorefine.pages.page import Table
 from calorefine.text import with_error

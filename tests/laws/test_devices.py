@@ -16,7 +16,7 @@ import calorefine
 from calorefine import Simulator
 from calorefine.data.batches import Batch
 from calorefine.ensemble.side_by_side import together
-from calorefine.models.base import Likelihood
+from calorefine.models.abilities import Likelihood
 
 NAMES = [
     "arange",
