@@ -18,7 +18,8 @@ settings were chosen on the training half, 60 % of it against the rest, among ab
 fit, and by agreement of the two subtractions), six trainings of the flow and six of the WGAN.  Two were changed after
 first results of the judging half were seen: `positive.bounds` of the flow (by the training half's own marginals; the
 AUC stayed) and the epochs of the WGAN (to as many updates as before on 60 %).  The tails of the peak were fixed after a
-replica's fit of the judging half failed.
+replica's fit of the judging half failed.  After that the columns (hadronic energy, absolute eta) and the WGAN's batches
+were chosen again on four and two such splits of the training half, among nine flows and five WGANs.
 
 Everything is kept in the folder `--work`, so that it can be run in parts:
 
