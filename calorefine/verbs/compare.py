@@ -100,11 +100,14 @@ CELLS: dict[str, Callable[[Row], str]] = {
     "width pull": lambda row: number(row.worst_width, 2),
     "KS p (of all)": lambda row: number(row.smallest_p, 2),
     "nearest": lambda row: number(row.nearest, 3),
+    "n_eff": lambda row: f"{row.n_eff:.0f}",
+}
+COSTS: dict[str, Callable[[Row], str]] = {
+    "generator": lambda row: row.name,
     "trained in": lambda row: "loaded" if row.train_seconds is None else f"{row.train_seconds:.0f} s",
-    "us per event (1, 1000, 100 000)": lambda row: ", ".join(f"{time:.2g}" for time in row.microseconds.values()),
+    **{f"us per event of {n}": lambda row, n=n: number(row.microseconds[n], 2) for n in BATCHES},  # type: ignore[misc]
     "parameters": lambda row: f"{row.n_parameters:,}",
     "likelihood": lambda row: "yes" if row.likelihood else "no",
-    "n_eff": lambda row: f"{row.n_eff:.0f}",
 }
 
 
@@ -120,8 +123,8 @@ class ModelComparison:
     @property
     def tables(self) -> list[Table]:
         """The tables of the page."""
-        generators = Table.of("Generators", self.rows, CELLS)
-        return [generators, table_of(self.enforced)] if self.enforced else [generators]
+        tables = [Table.of("Generators", self.rows, CELLS), Table.of("What they cost", self.rows, COSTS)]
+        return [*tables, table_of(self.enforced)] if self.enforced else tables
 
     def markdown(self) -> str:
         """Return the tables as Markdown."""
