@@ -226,12 +226,11 @@ def _check(name: str, candidate: Candidate, before: list[str]) -> None:
     path = Path(candidate.config or candidate.checkpoint or "")
     if not path.is_file():
         raise FileError(f"models: '{name}': there is no file '{path}'")
-    for other in re.findall(r"^\{(.*)\}$", "\n".join(candidate.options), re.MULTILINE):
-        if other not in before:
-            msg = (
-                f"models: '{name}': option '{{{other}}}' found, expected a generator before it{nearest(other, before)}"
-            )
-            raise ConfigError(f"{msg}; before it are {', '.join(before) or 'none'}")
+    for option in candidate.options:
+        named = re.fullmatch(r"\{([\w.-]+)\}", option)
+        if named and named[1] not in before:
+            msg = f"models: '{name}': option '{option}' found, expected a generator before it"
+            raise ConfigError(f"{msg}{nearest(named[1], before)}; before it are {', '.join(before) or 'none'}")
 
 
 def _with_left_out(models: Mapping[str, Candidate]) -> tuple[dict[str, Candidate], dict[str, Plan]]:
@@ -310,12 +309,12 @@ def _microseconds(simulator: AnySimulator, reference: Source) -> dict[int, float
     """Time per event of calls with so many events, in memory, repeated for a while after a first one."""
     request = Request(simulator.columns.expressions("context"))
     chunk = next(reference.chunks(request, rows=max(BATCHES)))
+    simulator.sample({name: values[:1] for name, values in chunk.values.items()}, seed=0)
     return {n: 1e6 / n * _seconds(simulator, {k: np.resize(v, n) for k, v in chunk.values.items()}) for n in BATCHES}
 
 
 def _seconds(simulator: AnySimulator, conditions: Mapping[str, np.ndarray[Any, Any]]) -> float:
     """Time of a call: the median of those that fit in `TIMED_FOR`, at least one."""
-    simulator.sample(conditions, seed=0)
     times: list[float] = []
     while sum(times) < TIMED_FOR:
         start = time.perf_counter()

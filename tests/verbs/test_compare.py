@@ -113,6 +113,9 @@ def test_errors(folder):
         compare(folder, {"a": {"config": config}}, output="a.txt")
     with pytest.raises(TrainingError, match=r"training of 'a' failed: .*n_bins: 1 found"):
         compare(folder, {"a": {"config": config, "options": ["--model.init_args.n_bins", "1"]}}, output="a.html")
+    mapping = {"a": {"config": config, "options": ["--data.columns.context", "{c: }", "--model.init_args.n_bins", "1"]}}
+    with pytest.raises(TrainingError, match="n_bins: 1 found"):  # braces of a mapping name no generator
+        compare(folder, mapping, output="a.html")
     assert not (folder / "a.html").exists()
 
 
