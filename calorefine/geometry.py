@@ -1,0 +1,135 @@
+"""Geometry of a calorimeter as data: where its cells are, which symmetries hold, and from which energy a cell is read.
+
+Nothing else in calorefine is written for one detector: sources, preprocessing and observables of showers take a
+`Geometry`.  The axes are eta and phi, as the CaloChallenge names them; in a detector with flat cells these are x and y.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calorefine.errors import ConfigError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+AXES = ("eta", "phi")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Cells of one layer, in the order in which showers hold them.
+
+    Args:
+        number: of the layer in its detector, as in `e_layer_12`; layers without cells are left out.
+        eta: (n,) centers of the cells in mm.
+        phi: (n,) likewise.
+        grid: (rows, columns) if the cells are a regular grid, eta along a row and phi along a column; None otherwise.
+        pitch_mm: size of a cell of the grid along (eta, phi).
+        resolved: whether the layer is divided along (eta, phi), so that a center and a width there mean something.
+    """
+
+    number: int
+    eta: FloatArray
+    phi: FloatArray
+    grid: tuple[int, int] | None = None
+    pitch_mm: tuple[float, float] | None = None
+    resolved: tuple[bool, bool] = (True, True)
+
+    @classmethod
+    def of_grid(cls, number: int, grid: tuple[int, int], pitch_mm: tuple[float, float]) -> Layer:
+        """Layer of (rows, columns) cells of this size along (eta, phi), centered at 0; columns are the faster index.
+
+        >>> Layer.of_grid(0, (1, 4), (5.0, 160.0)).eta
+        array([-7.5, -2.5,  2.5,  7.5])
+        """
+        rows, columns = grid
+        eta, phi = ((np.arange(n) - (n - 1) / 2) * size for n, size in zip((columns, rows), pitch_mm, strict=True))
+        return cls(number, np.tile(eta, rows), np.repeat(phi, columns), grid, pitch_mm, (columns > 1, rows > 1))
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.eta)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Layers of a calorimeter, in the order in which showers hold them.
+
+    Args:
+        layers: those that have cells.
+        threshold_mev: energy below which a cell is not read out, in MeV.
+        mirrors: whether the detector looks the same when eta, phi change their sign.
+
+    Raises:
+        ConfigError: no cell, a layer twice, a threshold that is negative, or mirrors of layers that are no grids.
+    """
+
+    layers: tuple[Layer, ...]
+    threshold_mev: float = 0.0
+    mirrors: tuple[bool, bool] = (False, False)
+
+    def __post_init__(self) -> None:
+        """Check that it makes sense."""
+        numbers = [layer.number for layer in self.layers]
+        if not numbers or not all(map(len, self.layers)):
+            raise ConfigError("geometry: a layer without cells found, expected at least one in each layer")
+        if len(set(numbers)) < len(numbers):
+            raise ConfigError(f"geometry: layers {numbers} found, expected each once")
+        if not self.threshold_mev >= 0:
+            raise ConfigError(f"geometry: threshold_mev is {self.threshold_mev}, expected 0 or more")
+        if any(self.mirrors) and not all(layer.grid for layer in self.layers):
+            raise ConfigError("geometry: mirrors given, and a layer that is no grid; expected grids")
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells of all layers."""
+        return sum(map(len, self.layers))
+
+    @cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """Places of the layers among the cells of a shower."""
+        ends = np.cumsum([len(layer) for layer in self.layers]).tolist()
+        return tuple(slice(end - len(layer), end) for layer, end in zip(self.layers, ends, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for checkpoints and provenance."""
+        layers = [
+            {**dataclasses.asdict(layer), "eta": layer.eta.tolist(), "phi": layer.phi.tolist()} for layer in self.layers
+        ]
+        return {"layers": layers, "threshold_mev": self.threshold_mev, "mirrors": list(self.mirrors)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Geometry:
+        """Inverse of `to_dict`."""
+        layers = tuple(
+            Layer(
+                layer["number"],
+                np.asarray(layer["eta"], np.float64),
+                np.asarray(layer["phi"], np.float64),
+                layer["grid"] and tuple(layer["grid"]),
+                layer["pitch_mm"] and tuple(layer["pitch_mm"]),
+                tuple(layer["resolved"]),
+            )
+            for layer in values["layers"]
+        )
+        return cls(layers, values["threshold_mev"], tuple(values["mirrors"]))
+
+
+def segmented(grids: list[tuple[int, int]], size_mm: tuple[float, float], threshold_mev: float = 0.0) -> Geometry:
+    """Geometry of layers that are grids of (rows, columns) over the same area, size along (eta, phi), with mirrors.
+
+    >>> segmented([(3, 96), (12, 12), (12, 6)], (480.0, 480.0), 0.1).n_cells
+    504
+    """
+    layers = tuple(
+        Layer.of_grid(number, (rows, columns), (size_mm[0] / columns, size_mm[1] / rows))
+        for number, (rows, columns) in enumerate(grids)
+    )
+    return Geometry(layers, threshold_mev, (True, True))
