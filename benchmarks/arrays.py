@@ -38,7 +38,7 @@ def showers(n: int, cells: int, rng: np.random.Generator) -> NDArray[np.float32]
 
 def dequantize_ms(columns: dict[str, Column], x: NDArray[np.float32]) -> float:
     """Median CPU time of a batch of 512."""
-    fitted = ColumnTransforms().fit(x, np.ones(len(x)), columns)
+    fitted = ColumnTransforms().fit_described(x, np.ones(len(x)), columns)
     u, noise, times = fitted(torch.from_numpy(x[:512])), torch.Generator().manual_seed(0), []
     for _ in range(50):
         start = time.thread_time()

@@ -154,7 +154,8 @@ def train(config: str, seed: int, runs: Path, *options: str) -> tuple[Simulator,
     """Train a committed configuration; return the best checkpoint's simulator and the wall time of the command."""
     start = time.perf_counter()
     arguments = ["fit", "-c", str(CONFIGS / f"{config}.yaml"), "--runs", str(runs), "--seed_everything", str(seed)]
-    arguments += ["--threads", "1", "--data.files", str(CALIBRATION), "--trainer.enable_progress_bar", "false", *options]
+    arguments += ["--data.files", str(CALIBRATION), "--threads", "1", "--trainer.enable_progress_bar", "false"]
+    arguments += options
     finished = lightning(arguments)
     seconds = time.perf_counter() - start
     return Simulator.load(finished.run_dir / "checkpoints" / "best.ckpt"), seconds

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -138,17 +139,28 @@ class ResidualMLP(nn.Module):
         width: of the layers.
         n_blocks: blocks of two layers, each of which adds to what it is given.
         act: activation before each layer but the first.
+        dropout: part of the numbers within a block that are left out at random in each step of a training.
     """
 
     def __init__(
-        self, n_state: int, n_conditions: int, n_out: int, *, width: int, n_blocks: int, act: Activation = "silu"
+        self,
+        n_state: int,
+        n_conditions: int,
+        n_out: int,
+        *,
+        width: int,
+        n_blocks: int,
+        act: Activation = "silu",
+        dropout: float = 0.0,
     ) -> None:
         """Build the layers."""
         super().__init__()
         self.first = nn.Linear(n_state + n_conditions, width)
         embed = MLP(n_conditions, width, hidden=[width], act=act) if n_conditions else None
         self.embedding = nn.Sequential(embed, activation(act)) if embed else None
-        self.blocks = nn.ModuleList(_Block(width, act, scaled=embed is not None) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(
+            _Block(width, act, scaled=embed is not None, dropout=dropout) for _ in range(n_blocks)
+        )
         self.last = nn.Sequential(activation(act), nn.Linear(width, n_out))
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
@@ -166,11 +178,12 @@ class ResidualMLP(nn.Module):
 class _Block(nn.Module):
     """Two layers that add to their input, scaled between them by what is conditioned on, if there is anything."""
 
-    def __init__(self, width: int, act: Activation, *, scaled: bool) -> None:
+    def __init__(self, width: int, act: Activation, *, scaled: bool, dropout: float) -> None:
         super().__init__()
         self.before = nn.Sequential(activation(act), nn.Linear(width, width))
         self.scale = nn.Linear(width, width) if scaled else None
-        self.after = nn.Sequential(activation(act), nn.Linear(width, width))
+        left_out = [nn.Dropout(dropout)] if dropout else []
+        self.after = nn.Sequential(activation(act), *left_out, nn.Linear(width, width))
 
     def forward(self, y: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         inner = self.before(y)
@@ -192,6 +205,13 @@ class Noise:
         """Make the generators."""
         self.ranks, self.device = ranks, device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @contextmanager
+    def of_layers(self) -> Iterator[None]:
+        """Have layers that are random by themselves (dropout) draw what belongs to the step."""
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.generators[0])))
+            yield
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal numbers for the events of a batch."""

@@ -298,8 +298,9 @@ class Simulator(AnySimulator):
             size = min(block, len(out) - first)
             rows = np.minimum(np.arange(first, first + max(size, MIN_ROWS)), len(out) - 1)
             latent = torch.from_numpy(keys.normal(latent_key[rows], model.latent_size))
-            context = model.context(torch.from_numpy(encoded[rows]))
-            out[first : first + size] = model.features.inverse(model.generate(latent, context)).numpy()[:size]
+            context = torch.from_numpy(encoded[rows])
+            u = model.generate(latent, model.context(context))
+            out[first : first + size] = model.features.inverse(u, context).numpy()[:size]
 
 
 def outside_domain(flag: str, n_outside: int, n: int, by_column: Mapping[str, int]) -> str:

@@ -85,8 +85,8 @@ def prepared(seed, *, zeros=True, **options):
     x = np.stack([arrays["x"], arrays["y"] if zeros else np.random.default_rng(seed).gamma(2, 1, 600)], axis=1)
     context, weight = arrays["c"][:, None], np.random.default_rng(seed).random(600)
     maps = (
-        ColumnTransforms().fit(x, weight, COLUMNS.feature_columns),
-        ColumnTransforms().fit(context, weight, COLUMNS.context_columns),
+        ColumnTransforms().fit_described(x, weight, COLUMNS.feature_columns),
+        ColumnTransforms().fit_described(context, weight, COLUMNS.context_columns),
     )
     torch.manual_seed(seed)
     model = VAE(hidden=[16, 16], **options)

@@ -35,7 +35,7 @@ from calorefine.data.occupancy import Occupancy, Parts
 from calorefine.data.piecewise import NormalWithin, Piecewise, UniformWithin
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.ddp import Ranks
-from calorefine.events import Column
+from calorefine.events import Column, Columns, Events
 
 Z_CLIP = 8.0
 Z_LIMIT = 1000.0  # of `exact`: a value at a bound of its column is at infinity
@@ -100,12 +100,16 @@ class ColumnTransforms(Preprocessing):
         self.is_bounded, self.is_integer = bool(self.bounds.isfinite().any()), bool(self.integer.any())
         return self
 
-    def fit(self, values: NDArray[Any], weight: NDArray[np.float64], columns: Mapping[str, Column]) -> Self:
-        """Fit a map for each column, and the linear one that makes scalars uncorrelated; arguments as in the base."""
-        given = columns.values()
+    def fit(self, events: Events, columns: Columns) -> Self:
+        """Fit a map for each feature, and the linear one that makes scalars uncorrelated; arguments as in the base."""
+        return self.fit_described(events.x, events.weight, columns.feature_columns)
+
+    def fit_described(self, values: NDArray[Any], weight: NDArray[np.float64], described: Mapping[str, Column]) -> Self:
+        """Fit to values (n, d) of these columns, with weights (n,)."""
+        given = described.values()
         kinds: list[Transform] = [column.transform for column in given]
         offsets = [column.offset or 0.0 for column in given]
-        names = [f"{name} - {offset:.15g}" if offset else name for name, offset in zip(columns, offsets, strict=True)]
+        names = [f"{name} - {offset:.15g}" if offset else name for name, offset in zip(described, offsets, strict=True)]
         bounds: list[Bounds | None] = [
             column.bounds and (*(None if end is None else end - offset for end in column.bounds),)  # type: ignore[misc]
             for column, offset in zip(given, offsets, strict=True)
@@ -200,13 +204,13 @@ class ColumnTransforms(Preprocessing):
         """The maps of the columns, before whitening."""
         return Piecewise(self.knots, self.slopes, self.bounds)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
         """Map physical values (n, d) to network values (n, d), float32."""
         if self.n_columns == 0:
             return x.to(torch.float32)
         return self.whiten(self.to_normal(x).clamp(-Z_CLIP, Z_CLIP).float()).clamp(-Z_CLIP, Z_CLIP)
 
-    def exact(self, x: torch.Tensor) -> torch.Tensor:
+    def exact(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
         """Network values (n, d) whose inverse is x (n, d), within the precision of float32 at the column's scale."""
         return self.whiten(self.to_normal(x).clamp(-Z_LIMIT, Z_LIMIT)).float()
 
@@ -263,7 +267,7 @@ class ColumnTransforms(Preprocessing):
         mixing = self.mixing.to(z.dtype)
         return self._whitened(z, lambda s: torch.linalg.solve(mixing[:-1], s - mixing[-1], left=False))
 
-    def intervals(self, x: torch.Tensor) -> torch.Tensor:
+    def intervals(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
         """Lower and upper end (2, n, d) of the z that are mapped to x (n, d), float64; equal where x is continuous.
 
         They are infinite for what is impossible: beyond a bound, or no integer in an integer column.
@@ -274,7 +278,13 @@ class ColumnTransforms(Preprocessing):
         ends[:, self.integer] = self.maps.of(self.integer).unit_ends(columns[self.integer])
         return ends.mT.contiguous()
 
-    def dequantize(self, u: torch.Tensor, noise: torch.Generator, ranks: Ranks = ALONE) -> torch.Tensor:
+    def dequantize(
+        self,
+        u: torch.Tensor,
+        noise: torch.Generator,
+        context: torch.Tensor | None = None,  # noqa: ARG002
+        ranks: Ranks = ALONE,
+    ) -> torch.Tensor:
         """Spread network values (n, d) of atoms and integers over the z that belong to them, as a normal law would."""
         if not self.is_discrete:
             return u
@@ -295,12 +305,12 @@ class ColumnTransforms(Preprocessing):
         spread = self.spread_within(low, high).at(uniform.to(low.device))
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
-    def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    def log_slope(self, x: torch.Tensor, context: torch.Tensor | None, ends: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Log of dz/dx (n, d) at x (n, d) with these `intervals` (2, n, d), float64; 0 for atoms and integers."""
         slope = self.maps.slope(self._off_bounds(x).T.contiguous()).T
         return torch.where(ends[1] > ends[0], 0.0, -slope.log())
 
-    def inverse(self, u: torch.Tensor) -> torch.Tensor:
+    def inverse(self, u: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
         """Map network values (n, d) to physical values (n, d), float32."""
         if self.n_columns == 0:
             return u
@@ -345,14 +355,14 @@ class ColumnTransforms(Preprocessing):
 class Conditions(ColumnTransforms):
     """Map of the context, which is never inverted: an atom is at the upper end of its interval, not in its middle."""
 
-    def fit(self, values: NDArray[Any], weight: NDArray[np.float64], columns: Mapping[str, Column]) -> Self:
-        """Fit a map for each numeric column; categories, one-hot encoded, are left as they are."""
+    def fit(self, events: Events, columns: Columns) -> Self:
+        """Fit a map for each numeric column of the context; categories, one-hot encoded, are left as they are."""
         kinds: list[Transform] = []
         names: list[str] = []
-        for name, column in columns.items():
+        for name, column in columns.context_columns.items():
             kinds += [column.transform] if column.categories is None else ["identity"] * len(column.categories)
             names += [name] * (len(kinds) - len(names))
-        return self.fit_columns(values, weight, kinds, names)
+        return self.fit_columns(events.context, events.weight, kinds, names)
 
     def to_normal(self, x: torch.Tensor) -> torch.Tensor:
         """Map physical values (n, d) to z (n, d), float64, before whitening and without a limit."""

@@ -72,6 +72,7 @@ class Prepared:
         return {
             "columns": self.columns.to_dict(),
             "preprocessing": self.features.to_dict(),
+            "conditions": self.context.to_dict(),
             "domain": self.domain.tolist(),
             "support": self.support.to_dict() if self.support else None,
             "mean_weight": self.mean_weight,
@@ -92,11 +93,13 @@ class Prepared:
             }
             for part in ("features", "context")
         }
-        default = {"name": ColumnTransforms.__name__, "init_args": {}}  # of checkpoints before there was a choice
+        default, default_context = (  # of checkpoints before there was a choice
+            {"name": kind.__name__, "init_args": {}} for kind in (ColumnTransforms, Conditions)
+        )
         return cls(
             columns=Columns.from_dict(values["columns"]),
             features=Preprocessing.from_dict(values.get("preprocessing", default), maps["features"]),
-            context=Conditions().restore(maps["context"]),
+            context=Preprocessing.from_dict(values.get("conditions", default_context), maps["context"]),
             domain=np.asarray(values["domain"], np.float64).reshape(-1, 2),
             mean_weight=values["mean_weight"],
             provenance=values["provenance"],
@@ -372,11 +375,12 @@ class EventDataModule(pl.LightningDataModule):
         for name, events in (("training", train), ("held-out", self.validation)):
             stats.require_positive_sum(events.weight, f"{self.source}, {name} events")
         context = train.context[train.weight != 0]
+        features = copy.deepcopy(self.preprocessing)
         domain = np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64)
         return Prepared(
             columns=columns,
-            features=copy.deepcopy(self.preprocessing).fit(train.x, train.weight, columns.feature_columns),
-            context=Conditions().fit(train.context, train.weight, columns.context_columns),
+            features=features.fit(train, columns),
+            context=(features.conditions or Conditions()).fit(train, columns),
             domain=domain,
             mean_weight=float(self._batch_weight(train).mean(dtype=np.float64)),
             provenance=self._provenance(),
@@ -405,11 +409,11 @@ class EventDataModule(pl.LightningDataModule):
         maps = (prepared.features, prepared.context)
         large = 4 * len(events) * sum(module.n_columns for module in maps) > self.max_memory_gb * 1e9
         arrays = []
-        for module, values in zip(maps, (events.x, events.context), strict=True):
-            shape = values.shape
+        for module, values in zip(maps, ((events.x, events.context), (events.context,)), strict=True):
+            shape = (len(events), module.n_columns)
             out = memory_map(shape, np.float32, self.cache_dir) if large else np.empty(shape, np.float32)
             for rows in row_blocks(len(events), module.n_columns):
-                out[rows] = module(torch.from_numpy(values[rows])).numpy()
+                out[rows] = module(*(torch.from_numpy(part[rows]) for part in values)).numpy()
             arrays.append(torch.from_numpy(out))
         arrays.append(torch.from_numpy(self._batch_weight(events)))
         return BatchDataset(Batch(*arrays))

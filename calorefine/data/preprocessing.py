@@ -2,7 +2,8 @@
 
 The data module fits it to the training events, the models work in its network units, and a checkpoint holds it: the
 name of its class, the arguments of its constructor and its buffers.  `ColumnTransforms` is the default; a class of
-one's own implements `fit`, `forward`, `inverse` and `n_columns`, and what else its recipes ask for.
+one's own implements `fit`, `forward`, `inverse` and `n_columns`, and what else its recipes ask for.  A map may depend
+on the event's context, which each method is given: encoded, in physical units.
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from calorefine.data.occupancy import Parts
 from calorefine.data.piecewise import NormalWithin, UniformWithin
 from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, nearest
-from calorefine.events import Column
+from calorefine.events import Columns, Events
 
 ALONE = Ranks()
 
@@ -54,30 +53,40 @@ class Preprocessing(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def fit(self, values: NDArray[Any], weight: NDArray[np.float64], columns: Mapping[str, Column]) -> Self:
+    def fit(self, events: Events, columns: Columns) -> Self:
         """Fit to weighted events, in place.
 
         Args:
-            values: (n, d) finite features, those of an array beside each other.
-            weight: (n,) any sign, positive sum.
-            columns: descriptions of the features, by name, in order.
+            events: with finite features (n, d), those of an array beside each other; weights of any sign and positive
+                sum.
+            columns: their description.
 
         Returns:
             The same object.
         """
 
     @abstractmethod
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map physical values (n, d) to network values (n, d), float32."""
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map physical values (n, d) at context (n, c) to network values (n, k), float32."""
 
     @abstractmethod
-    def inverse(self, u: torch.Tensor) -> torch.Tensor:
-        """Map network values (n, d) to physical values (n, d), float32."""
+    def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map network values (n, k) at context (n, c) to physical values (n, d), float32."""
 
     @property
     @abstractmethod
     def n_columns(self) -> int:
-        """Number of columns d."""
+        """Number of network values k of an event; as many as columns d, but for maps that say otherwise."""
+
+    @property
+    def n_first(self) -> int:
+        """How many of the network values come first where a generator makes them in two steps; 0 if it doesn't say."""
+        return 0
+
+    @property
+    def conditions(self) -> Preprocessing | None:
+        """Map of the context that belongs to this map of the features, not fitted; None for the default one."""
+        return None
 
     @property
     def is_discrete(self) -> bool:
@@ -89,13 +98,19 @@ class Preprocessing(nn.Module, ABC):
         """Of each column the values (k,) that have a probability of their own."""
         return [torch.empty(0)] * self.n_columns
 
-    def dequantize(self, u: torch.Tensor, noise: torch.Generator, ranks: Ranks = ALONE) -> torch.Tensor:  # noqa: ARG002
-        """Spread network values (n, d) of atoms and integers over what is mapped to them."""
+    def dequantize(
+        self,
+        u: torch.Tensor,
+        noise: torch.Generator,  # noqa: ARG002
+        context: torch.Tensor,  # noqa: ARG002
+        ranks: Ranks = ALONE,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """Spread network values (n, k) of atoms and integers at context (n, c) over what is mapped to them."""
         return u
 
-    def exact(self, x: torch.Tensor) -> torch.Tensor:
-        """Network values (n, d), float32, whose inverse is x (n, d), also where `forward` has a limit."""
-        limited: torch.Tensor = self(x)
+    def exact(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Network values (n, k), float32, whose inverse is x (n, d), also where `forward` has a limit."""
+        limited: torch.Tensor = self(x, context)
         return limited
 
     def with_discrete(self, u: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
@@ -116,12 +131,12 @@ class Preprocessing(nn.Module, ABC):
         """Network values (n, d) of `parts`."""
         return y
 
-    def intervals(self, x: torch.Tensor) -> torch.Tensor:
-        """Lower and upper end (2, n, d), float64, of the z that are mapped to x (n, d); equal where x is continuous.
+    def intervals(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Lower and upper end (2, n, k), float64, of the z that are mapped to x (n, d); equal where x is continuous.
 
         z are network values before `whiten`.  Ends are infinite for what is impossible.
         """
-        z: torch.Tensor = self(x)
+        z: torch.Tensor = self(x, context)
         return z.double().expand(2, -1, -1)
 
     def whiten(self, z: torch.Tensor) -> torch.Tensor:
@@ -133,8 +148,8 @@ class Preprocessing(nn.Module, ABC):
         """Log of the determinant () of `whiten`."""
         return torch.zeros((), dtype=torch.float64)
 
-    def log_slope(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Log of dz/dx (n, d) at x (n, d) with these `intervals`, float64; 0 for what is discrete.
+    def log_slope(self, x: torch.Tensor, context: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Log of dz/dx (n, d) at x (n, d) and context (n, c) with these `intervals`, float64; 0 for what is discrete.
 
         Raises:
             ConfigError: the class doesn't tell.

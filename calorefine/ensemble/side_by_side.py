@@ -54,9 +54,10 @@ class Together(GenerativeModel, recipe=False):
         """Each replica's own."""
         return Noise(*(step_seed(int(replica.noise_seed), position) for replica in self.replicas), device=self.device)
 
-    def physical(self, x: torch.Tensor) -> torch.Tensor:
+    def physical(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Each replica's events, by its own preprocessing."""
-        return torch.stack([replica.physical(events) for replica, events in zip(self.replicas, x, strict=True)])
+        parts = zip(self.replicas, x, context, strict=True)
+        return torch.stack([replica.physical(events, own) for replica, events, own in parts])
 
     def physical_context(self, context: torch.Tensor) -> torch.Tensor:
         """Each replica's context, by its own map."""
@@ -72,8 +73,8 @@ class Together(GenerativeModel, recipe=False):
         """Each replica's batch, spread by its own preprocessing."""
         if not any(replica.features.is_discrete for replica in self.replicas):
             return batch
-        parts = zip(self.replicas, batch.x, noise.generators, strict=True)
-        spread = [replica.features.dequantize(x, generator) for replica, x, generator in parts]
+        parts = zip(self.replicas, batch.x, noise.generators, self.physical_context(batch.context), strict=True)
+        spread = [replica.features.dequantize(x, generator, context) for replica, x, generator, context in parts]
         return batch._replace(x=torch.stack(spread))
 
     def clip_gradients(

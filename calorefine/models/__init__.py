@@ -3,6 +3,7 @@
 `MODELS` is the registry that tests go by: a new recipe is one line here.  Students, which need a teacher, are beside.
 """
 
+from calorefine.models.affine_flow import AffineFlow
 from calorefine.models.base import GenerativeModel
 from calorefine.models.cramer_gan import CramerGAN
 from calorefine.models.distillation import FlowStudent, Student
@@ -12,13 +13,14 @@ from calorefine.models.library import Library
 from calorefine.models.vae import VAE
 from calorefine.models.wgan import WGAN
 
-_ALL = (WGAN, CramerGAN, Flow, FlowMatching, VAE, Library)
+_ALL = (WGAN, CramerGAN, Flow, AffineFlow, FlowMatching, VAE, Library)
 MODELS: dict[str, type[GenerativeModel]] = {model.__name__: model for model in _ALL}
 
 __all__ = [
     "MODELS",
     "VAE",
     "WGAN",
+    "AffineFlow",
     "CramerGAN",
     "Flow",
     "FlowMatching",

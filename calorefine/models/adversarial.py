@@ -139,7 +139,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         """Quantities (..., B, k) of events and context in network units, less their mean, in standard deviations."""
         places = [list(self.quantities.options).index(text) for text in texts]
         mean, width = self.moments[..., None, places, :].unbind(-1)
-        values = self.quantities.values(texts, self.physical(x), self.physical_context(context))
+        values = self.quantities.values(texts, self.physical(x, context), self.physical_context(context))
         return ((values - mean) / width).to(x.dtype)
 
     @abstractmethod

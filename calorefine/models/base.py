@@ -17,7 +17,6 @@ from calorefine import losses, stats
 from calorefine.data.batches import Batch
 from calorefine.data.module import VALIDATION_EVENTS, EventDataModule, Prepared
 from calorefine.data.occupancy import Parts
-from calorefine.data.preprocessing import Preprocessing
 from calorefine.ddp import Ranks
 from calorefine.errors import CheckpointError, ConfigError, nearest
 from calorefine.events import Events
@@ -47,10 +46,10 @@ class GenerativeModel(UpdatedModule, ABC):
     """Whether it can be trained on signed weights; if not, training on them is refused."""
     validated_by: ClassVar[str] = "energy distance"
     """What `validation_terms` are the terms of, for the summary of a run."""
+    recipes_inside: ClassVar[tuple[str, ...]] = ()
+    """Arguments that are recipes themselves, which it describes in `hparams`."""
     terms_order: ClassVar[int] = 2
     """Order of that as a U-statistic: the standard error is that of the mean of the terms, times the order."""
-
-    context: Preprocessing
 
     def __init_subclass__(cls, *, recipe: bool = True, **options: Any) -> None:
         """Remember a class that is a recipe by its name; the latest one of a file that is executed again."""
@@ -65,7 +64,7 @@ class GenerativeModel(UpdatedModule, ABC):
         self.latent_size = latent_size
         self.spec: dict[str, Any] | None = None
         self.lowest: torch.Tensor | None = None
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=self.recipes_inside)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -179,13 +178,18 @@ class GenerativeModel(UpdatedModule, ABC):
                 f"the checkpoint is from the last of {planned} epochs: there is nothing left to train"
             )
 
-    def physical(self, x: torch.Tensor) -> torch.Tensor:
-        """Events (..., d) in physical units, from network units; with a gradient, but for integers."""
-        return self.features.inverse(x)
+    def to_network(self, events: Batch, noise: torch.Generator) -> Batch:
+        """Events in network units, from physical units, with atoms and integers spread."""
+        u = self.features(events.x, events.context)
+        spread = self.features.dequantize(u, noise, events.context)
+        return Batch(spread, self.context(events.context), events.weight)
 
-    def physical_context(self, context: torch.Tensor) -> torch.Tensor:
-        """Encoded context (..., c) in physical units, from network units."""
-        return self.context.inverse(context)
+    def physical(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Events (..., d) in physical units, from these and context (..., c) in network units.
+
+        It has a gradient, but for integers.
+        """
+        return self.features.inverse(x, self.physical_context(context))
 
     def parts(self, x: torch.Tensor) -> Parts:
         """Values of events (..., d) in network units, with atoms set apart; without a gradient."""
@@ -210,9 +214,9 @@ class GenerativeModel(UpdatedModule, ABC):
         latent = Noise(0, device=context.device).normal(len(context), self.latent_size)
         generated = self.generate(latent, context)
         if self.features.is_discrete:
-            generated = self.features(self.features.inverse(generated))
+            generated = self.features(self.features.inverse(generated, events.context), events.context)
         return losses.energy_contributions(
-            torch.cat([self.features(events.x), context], dim=1),
+            torch.cat([self.features(events.x, events.context), context], dim=1),
             torch.cat([generated, context], dim=1),
             weight=events.weight,
             mean_weight=float(events.weight.mean()),
@@ -252,7 +256,7 @@ class GenerativeModel(UpdatedModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Generate one event at each context of the batch, in physical units (n, d)."""
         latent = self.step_noise(batch_idx).normal(len(batch.weight), self.latent_size)
-        return self.features.inverse(self.generate(latent, self.context(batch.context)))
+        return self.features.inverse(self.generate(latent, self.context(batch.context)), batch.context)
 
 
 class TrainedModel(GenerativeModel, recipe=False):

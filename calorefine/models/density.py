@@ -44,7 +44,7 @@ class DensityModel(AveragedModel, Likelihood, recipe=False):
             ConfigError: an event has more than `MOST_DISCRETE` atoms and integers, as the empty cells of an array.
         """
         c = self.context(context)
-        low, high = ends = self.features.intervals(x)
+        low, high = ends = self.features.intervals(x, context)
         discrete = (high > low).any(dim=1)
         if (most := int((high > low).sum(dim=1).max())) > MOST_DISCRETE:
             msg = f"log_prob: an event with {most} features that are atoms or integers found"
@@ -60,7 +60,7 @@ class DensityModel(AveragedModel, Likelihood, recipe=False):
                 z, where = self.features.spread_within(low[chosen], high[chosen]), c[chosen]
                 terms = [self._term(z.at(point), z, where) for point in points]
                 log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
-        slope = torch.where(possible, self.features.log_slope(x, ends).sum(dim=1), 0.0)
+        slope = torch.where(possible, self.features.log_slope(x, context, ends).sum(dim=1), 0.0)
         return log_density + slope + self.features.log_whitening
 
     def _term(self, z: torch.Tensor, within: NormalWithin | UniformWithin, context: torch.Tensor) -> torch.Tensor:

@@ -135,9 +135,8 @@ class Flow(DensityModel):
 
     def validation_terms(self, batch: Batch) -> torch.Tensor:
         """Weighted negative log likelihood (n,) of held-out events, in network units, over the mean weight."""
-        noise = torch.Generator().manual_seed(0)
-        u = self.features.dequantize(self.features(batch.x), noise)
-        return -batch.weight / batch.weight.mean() * self.network_log_prob(u, self.context(batch.context))
+        u, context, weight = self.to_network(batch, torch.Generator().manual_seed(0))
+        return -weight / weight.mean() * self.network_log_prob(u, context)
 
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
         """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).

@@ -132,8 +132,7 @@ class FlowMatching(DensityModel):
     def validation_terms(self, batch: Batch) -> torch.Tensor:
         """Weighted squared errors (n,) of held-out events over the mean weight, at times and noise of every call."""
         noise = Noise(0, device=batch.x.device)
-        u = self.features.dequantize(self.features(batch.x), noise.generators[0])
-        held_out = Batch(u, self.context(batch.context), batch.weight)
+        held_out = self.to_network(batch, noise.generators[0])
         errors = torch.stack([self._errors(self.average, held_out, noise) for _ in range(VALIDATION_TIMES)])
         return batch.weight / batch.weight.mean() * errors.mean(0)
 

@@ -101,10 +101,12 @@ class Library(GenerativeModel):
             WeightError: a weight is negative or NaN, or all are 0.
         """
         accepted = train.take(accept(train.weight, train.key, seed=self.seed))
-        context = torch.cat([self.context(part) for part in _parts(accepted.context)])
+        parts = _parts(accepted.x, accepted.context)
+        context = torch.cat([self.context(part) for _, part in parts])
         order = np.lexsort([accepted.key, *context.numpy().T])
         self.index = None
-        self.library_x = torch.cat([self.features.exact(part) for part in _parts(accepted.x[order])])
+        parts = _parts(accepted.x[order], accepted.context[order])
+        self.library_x = torch.cat([self.features.exact(*part) for part in parts])
         self.library_context = context[torch.from_numpy(order)]
         if self.spec is not None:
             self.spec["provenance"] = self.spec["provenance"] | {"n_library": len(accepted)}
@@ -274,10 +276,11 @@ def _fit(scc: FloatArray, scx: FloatArray, target: FloatArray, k: IntArray) -> t
     return inverse @ scx, np.minimum(np.sqrt(square), MAX_STRETCH)[:, None, None]
 
 
-def _parts(values: NDArray[np.float32]) -> list[torch.Tensor]:
-    """Split rows (n, m), so that the working set stays small."""
-    n_parts = 1 + max(len(values) // CHUNK, values.size // CHUNK_VALUES)
-    return [torch.from_numpy(part) for part in np.array_split(values, n_parts)]
+def _parts(x: NDArray[np.float32], context: NDArray[np.float32]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Split rows (n, d) and (n, c), so that the working set stays small."""
+    n_parts = 1 + max(len(x) // CHUNK, x.size // CHUNK_VALUES)
+    pairs = zip(np.array_split(x, n_parts), np.array_split(context, n_parts), strict=True)
+    return [(torch.from_numpy(events), torch.from_numpy(conditions)) for events, conditions in pairs]
 
 
 def _padded(points: FloatArray) -> FloatArray:

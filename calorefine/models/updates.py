@@ -79,6 +79,7 @@ class UpdatedModule(pl.LightningModule):
     """A Lightning module that is trained by `updates`; without any, a training only passes over the data."""
 
     features: Preprocessing
+    context: Preprocessing
     noise_seed: torch.Tensor
     progress: float
     """Part of the run that is over, a function of epoch and batch, for losses that change with it; 1 outside of one."""
@@ -94,9 +95,16 @@ class UpdatedModule(pl.LightningModule):
         """Name the updates, in the order in which a batch makes them; called once the networks are built."""
         return []
 
+    def physical_context(self, context: torch.Tensor) -> torch.Tensor:
+        """Encoded context (..., c) in physical units, from network units."""
+        return self.context.inverse(context, context)
+
     def dequantized(self, batch: Batch, noise: Noise) -> Batch:
         """Batch in network units with its atoms and integers spread anew, as a continuous generator makes them."""
-        spread = self.features.dequantize(batch.x, noise.generators[0], noise.ranks)
+        if not self.features.is_discrete:
+            return batch
+        context = self.physical_context(batch.context)
+        spread = self.features.dequantize(batch.x, noise.generators[0], context, noise.ranks)
         return Batch(spread, batch.context, batch.weight)
 
     def configure_optimizers(self) -> Any:

@@ -146,8 +146,7 @@ class VAE(AveragedModel, Encoding):
         below what the energy distance of a few thousand events can tell.
         """
         noise = Noise(0, device=batch.x.device)
-        u = self.features.dequantize(self.features(batch.x), noise.generators[0])
-        held_out = Batch(u, self.context(batch.context), batch.weight)
+        held_out = self.to_network(batch, noise.generators[0])
         bounds = torch.stack([self._terms(self.average, held_out, noise, 1.0) for _ in range(VALIDATION_CODES)])
         return batch.weight / batch.weight.mean() * bounds.mean(0)
 
@@ -160,8 +159,8 @@ class VAE(AveragedModel, Encoding):
         """
         events = Batch(*(array[:VALIDATION_EVENTS] for array in events))
         average: Any = self.average
-        context, noise = self.context(events.context), Noise(0, device=events.x.device)
-        u = self.features.dequantize(self.features(events.x), noise.generators[0])
+        noise = Noise(0, device=events.x.device)
+        u, context, _ = self.to_network(events, noise.generators[0])
         posterior = average.encode(self.parts(u), context)
         encoded = average.noise_of(posterior.at(noise.normal(*posterior.mean.shape)), context)
         return losses.energy_contributions(

@@ -137,7 +137,7 @@ def test_other_transforms_of_cells(kind):
     rng = np.random.default_rng(3)
     x = rng.poisson(2, (2000, 30)).astype(np.float32)
     x[:, 4] = 3
-    fitted = ColumnTransforms().fit(x, np.ones(2000), {"n": Column(shape=[30], transform=kind)})
+    fitted = ColumnTransforms().fit_described(x, np.ones(2000), {"n": Column(shape=[30], transform=kind)})
     u = fitted(torch.from_numpy(x))
     np.testing.assert_allclose(fitted.inverse(u).numpy(), x, atol=1e-5)
     spread = fitted.dequantize(u, torch.Generator().manual_seed(0))
@@ -148,7 +148,7 @@ def test_other_transforms_of_cells(kind):
 def test_constant_scalar_beside_an_array_is_an_error():
     x = np.ones((20, 3), np.float32)
     with pytest.raises(ValueRangeError, match="column 'a': all 20 values are 1, expected it to vary"):
-        ColumnTransforms().fit(x, np.ones(20), {"a": Column(), "b": Column(shape=[2])})
+        ColumnTransforms().fit_described(x, np.ones(20), {"a": Column(), "b": Column(shape=[2])})
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -161,8 +161,8 @@ def test_save_load_sample_gives_the_same_bits(name, tmp_path):
     events = Events(x, context, weight, key, key)
     torch.manual_seed(2)
     made = MODELS[name]()
-    features = ColumnTransforms().fit(x, weight, columns.feature_columns)
-    maps = features, ColumnTransforms().fit(context, weight, columns.context_columns)
+    features = ColumnTransforms().fit_described(x, weight, columns.feature_columns)
+    maps = features, ColumnTransforms().fit_described(context, weight, columns.context_columns)
     made.prepare(Prepared(columns, *maps, np.array([[0.0, 1.0]]), float(weight.mean()), {}))
     made.take_events(events)
     simulator = Simulator(made, made.spec)
@@ -180,8 +180,8 @@ def test_a_flow_tells_what_it_can_not_integrate():
     rng, n = np.random.default_rng(3), 300
     columns = Columns({"cells": Column(shape=[20])}, {})
     x = np.where(rng.random((n, 20)) < 0.3, rng.gamma(2, 1, (n, 20)), 0).astype(np.float32)
-    features = ColumnTransforms().fit(x, np.ones(n), columns.feature_columns)
-    nothing = ColumnTransforms().fit(np.zeros((n, 0)), np.ones(n), {})
+    features = ColumnTransforms().fit_described(x, np.ones(n), columns.feature_columns)
+    nothing = ColumnTransforms().fit_described(np.zeros((n, 0)), np.ones(n), {})
     flow = MODELS["Flow"]()
     flow.prepare(Prepared(columns, features, nothing, np.zeros((0, 2)), 1.0, {}))
     few = np.where(np.arange(20) < 10, 0, 1.5).astype(np.float32)[None]
@@ -196,7 +196,7 @@ def test_an_outlier_does_not_set_the_width_of_its_cell():
     """Rare hits with a long tail: where no value is beyond |z| = 8, mean and width of z stay of order 1."""
     rng, n = np.random.default_rng(4), 20_000
     x = np.where(rng.random((n, 20)) < 0.003, rng.lognormal(0, 2.5, (n, 20)), 0).astype(np.float32)
-    fitted = ColumnTransforms().fit(x, np.ones(n), {"cells": Column(shape=[20], bounds=(0, None))})
+    fitted = ColumnTransforms().fit_described(x, np.ones(n), {"cells": Column(shape=[20], bounds=(0, None))})
     assert fitted.scales[1].max() < 3
 
 
@@ -240,15 +240,16 @@ class Centered(Preprocessing):
         super().__init__()
         self.least = least
 
-    def fit(self, values, weight, columns):  # noqa: ARG002
+    def fit(self, events, columns):  # noqa: ARG002
+        values, weight = events.x, events.weight
         mean = np.average(values, axis=0, weights=weight)
         width = np.maximum(np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weight)), self.least)
         return self.restore({name: torch.from_numpy(a).float() for name, a in (("mean", mean), ("width", width))})
 
-    def forward(self, x):
+    def forward(self, x, context):  # noqa: ARG002
         return (x.float() - self.mean) / self.width
 
-    def inverse(self, u):
+    def inverse(self, u, context):  # noqa: ARG002
         return self.mean + u * self.width
 
     @property

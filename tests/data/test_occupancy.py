@@ -37,7 +37,7 @@ def x():
 
 @pytest.fixture(scope="module")
 def fitted(x):
-    return ColumnTransforms().fit(x, np.ones(N), COLUMNS)
+    return ColumnTransforms().fit_described(x, np.ones(N), COLUMNS)
 
 
 @pytest.fixture(scope="module")

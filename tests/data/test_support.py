@@ -15,6 +15,7 @@ from calorefine.data.column_transforms import Conditions
 from calorefine.data.module import Prepared
 from calorefine.data.support import Support
 from calorefine.errors import CalorefineWarning
+from calorefine.events import Events
 from calorefine.models import Flow
 from calorefine.verbs.sample import sample_file
 
@@ -196,7 +197,8 @@ def test_generated_files_flag_combinations(root_file, toy_data, tmp_path):
     context = quarter(rng, N_TRAIN, unseen=False).astype(np.float32)
     columns = Columns({"x": None, "k": None}, {"a": None, "b": None}, key=["event"])
     given = {"columns": columns, "domain": np.array([[0.0, 1.0]] * 2), "support": fitted(context)}
-    maps = Conditions().fit(context, np.ones(N_TRAIN), columns.context_columns)
+    key = np.arange(N_TRAIN, dtype=np.uint64)
+    maps = Conditions().fit(Events(context, context, np.ones(N_TRAIN), key, key), columns)
     model = Flow()
     model.prepare(Prepared(**vars(toy_data.prepared) | given | {"context": maps}))
     Simulator(model, model.spec).save(tmp_path / "c.ckpt")

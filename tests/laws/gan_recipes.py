@@ -63,8 +63,7 @@ class SumWGAN(WGAN):
         self.regression = MLP(n_features, n_context, hidden=[16])
 
     def sum(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        del context
-        return self.physical(x)[..., :2].sum(-1, keepdim=True)
+        return self.physical(x, context)[..., :2].sum(-1, keepdim=True)
 
     def critics(self) -> list[Critic]:
         return [*super().critics(), Critic(self.sum_critic, view=self.sum, weight=0.5, eventwise=True)]

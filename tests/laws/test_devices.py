@@ -74,7 +74,7 @@ def prepared(untrained, sample_of, name, seed):
     """A recipe with an integer feature, batches in network units, and held-out events in physical units."""
     model = untrained(name, seed, kind="integer", dtype=torch.float32)
     sample = Batch(*(array.float() for array in sample_of(model)))
-    held_out = sample._replace(x=model.physical(sample.x), context=sample.context.clamp(0, 1))
+    held_out = sample._replace(x=model.physical(sample.x, sample.context), context=sample.context.clamp(0, 1))
     return model, parts(sample), held_out
 
 

@@ -46,7 +46,7 @@ def simulator(recipe, *, seed=0, eta=(0.0, 0.8), columns=COLUMNS, replica=0, **o
     }
     prepared = Prepared(
         columns=columns,
-        features=ColumnTransforms().fit(x, weight, columns.feature_columns),
+        features=ColumnTransforms().fit_described(x, weight, columns.feature_columns),
         context=ColumnTransforms().fit_columns(context, weight, ["quantile"] * context.shape[1], [*columns.context]),
         domain=np.stack([context.min(axis=0), context.max(axis=0)], axis=1).astype(np.float64),
         mean_weight=float(weight.mean()),

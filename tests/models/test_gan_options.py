@@ -46,8 +46,8 @@ def prepared_model(recipe, **options):
     model.prepare(
         Prepared(
             columns=COLUMNS,
-            features=ColumnTransforms().fit(sample.x, sample.weight, COLUMNS.feature_columns),
-            context=Conditions().fit(sample.context, sample.weight, COLUMNS.context_columns),
+            features=ColumnTransforms().fit(sample, COLUMNS),
+            context=Conditions().fit(sample, COLUMNS),
             domain=np.stack([sample.context.min(0), sample.context.max(0)], axis=1).astype(np.float64),
             mean_weight=float(sample.weight.mean()),
             provenance={"digest": "none", "n_train": N},

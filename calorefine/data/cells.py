@@ -1,0 +1,146 @@
+r"""The density of each cell of a shower given its conditions: a hurdle, and a mixture of logistics beyond it.
+
+A cell has no hit with the probability 1 - p.  A hit has an energy E above the threshold T, and the survival function of
+:math:`y = \ln (E / T - 1)` is that of a mixture of logistic distributions,
+
+.. math:: S(y) = \sum_k \pi_k \, \sigma((\mu_k - y) / s_k) ,
+
+where p, pi, mu and s are functions of the conditions by one small network.  Then
+
+.. math:: z = -\Phi^{-1}(p \, S(y))
+
+of a hit, and a standard normal number that is known to be below :math:`-\Phi^{-1}(p)` for no hit, is a standard normal
+number: cells that depend on each other through the conditions alone become independent ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from calorefine.nets import MLP, starting_small
+
+N_BISECTIONS, N_NEWTON = 12, 3
+LOWEST, HIGHEST = -25.0, 25.0  # of y
+SMALLEST = 1e-7  # probability
+LEAST_WIDTH = 0.1  # narrower ones leave no room in single precision for hits far from them
+
+
+class Marginals(NamedTuple):
+    """Densities of cells.
+
+    Args:
+        logit: (...,) of the probability of a hit.
+        log_share: (..., K) logs of the mixture's shares.
+        mean: (..., K) of its components, in y.
+        width: (..., K) likewise, positive.
+    """
+
+    logit: torch.Tensor
+    log_share: torch.Tensor
+    mean: torch.Tensor
+    width: torch.Tensor
+
+    def of(self, mask: torch.Tensor) -> Marginals:
+        """Those where a mask (...,) is true."""
+        return Marginals(*(part[mask] for part in self))
+
+    def survival(self, y: torch.Tensor) -> torch.Tensor:
+        """Probability (...,) that the energy of a hit is beyond y (...,)."""
+        return (self.log_share.exp() * torch.sigmoid((self.mean - y[..., None]) / self.width)).sum(-1)
+
+    def log_density(self, y: torch.Tensor) -> torch.Tensor:
+        """Log density (...,) of y (...,) of a hit."""
+        t = (y[..., None] - self.mean) / self.width
+        terms = self.log_share - self.width.log() + functional.logsigmoid(t) + functional.logsigmoid(-t)
+        return torch.logsumexp(terms, dim=-1)
+
+    def log_prob(self, y: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
+        """Log probability (...,) of no hit, or log density of a hit and its y (...,)."""
+        there = functional.logsigmoid(self.logit) + self.log_density(torch.where(hit, y, 0.0))
+        return torch.where(hit, there, functional.logsigmoid(-self.logit))
+
+    def quantile(self, survival: torch.Tensor) -> torch.Tensor:
+        """Inverse of `survival`: bisection, and then Newton's method within what is left."""
+        low, high = torch.full_like(survival, LOWEST), torch.full_like(survival, HIGHEST)
+        for _ in range(N_BISECTIONS):
+            middle = (low + high) / 2
+            beyond = self.survival(middle) > survival
+            low, high = torch.where(beyond, middle, low), torch.where(beyond, high, middle)
+        y = (low + high) / 2
+        for _ in range(N_NEWTON):
+            step = (self.survival(y) - survival) / self.log_density(y).exp().clamp_min(1e-30)
+            y = torch.minimum(torch.maximum(y + step, low), high)
+        return y
+
+
+class CellNetwork(nn.Module):
+    """Densities of N cells from the conditions: what a network gives, beside an offset for each cell.
+
+    Args:
+        n_conditions: number of conditions.
+        n_cells: N.
+        hidden: widths of the hidden layers.
+        n_components: K, of each mixture.
+    """
+
+    offset: torch.Tensor
+
+    def __init__(self, n_conditions: int, n_cells: int, *, hidden: list[int], n_components: int) -> None:
+        """Create the network."""
+        super().__init__()
+        self.n_cells, self.n_components = n_cells, n_components
+        self.mlp = starting_small(MLP(n_conditions, n_cells * (1 + 3 * n_components), hidden=hidden, act="silu"))
+        self.register_buffer("offset", torch.zeros(n_cells, 1 + 3 * n_components))
+
+    @torch.no_grad()
+    def start(self, y: torch.Tensor, hit: torch.Tensor, weight: torch.Tensor) -> None:
+        """Begin with the occupancy, mean and width of each cell, from y and hits (n, N) with weights (n,)."""
+        w = (weight / weight.sum())[:, None]
+        n = (w * hit).sum(0)
+        share = (n * len(y) + 0.5) / (len(y) + 1)
+        mean = (w * torch.where(hit, y, 0.0)).sum(0) / n.clamp_min(1e-12)
+        width = ((w * torch.where(hit, y - mean, 0.0).square()).sum(0) / n.clamp_min(1e-12)).sqrt()
+        seen = hit.sum(0) > 1
+        mean, width = torch.where(seen, mean, 0.0), torch.where(seen, width, 1.0).clamp_min(0.1)
+        k = torch.linspace(-0.7, 0.7, self.n_components) if self.n_components > 1 else torch.zeros(1)
+        self.offset[:, 0] = torch.logit(share)
+        self.offset[:, 1 + self.n_components : 1 + 2 * self.n_components] = mean[:, None] + width[:, None] * k
+        self.offset[:, 1 + 2 * self.n_components :] = torch.log(torch.expm1(0.5 * width))[:, None]
+
+    def forward(self, conditions: torch.Tensor) -> Marginals:
+        """Densities of the cells (n, N) at conditions (n, m)."""
+        out: torch.Tensor = self.mlp(conditions).view(len(conditions), self.n_cells, -1) + self.offset
+        logit, share, mean, width = out.tensor_split([1, 1 + self.n_components, 1 + 2 * self.n_components], dim=-1)
+        return Marginals(
+            logit[..., 0].clamp(-15.0, 15.0), share.log_softmax(-1), mean, functional.softplus(width) + LEAST_WIDTH
+        )
+
+
+def to_normal(marginals: Marginals, y: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
+    """Normal numbers z (n, N) of hits with energies y; of no hit the middle of its interval."""
+    p = torch.sigmoid(marginals.logit)
+    beyond = torch.where(hit, p * marginals.survival(torch.where(hit, y, 0.0)), (1 + p) / 2)
+    z: torch.Tensor = -torch.special.ndtri(beyond.double().clamp(1e-30, 1 - 1e-12))
+    return z.to(y.dtype)
+
+
+def from_normal(marginals: Marginals, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Energies y and hits (n, N) of normal numbers z (n, N); y of no hit is 0."""
+    p = torch.sigmoid(marginals.logit)
+    beyond = torch.special.ndtr(-z.double()).to(z.dtype)
+    hit = beyond < p
+    y = torch.zeros_like(z)
+    y[hit] = marginals.of(hit).quantile((beyond / p)[hit].clamp_min(1e-30))
+    return y, hit
+
+
+def spread(marginals: Marginals, z: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Normal numbers z (n, N), those of no hit anew by uniform numbers (n, N)."""
+    p = torch.sigmoid(marginals.logit)
+    none = torch.special.ndtr(-z) >= p
+    below = -torch.special.ndtri((p + (1 - p) * uniform).double().clamp(SMALLEST, 1 - SMALLEST)).to(z.dtype)
+    return torch.where(none, below, z)

@@ -1,0 +1,404 @@
+r"""Preprocessing of showers: energies first, and then cells that are Gaussianized given these and the conditions.
+
+Cells below the threshold of the readout count as 0, on both sides.  A shower in the canonical frame (`frame`) is
+
+* L *energies*: the response :math:`R = E_{tot} / E_{inc}` less its mean at that energy, times :math:`\sqrt{E_{inc}}`,
+  and for each layer l but the first the fraction of :math:`E_l` in the sum of the layers up to l.  They are mapped by
+  quantiles and whitened as other columns are; an empty layer is an atom;
+* N *cells*, each mapped to a standard normal number by its density given conditions and energies (`cells`): the network
+  is fitted here, with the events' weights, by maximum likelihood.
+
+On the way back the cells of each layer are scaled to its energy, those below the threshold are cut, and the rest is
+scaled once more.  A shower comes back from its network values as it was, but for hits that the fitted density holds for
+all but impossible, or that are at the threshold to single precision: one in some thousand.  The other way round holds
+only for network values of showers: cells say a little about the energies too, and where they differ, the energies win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils import clip_grad_norm_
+
+from calorefine import stats
+from calorefine.data import cells
+from calorefine.data.column_transforms import ColumnTransforms, Conditions
+from calorefine.data.frame import Frame
+from calorefine.data.preprocessing import ALONE, Preprocessing
+from calorefine.ddp import Ranks
+from calorefine.errors import ConfigError, ValueRangeError, nearest
+from calorefine.events import UNITS, Columns, Events, unit_of
+from calorefine.geometry import Geometry, segmented
+
+CLIP = 8.0
+ROWS = 1024
+WIDTH_OF_LOG = 3.0
+GRID_OPTIONS = ("grids", "size_mm", "threshold_mev")
+_GEV = 1000.0
+
+
+class ShowerConditions(Preprocessing):
+    """Map of the context of showers: the entry mirrored, and where in its fine cell it is told beside.
+
+    Args:
+        geometry: of the calorimeter, or what `Geometry.to_dict` gives.
+        entry: context columns of the point of entry along eta and phi, in mm; none of them without mirrors.
+    """
+
+    def __init__(self, geometry: Geometry | dict[str, Any], entry: list[str]) -> None:
+        """Keep the options."""
+        super().__init__()
+        self.geometry, self.entry = geometry, entry
+        self.frame = Frame(_geometry(geometry))
+        self.columns = Conditions()
+
+    def fit(self, events: Events, columns: Columns) -> Self:
+        """Fit the map of the mirrored context; arguments as in the base."""
+        self.register_buffer("places", torch.tensor([columns.context_names.index(name) for name in self.entry]))
+        mirrored = self._mirrored(torch.from_numpy(events.context)).numpy()
+        self.columns.fit(Events(events.x, mirrored, events.weight, events.key, events.event_key), columns)
+        return self
+
+    def entry_of(self, context: torch.Tensor) -> torch.Tensor:
+        """Points of entry (n, 2) of context (n, c), both in physical units."""
+        places: Any = self.places
+        return context[:, places] if len(places) else context.new_zeros(len(context), 2)
+
+    def _mirrored(self, context: torch.Tensor) -> torch.Tensor:
+        places: Any = self.places
+        if not len(places):
+            return context
+        return context.index_copy(1, places, self.frame.entry(self.entry_of(context)))
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Map context (n, c) to network values (n, k)."""
+        mirrored = self._mirrored(x)
+        within = self.frame.within(self.entry_of(x)).float()
+        return torch.cat([self.columns(mirrored), within], dim=1)
+
+    def inverse(self, u: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Map network values (n, k) to the context (n, c), with the entry in the canonical frame."""
+        return self.columns.inverse(u[..., : self.columns.n_columns])
+
+    @property
+    def n_columns(self) -> int:
+        """Number of network values k."""
+        return self.columns.n_columns + len(self.frame.fine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and configuration."""
+        told = {"geometry": _geometry(self.geometry).to_dict(), "entry": self.entry}
+        return {"name": type(self).__name__, "init_args": told}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
+        """Take over what was fitted."""
+        self.register_buffer("places", state["places"])
+        self.columns.restore(_part(state, "columns"))
+        return self
+
+
+class Showers(Preprocessing):
+    """Map of the cells of a shower to energies and independent normal numbers, and back.
+
+    Args:
+        geometry: of the calorimeter; or `grids`, numbers of rows and columns of its layers, `size_mm`, the size of
+            all of them along eta and phi, and `threshold_mev`; or what `Geometry.to_dict` gives.
+        e_inc: context column of the incident energy.
+        entry: context columns of the point of entry along eta and phi, in mm; needed for a geometry with mirrors.
+        hidden: widths of the hidden layers of the cells' network.
+        n_components: logistic distributions in the mixture of each cell.
+        epochs: passes over the training events that fit that network.
+        batch_size: events in a batch of it.
+        learning_rate: first rate of Adam, which falls to 0 like a cosine.
+
+    Raises:
+        ConfigError: a geometry with mirrors, and no point of entry.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry | dict[str, Any],
+        *,
+        e_inc: str,
+        entry: list[str] = [],  # noqa: B006 (never changed; shown by --print_config)
+        hidden: list[int] = [64, 64],  # noqa: B006
+        n_components: int = 2,
+        epochs: int = 40,
+        batch_size: int = 256,
+        learning_rate: float = 3e-3,
+    ) -> None:
+        """Check the options."""
+        super().__init__()
+        self.geometry, self.e_inc, self.entry = geometry, e_inc, entry
+        self.hidden, self.n_components = hidden, n_components
+        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
+        self.calorimeter = _geometry(geometry)
+        if any(self.calorimeter.mirrors) and len(entry) != 2:
+            msg = f"showers: entry {entry} found, expected the two context columns of the point of entry: the geometry"
+            raise ConfigError(f"{msg} has mirrors")
+        self.frame = Frame(self.calorimeter)
+        self.context_map = ShowerConditions(geometry, entry)
+        self.energies = ColumnTransforms()
+
+    @property
+    def threshold(self) -> float:
+        """Threshold of the readout, in MeV; a tiny one where there is none."""
+        return self.calorimeter.threshold_mev or 1e-6
+
+    @property
+    def conditions(self) -> Preprocessing:
+        """Map of the context: its entry mirrored."""
+        return ShowerConditions(self.geometry, self.entry)
+
+    def fit(self, events: Events, columns: Columns) -> Self:
+        """Fit energies and cells; arguments as in the base.
+
+        Raises:
+            ConfigError: features that are not one array of as many cells as the geometry has; no column of the
+                incident energy.
+            ValueRangeError: negative energies.
+            WeightError: negative weights.
+        """
+        self._check(events, columns)
+        stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
+        self.context_map.fit(events, columns)
+        place = columns.context_names.index(self.e_inc)
+        offset = columns.context_columns[self.e_inc].offset or 0.0
+        self.register_buffer("incident", torch.tensor([place, _mev(self.e_inc, columns), offset], dtype=torch.float64))
+        x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
+        layers = torch.cat([self._layers(self._read(x[rows])) for rows in _rows(len(x))]).double()
+        e_inc = self._e_inc(context)
+        self.register_buffer("response", _quadratic(e_inc, layers.sum(1) / e_inc, events.weight))
+        values = self._columns_of(layers, e_inc).numpy()
+        names = ["response", *(f"fraction of layer {layer.number}" for layer in self.calorimeter.layers[1:])]
+        bounds = [None, *[(0.0, 1.0)] * (values.shape[1] - 1)]
+        kinds: list[Any] = ["quantile"] * values.shape[1]
+        self.energies.fit_columns(values, events.weight, kinds, names, whiten=True, bounds=bounds)
+        self._fit_cells(x, context, layers.float(), torch.from_numpy(events.weight).float())
+        return self
+
+    def _check(self, events: Events, columns: Columns) -> None:
+        n_cells, names = self.calorimeter.n_cells, list(columns.features)
+        if len(names) != 1 or columns.n_features != n_cells:
+            msg = f"showers: features {', '.join(names)} with {columns.n_features} numbers found"
+            raise ConfigError(f"{msg}, expected one array of {n_cells} cells, as the geometry has")
+        for name in (self.e_inc, *self.entry):
+            if name not in columns.context_names:
+                hint = nearest(name, columns.context_names)
+                raise ConfigError(f"showers: there is no context column '{name}'{hint}")
+        if (negative := int((events.x < 0).sum())) > 0:
+            msg = f"feature '{names[0]}': {negative} negative energies found, the lowest {events.x.min():g}"
+            raise ValueRangeError(f"{msg}; expected 0 or more")
+
+    def _read(self, x: torch.Tensor) -> torch.Tensor:
+        """Cells (n, N) with what is below the threshold at 0."""
+        return torch.where(x >= self.threshold, x, 0.0)
+
+    def _layers(self, x: torch.Tensor) -> torch.Tensor:
+        """Energies (n, L) of the layers of cells (n, N)."""
+        return torch.stack([x[:, at].sum(1) for at in self.calorimeter.slices], dim=1)
+
+    def _e_inc(self, context: torch.Tensor) -> torch.Tensor:
+        """Incident energies (n,) in MeV, float64."""
+        incident: Any = self.incident
+        energies: torch.Tensor = (context[:, int(incident[0])].double() + incident[2]) * incident[1]
+        return energies
+
+    def _mean_response(self, e_inc: torch.Tensor) -> torch.Tensor:
+        log = torch.log(e_inc / _GEV)
+        response: Any = self.response
+        mean: torch.Tensor = response[0] + response[1] * log + response[2] * log**2
+        return mean
+
+    def _columns_of(self, layers: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
+        """Response and fractions (n, L) of energies of layers (n, L), float64."""
+        sums = layers.cumsum(1)
+        response = (sums[:, -1] / e_inc - self._mean_response(e_inc)) * (e_inc / _GEV).sqrt()
+        fractions = torch.where(sums > 0, layers / sums.clamp_min(1e-30), 0.0)[:, 1:]
+        return torch.cat([response[:, None], fractions], dim=1)
+
+    def _layers_of(self, values: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
+        """Inverse of `_columns_of`."""
+        response = values[:, 0] / (e_inc / _GEV).sqrt() + self._mean_response(e_inc)
+        total = response.clamp_min(0.0) * e_inc
+        layers = []
+        for fraction in values[:, 1:].flip(1).T:
+            layers.append(total * fraction.clamp(0.0, 1.0))
+            total = total - layers[-1]
+        return torch.stack([total, *layers[::-1]], dim=1)
+
+    def _given(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Conditions (n, m) of the cells: those of the shower, and the energies of its layers (n, L)."""
+        logs = torch.log1p(layers / self.threshold).float() / WIDTH_OF_LOG - 1
+        return torch.cat([self.context_map(context), logs, (layers > 0).float()], dim=1)
+
+    def _fit_cells(self, x: torch.Tensor, context: torch.Tensor, layers: torch.Tensor, weight: torch.Tensor) -> None:
+        """Fit the cells' network by its weighted likelihood."""
+        given = torch.cat([self._given(context[rows], layers[rows]) for rows in _rows(len(x))])
+        y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = self._network(given.shape[1])
+            network.start(y, hit, weight)
+            weight = weight / weight.mean()
+            optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+            size = min(self.batch_size, len(x))
+            steps = self.epochs * (len(x) // size)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+            for _ in range(self.epochs):
+                for rows in torch.split(torch.randperm(len(x))[: len(x) // size * size], size):
+                    terms = -network(given[rows]).log_prob(y[rows], hit[rows]).mean(1)
+                    loss = (weight[rows] * terms).mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    clip_grad_norm_(network.parameters(), 1.0)
+                    optimizer.step()
+                    schedule.step()
+        self.network = network.requires_grad_(requires_grad=False)
+
+    def _network(self, n_conditions: int) -> cells.CellNetwork:
+        return cells.CellNetwork(
+            n_conditions, self.calorimeter.n_cells, hidden=self.hidden, n_components=self.n_components
+        )
+
+    def _energies(self, x: torch.Tensor, context: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Logs y of energies over the threshold, and hits (n, N), in the canonical frame."""
+        for rows in _rows(len(x)):
+            own = self.frame.canonical(self._read(x[rows]), self.context_map.entry_of(context[rows]))
+            hit = own > 0
+            over = (own.double() / self.threshold - 1).clamp_min(np.exp(cells.LOWEST))
+            yield torch.where(hit, over.log(), 0.0).float(), hit
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map showers (n, N) in MeV to network values (n, L + N): energies, and cells in the canonical frame."""
+        if not len(x):
+            return x.new_zeros(0, self.n_columns)
+        layers = self._layers(self._read(x)).double()
+        values = self.energies(self._columns_of(layers, self._e_inc(context)))
+        y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
+        z = cells.to_normal(self.network(self._given(context, layers)), y, hit)
+        return torch.cat([values, z.clamp(-CLIP, CLIP)], dim=1)
+
+    def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map network values (n, L + N) to showers (n, N) in MeV."""
+        n_layers = len(self.calorimeter.layers)
+        layers = self._layers_of(self.energies.inverse(u[:, :n_layers]).double(), self._e_inc(context))
+        layers = torch.where(layers >= self.threshold, layers, 0.0)
+        y, hit = cells.from_normal(self.network(self._given(context, layers)), u[:, n_layers:])
+        energies = torch.where(hit, self.threshold * (1 + y.double().exp()), 0.0)
+        scaled = torch.cat(
+            [
+                _scaled(energies[:, at], layers[:, k], u[:, n_layers:][:, at], self.threshold)
+                for k, at in enumerate(self.calorimeter.slices)
+            ],
+            dim=1,
+        )
+        return self.frame.restored(scaled.float(), self.context_map.entry_of(context))
+
+    @property
+    def n_columns(self) -> int:
+        """Number of network values: energies, and cells."""
+        return len(self.calorimeter.layers) + self.calorimeter.n_cells
+
+    @property
+    def n_first(self) -> int:
+        """Number of energies."""
+        return len(self.calorimeter.layers)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Cells without a hit, and empty layers, have a probability of their own."""
+        return True
+
+    def dequantize(
+        self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
+    ) -> torch.Tensor:
+        """Spread network values (n, L + N) of empty layers and of cells without a hit over their intervals."""
+        n_layers = len(self.calorimeter.layers)
+        values = self.energies.dequantize(u[:, :n_layers], noise, ranks=ranks)
+        layers = self._layers_of(self.energies.inverse(values).double(), self._e_inc(context))
+        layers = torch.where(layers >= self.threshold, layers, 0.0)
+        z = u[:, n_layers:]
+        uniform = ranks.own(torch.rand(ranks.whole(z.shape), generator=noise, device=noise.device)).to(z.device)
+        spread = cells.spread(self.network(self._given(context, layers)), z, uniform)
+        return torch.cat([values, spread.clamp(-CLIP, CLIP)], dim=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and configuration, the geometry included."""
+        told = super().to_dict()
+        told["init_args"]["geometry"] = self.calorimeter.to_dict()
+        return told
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
+        """Take over what was fitted."""
+        for name in ("incident", "response"):
+            self.register_buffer(name, state[name])
+        self.context_map.restore(_part(state, "context_map"))
+        self.energies.restore(_part(state, "energies"))
+        fitted = _part(state, "network")
+        self.network = self._network(fitted["mlp.0.weight"].shape[1]).requires_grad_(requires_grad=False)
+        self.network.load_state_dict(fitted)
+        return self
+
+
+def _geometry(given: Geometry | dict[str, Any]) -> Geometry:
+    """Geometry of what a configuration or a checkpoint says.
+
+    Raises:
+        ConfigError: it says something else than expected.
+    """
+    if isinstance(given, Geometry):
+        return given
+    if "layers" in given:
+        return Geometry.from_dict(given)
+    if unknown := sorted(set(given) - set(GRID_OPTIONS)) or sorted({"grids", "size_mm"} - set(given)):
+        found = f"{', '.join(given) or 'nothing'} found{nearest(unknown[0], GRID_OPTIONS)}"
+        raise ConfigError(f"geometry: {found}; expected {', '.join(GRID_OPTIONS)}")
+    grids = [(rows, columns) for rows, columns in given["grids"]]
+    width, height = given["size_mm"]
+    return segmented(grids, (width, height), given.get("threshold_mev", 0.0))
+
+
+def _part(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """What belongs to a part of a module, by its name there."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def _rows(n: int) -> list[slice]:
+    return [slice(first, first + ROWS) for first in range(0, n, ROWS)]
+
+
+def _mev(name: str, columns: Columns) -> float:
+    """Factor from the unit of a context column to MeV."""
+    unit = unit_of(name, columns.context_columns[name])
+    if unit not in UNITS["energy"]:
+        raise ConfigError(f"context '{name}': unit {unit} found, expected one of {', '.join(UNITS['energy'])}")
+    return UNITS["energy"][unit]
+
+
+def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.float64]) -> torch.Tensor:
+    """Coefficients (3,) of the weighted mean response as a polynomial of log(E_inc / GeV); fewer if E_inc is fixed."""
+    log = torch.log(e_inc / _GEV).numpy()
+    design = np.stack([np.ones_like(log), log, log**2], axis=1) * np.sqrt(weight)[:, None]
+    target = response.numpy() * np.sqrt(weight)
+    return torch.from_numpy(np.linalg.lstsq(design, target, rcond=1e-10)[0])
+
+
+def _scaled(energies: torch.Tensor, total: torch.Tensor, z: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Energies (n, k) of the cells of a layer, scaled to its total (n,); one hit at least if that isn't 0.
+
+    Cells that come out below the threshold are cut, and the others are scaled again.
+    """
+    none = (energies.sum(1) == 0) & (total > 0)
+    first = torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).to(energies.dtype)
+    energies = torch.where(none[:, None], first, energies)
+    for _ in range(3):
+        largest = energies.amax(1, keepdim=True)
+        scaled = energies * (total / energies.sum(1).clamp_min(1e-30))[:, None]
+        kept = (scaled >= threshold) | (energies == largest)
+        energies = torch.where(kept, scaled, 0.0)
+    return energies * (total / energies.sum(1).clamp_min(1e-30))[:, None]

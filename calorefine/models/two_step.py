@@ -1,0 +1,152 @@
+r"""Two generators, one after the other: the first numbers of an event, and the others given these.
+
+.. math:: p(u_1, u_2 | c) = p_1(u_1 | c) \; p_2(u_2 | u_1, c) .
+
+For showers the first are the energies of the layers, which must be right to a percent, and the others hundreds of cells
+(CaloFlow, Krause and Shih, arXiv:2106.05285).  Any two recipes can take the parts; both are trained at the same time,
+the second one at the energies of the training events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from calorefine.data.batches import Batch
+from calorefine.data.preprocessing import Preprocessing
+from calorefine.errors import ConfigError
+from calorefine.events import Columns, Events
+from calorefine.models.base import TrainedModel, recipe_named
+from calorefine.models.updates import Update
+from calorefine.nets import Noise
+
+Described = Mapping[str, Any]
+
+
+class TwoStep(TrainedModel):
+    """Generator in two steps; it takes the weights that both of its parts take.
+
+    Args:
+        first: recipe of the first network values of the preprocessing, as many as its `n_first`.
+        then: recipe of the others; the first ones are part of its context.
+
+    Raises:
+        ConfigError: a part that is no recipe with an objective.
+    """
+
+    recipes_inside = ("first", "then")
+
+    def __init__(self, *, first: TrainedModel | Described, then: TrainedModel | Described) -> None:
+        """Take the parts, or make them as a checkpoint describes them."""
+        super().__init__(latent_size=0)
+        self.first, self.then = _recipe(first, "first"), _recipe(then, "then")
+        self.hparams.update({"first": _described(self.first), "then": _described(self.then)})
+        self.signed_weights = self.first.signed_weights and self.then.signed_weights  # type: ignore[misc]  # by instance
+
+    @property
+    def parts_of_it(self) -> tuple[TrainedModel, TrainedModel]:
+        """Both generators."""
+        return self.first, self.then
+
+    def build(self, n_features: int, n_context: int) -> None:
+        """Build both parts.
+
+        Raises:
+            ConfigError: a preprocessing that doesn't say which numbers come first.
+        """
+        self.n_first = self.features.n_first
+        if not 0 < self.n_first < n_features:
+            msg = f"TwoStep: preprocessing {type(self.features).__name__} has {self.n_first} of {n_features} network "
+            raise ConfigError(f"{msg}values that come first, expected some and not all, as of Showers")
+        for part, n, given in zip(
+            self.parts_of_it,
+            (self.n_first, n_features - self.n_first),
+            (n_context, n_context + self.n_first),
+            strict=True,
+        ):
+            part.features, part.context = AsItIs(n), AsItIs(given)
+            part.mean_weight = self.mean_weight
+            part.build(n, given)
+        self.latent_size = sum(part.latent_size for part in self.parts_of_it)
+
+    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Generate the first numbers, and the others given them."""
+        noise = latent.split([part.latent_size for part in self.parts_of_it], dim=1)  # type: ignore[no-untyped-call]
+        first = self.first.generate(noise[0], context)
+        return torch.cat([first, self.then.generate(noise[1], torch.cat([context, first], dim=1))], dim=1)
+
+    def divided(self, batch: Batch) -> tuple[Batch, Batch]:
+        """Batches in network units as the parts see them."""
+        x, others = batch.x[..., : self.n_first], batch.x[..., self.n_first :]
+        given = torch.cat([batch.context, x], dim=-1)
+        return Batch(x, batch.context, batch.weight), Batch(others, given, batch.weight)
+
+    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:
+        """Sum of the objectives of both parts on a minibatch."""
+        parts = zip(self.parts_of_it, self.divided(batch), strict=True)
+        terms = [part.estimate(own, noise, mean_weight) for part, own in parts]
+        return terms[0] + terms[1]
+
+    def updates(self) -> list[Update]:
+        """Updates of both parts, each with its own part of the events."""
+        return [
+            dataclasses.replace(update, name=f"{name} {update.name}", loss=self._divided_loss(place, update.loss))
+            for place, name in enumerate(("first", "then"))
+            for update in self.parts_of_it[place].updates()
+        ]
+
+    def _divided_loss(
+        self, place: int, loss: Callable[[Batch, Noise], torch.Tensor]
+    ) -> Callable[[Batch, Noise], torch.Tensor]:
+        def own(batch: Batch, noise: Noise) -> torch.Tensor:
+            part = self.parts_of_it[place]
+            part.progress, part.ranks = self.progress, self.ranks
+            return loss(self.divided(batch)[place], noise)
+
+        return own
+
+
+class AsItIs(Preprocessing):
+    """Network values that are taken as they are, for a part of a generator.
+
+    Args:
+        n: number of them.
+    """
+
+    def __init__(self, n: int = 0) -> None:
+        """Keep the number."""
+        super().__init__()
+        self.n = n
+
+    def fit(self, events: Events, columns: Columns) -> AsItIs:  # noqa: ARG002
+        """Find nothing."""
+        return self
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Return the values (n, d)."""
+        return x
+
+    def inverse(self, u: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Return the values (n, d)."""
+        return u
+
+    @property
+    def n_columns(self) -> int:
+        """Number of values."""
+        return self.n
+
+
+def _recipe(given: TrainedModel | Described, name: str) -> TrainedModel:
+    """A part, made if it is only described."""
+    if isinstance(given, Mapping):
+        given = recipe_named(given["class_path"], (), where=f"TwoStep, {name}")(**given["init_args"])  # type: ignore[assignment]
+    if not isinstance(given, TrainedModel):
+        raise ConfigError(f"{name}: a {type(given).__name__} found, expected a recipe that is trained")
+    return given
+
+
+def _described(part: TrainedModel) -> dict[str, Any]:
+    return {"class_path": type(part).__name__, "init_args": part.options}

@@ -1,0 +1,188 @@
+"""Preprocessing of showers: there and back, true to weights, and as any other preprocessing to recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from calorefine import Column, Columns, Simulator
+from calorefine.data.column_transforms import ColumnTransforms
+from calorefine.data.module import Prepared
+from calorefine.data.preprocessing import Preprocessing
+from calorefine.data.showers import ShowerConditions, Showers
+from calorefine.errors import ConfigError, ValueRangeError, WeightError
+from calorefine.geometry import Geometry, Layer
+from calorefine.models import WGAN, FlowMatching
+from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
+
+
+def showers(**options):
+    return Showers(GEOMETRY, e_inc="e_inc_gev", entry=ENTRY, **({"epochs": 8, "hidden": [32]} | options))
+
+
+@pytest.fixture(scope="module")
+def events():
+    return draw(3000)
+
+
+@pytest.fixture(scope="module")
+def fitted(events):
+    return showers(epochs=30).fit(events, COLUMNS)
+
+
+def tensors(events):
+    return torch.from_numpy(events.x), torch.from_numpy(events.context)
+
+
+def read(x):
+    """What is read out: cells above the threshold."""
+    return torch.where(x >= GEOMETRY.threshold_mev, x, 0.0)
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["as it is", "spread"])
+def test_a_shower_comes_back(fitted, spread):
+    """Cells of other events than those that fitted it, in both directions; those without a hit exactly at 0."""
+    x, context = tensors(draw(2000, seed=1))
+    u = fitted(x, context)
+    assert u.shape == (2000, 38)
+    assert torch.isfinite(u).all()
+    if spread:
+        u = fitted.dequantize(u, torch.Generator().manual_seed(0), context)
+    back = fitted.inverse(u, context)
+    wrong = (back - read(x)).abs() > 0.01 * read(x) + 1e-3
+    assert wrong.double().mean() < 1e-3  # hits that the density calls impossible, and those at the threshold
+    assert ((back > 0) != (read(x) > 0)).double().mean() < 3e-4
+    assert ((back == 0) | (back >= GEOMETRY.threshold_mev * (1 - 1e-5))).all()
+
+
+def test_layers_keep_their_energies(fitted):
+    """Whatever the cells say, sums are those of the energies' own network values."""
+    x, context = tensors(draw(1000, seed=2))
+    u = fitted(x, context)
+    other = torch.cat([u[:, :2], torch.randn(1000, 36, generator=torch.Generator().manual_seed(1))], dim=1)
+    made = fitted.inverse(other, context)
+    for at in GEOMETRY.slices:
+        torch.testing.assert_close(made[:, at].sum(1), read(x)[:, at].sum(1), rtol=1e-3, atol=1e-2)
+    assert not torch.allclose(made, read(x), rtol=0.1)
+
+
+def test_cells_become_normal_numbers(fitted):
+    x, context = tensors(draw(3000, seed=3))
+    z = fitted.dequantize(fitted(x, context), torch.Generator().manual_seed(2), context)[:, 2:]
+    assert z.mean().abs() < 0.04  # -0.014 +- 0.003 over seeds of the events
+    assert abs(z.std() - 1) < 0.04  # -0.023 +- 0.001
+    assert z.mean(0).abs().max() < 0.2
+
+
+def test_mirrored_events_have_the_same_network_values(fitted, events):
+    """An event and its mirror image in eta and phi."""
+    x, context = tensors(events.take(np.arange(len(events)) < 200))
+    turned = fitted.frame.restored(fitted.frame.canonical(x, context[:, 1:]), -context[:, 1:])
+    mirrored = context * torch.tensor([1.0, -1.0, -1.0])
+    torch.testing.assert_close(fitted(turned, mirrored), fitted(x, context), rtol=1e-4, atol=1e-4)
+    maps = fitted.conditions.fit(events, COLUMNS)
+    torch.testing.assert_close(maps(mirrored), maps(context))
+
+
+def test_weights_are_repeated_events(events):
+    """An event of weight 2 is two of weight 1, in the energies, and nearly so in the cells, fitted by minibatches."""
+    few = events.take(np.arange(len(events)) < 600)
+    doubled = np.where(few.context[:, 0] > 3, 2.0, 1.0)
+    order = np.repeat(np.arange(len(few)), doubled.astype(int))
+    weighted = showers(epochs=30).fit(dataclasses.replace(few, weight=doubled), COLUMNS)
+    repeated = showers(epochs=30).fit(dataclasses.replace(few.take(order), weight=np.ones(len(order))), COLUMNS)
+    plain = showers(epochs=30).fit(dataclasses.replace(few, weight=np.ones(len(few))), COLUMNS)
+    x, context = tensors(draw(500, seed=4))
+    u, v, w = (one(x, context) for one in (weighted, repeated, plain))
+    torch.testing.assert_close(u[:, :2], v[:, :2], rtol=1e-3, atol=2e-2)
+    assert (u[:, :2] - w[:, :2]).abs().max() > 0.1
+
+
+def test_recipes_take_it_as_any_other(events, fitted, tmp_path):
+    """Generators in its network units, of as many values; saved, loaded, and sampled twice alike."""
+    for recipe in (FlowMatching, WGAN):
+        model = recipe()
+        prepared = Prepared(
+            columns=COLUMNS,
+            features=fitted,
+            context=fitted.conditions.fit(events, COLUMNS),
+            domain=np.stack([events.context.min(0), events.context.max(0)], axis=1).astype(np.float64),
+            mean_weight=1.0,
+            provenance={"digest": "none", "n_train": len(events)},
+        )
+        model.prepare(prepared)
+        simulator = Simulator(model, model.spec)
+        simulator.save(tmp_path / "model.ckpt")
+        again = Simulator.load(tmp_path / "model.ckpt")
+        assert isinstance(again.model.features, Showers)
+        assert isinstance(again.model.context, ShowerConditions)
+        conditions = {name: events.context[:300, k] for k, name in enumerate(COLUMNS.context)}
+        made = simulator.sample(conditions, seed=1)["showers"]
+        np.testing.assert_array_equal(made, again.sample(conditions, seed=1)["showers"])
+        assert made.shape == (300, 36)
+        assert ((made == 0) | (made >= 0.5 * (1 - 1e-5))).all()
+        assert 0.5 < made.sum() / read(torch.from_numpy(events.x[:300])).sum() < 2
+
+
+def test_state_without_a_checkpoint(fitted):
+    again = Preprocessing.from_dict(fitted.to_dict(), fitted.state_dict())
+    x, context = tensors(draw(50, seed=5))
+    torch.testing.assert_close(again(x, context), fitted(x, context), rtol=1e-5, atol=1e-5)
+    assert isinstance(again.geometry, dict)
+
+
+def test_fitting_leaves_the_global_generator_alone(events):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    showers(epochs=1).fit(events, COLUMNS)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_refused(events):
+    with pytest.raises(ConfigError, match=r"no context column 'e_gev'"):
+        Showers(GEOMETRY, e_inc="e_gev", entry=ENTRY).fit(events, COLUMNS)
+    with pytest.raises(ConfigError, match=r"entry \[\] found, expected the two context columns"):
+        Showers(GEOMETRY, e_inc="e_inc_gev")
+    wrong = Columns({"showers": Column(shape=[35])}, dict(COLUMNS.context))
+    with pytest.raises(ConfigError, match=r"with 35 numbers found, expected one array of 36 cells"):
+        showers().fit(dataclasses.replace(events, x=events.x[:, :35]), wrong)
+    x = events.x.copy()
+    x[3, 4] = -2
+    with pytest.raises(ValueRangeError, match=r"1 negative energies found, the lowest -2"):
+        showers().fit(dataclasses.replace(events, x=x), COLUMNS)
+    weight = events.weight.copy()
+    weight[0] = -1
+    with pytest.raises(WeightError, match=r"needs positive|negative"):
+        showers().fit(dataclasses.replace(events, weight=weight), COLUMNS)
+    columns = Columns({"showers": Column(shape=[36])}, {"e_inc": None, "x_mm": None, "y_mm": None})
+    with pytest.raises(ConfigError, match=r"'e_inc': unit None found, expected one of eV, keV"):
+        Showers(GEOMETRY, e_inc="e_inc", entry=ENTRY).fit(events, columns)
+
+
+def test_geometry_of_a_configuration():
+    told = {"grids": [[2, 12], [4, 3]], "size_mm": [120, 120], "threshold_mev": 0.5}
+    made = Showers(told, e_inc="e_inc_gev", entry=ENTRY)
+    assert made.calorimeter.to_dict() == GEOMETRY.to_dict()
+    with pytest.raises(ConfigError, match=r"grid, size_mm found; did you mean 'grids'\?; expected grids, size_mm"):
+        Showers({"grid": [[2, 12]], "size_mm": [120, 120]}, e_inc="e_inc_gev", entry=ENTRY)
+    with pytest.raises(ConfigError, match=r"geometry: grids found.*; expected grids, size_mm, threshold_mev"):
+        Showers({"grids": [[2, 12]]}, e_inc="e_inc_gev", entry=ENTRY)
+
+
+def test_a_detector_without_symmetries_and_one_layer():
+    """One irregular layer, a fixed incident energy in MeV, no threshold."""
+    rng = np.random.default_rng(0)
+    geometry = Geometry((Layer(3, rng.normal(size=36), rng.normal(size=36)),))
+    columns = Columns({"showers": Column(shape=[36])}, {"e_inc_mev": None})
+    events = draw(500)
+    fixed = dataclasses.replace(
+        events, context=np.full((500, 1), 3000.0, np.float32) + rng.random((500, 1), np.float32)
+    )
+    fitted = Showers(geometry, e_inc="e_inc_mev", epochs=2, hidden=[16]).fit(fixed, columns)
+    x, context = tensors(fixed)
+    torch.testing.assert_close(fitted.inverse(fitted(x, context), context), x, rtol=2e-2, atol=1e-2)
+    assert isinstance(fitted.energies, ColumnTransforms)
