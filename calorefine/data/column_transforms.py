@@ -305,7 +305,7 @@ class ColumnTransforms(Preprocessing):
         spread = self.spread_within(low, high).at(uniform.to(low.device))
         return self.whiten(torch.where(high > low, spread.to(u.dtype), z)).clamp(-Z_CLIP, Z_CLIP)
 
-    def log_slope(self, x: torch.Tensor, context: torch.Tensor | None, ends: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def log_slope(self, x: torch.Tensor, ends: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
         """Log of dz/dx (n, d) at x (n, d) with these `intervals` (2, n, d), float64; 0 for atoms and integers."""
         slope = self.maps.slope(self._off_bounds(x).T.contiguous()).T
         return torch.where(ends[1] > ends[0], 0.0, -slope.log())

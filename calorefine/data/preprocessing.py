@@ -148,7 +148,7 @@ class Preprocessing(nn.Module, ABC):
         """Log of the determinant () of `whiten`."""
         return torch.zeros((), dtype=torch.float64)
 
-    def log_slope(self, x: torch.Tensor, context: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def log_slope(self, x: torch.Tensor, ends: torch.Tensor, context: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Log of dz/dx (n, d) at x (n, d) and context (n, c) with these `intervals`, float64; 0 for what is discrete.
 
         Raises:

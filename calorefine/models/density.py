@@ -60,7 +60,7 @@ class DensityModel(AveragedModel, Likelihood, recipe=False):
                 z, where = self.features.spread_within(low[chosen], high[chosen]), c[chosen]
                 terms = [self._term(z.at(point), z, where) for point in points]
                 log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
-        slope = torch.where(possible, self.features.log_slope(x, context, ends).sum(dim=1), 0.0)
+        slope = torch.where(possible, self.features.log_slope(x, ends, context).sum(dim=1), 0.0)
         return log_density + slope + self.features.log_whitening
 
     def _term(self, z: torch.Tensor, within: NormalWithin | UniformWithin, context: torch.Tensor) -> torch.Tensor:
