@@ -112,6 +112,19 @@ def layer_energies(cells: Cells, geometry: Geometry) -> FloatArray:
     return out
 
 
+def read_out(cells: Cells, geometry: Geometry) -> Cells:
+    """Return a copy of the cells (n, n_cells) in MeV in which those that are not read out are 0.
+
+    Raises:
+        ConfigError: cells of another shape.
+        ValueRangeError: a cell is NaN or infinite.
+    """
+    _check_shape(cells, geometry)
+    if bad := int(cells.size - sum(np.count_nonzero(np.isfinite(row)) for row in cells)):
+        raise ValueRangeError(f"showers: {bad} of {cells.size} cells are NaN or infinite, expected none")
+    return _above(cells.copy(), geometry)
+
+
 @dataclass(frozen=True)
 class Profile:
     """Mean energy of a shower in steps of depth or of distance.
@@ -245,12 +258,17 @@ def _blocks(cells: Cells, geometry: Geometry, index: int) -> Iterator[FloatArray
     layer = cells[:, geometry.slices[index]]
     step = max(1, _BLOCK // layer.shape[1])
     for first in range(0, len(layer), step):
-        part = layer[first : first + step].astype(np.float64)
-        if not np.isfinite(part.sum()):
-            bad, number = int(np.sum(~np.isfinite(part))), geometry.layers[index].number
+        part = np.array(layer[first : first + step])
+        if not np.isfinite(part.sum()) and (bad := int(np.sum(~np.isfinite(part)))):
+            number = geometry.layers[index].number
             raise ValueRangeError(f"showers: {bad} cells of layer {number} are NaN or infinite, expected none")
-        part[(part < geometry.threshold_mev) | (part < 0)] = 0.0
-        yield part
+        yield _above(part, geometry).astype(np.float64, copy=False)
+
+
+def _above(cells: Cells, geometry: Geometry) -> Cells:
+    """Set the cells to 0 that are not read out; the threshold has the precision of the cells."""
+    cells[(cells < cells.dtype.type(geometry.threshold_mev)) | (cells < 0)] = 0.0
+    return cells
 
 
 def _of_layer(layer: Layer) -> dict[str, Callable[[FloatArray], FloatArray]]:

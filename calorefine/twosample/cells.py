@@ -117,7 +117,7 @@ def shares_in_cells(
     parts = np.concatenate([w / stats.require_positive_sum(w, "cells") for w in weights])
     columns = np.concatenate([cells[0], k + cells[1]])
     matrix = sparse.csr_array((parts, (group, columns)), shape=(int(group.max()) + 1, 2 * k))
-    shares = np.bincount(columns, parts, 2 * k).reshape(2, k)
+    shares = np.asarray(np.bincount(columns, parts, 2 * k).reshape(2, k), np.float64)
     centered = [np.eye(k) - share[:, None] for share in shares]
     influence = np.concatenate([centered[0], -centered[1]], axis=1)
     return shares, influence @ (matrix.T @ matrix).toarray() @ influence.T
