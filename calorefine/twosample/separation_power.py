@@ -11,9 +11,11 @@ distribution its mean and variance are, with the covariance C of :math:`h_1 - h_
 
 .. math:: \mathrm{floor} = \mathrm{tr}(A C) , \qquad \sigma_0^2 = 2 \, \mathrm{tr}(A C A C) .
 
-The error adds :math:`\sigma_0^2` to the squares of the influences of all events, which are
-:math:`w (g_b - \sum_{b'} h_{b'} g_{b'}) / \sum w` with the derivatives g of S by the shares: it is not 0 where the
-histograms agree.  Events of equal key count as one, and their covariance is in C.
+The influences of all events, :math:`w (g_b - \sum_{b'} h_{b'} g_{b'}) / \sum w` with the derivatives g of S by the
+shares, have the sum of squares V; of samples of one distribution its mean is :math:`2 \sigma_0^2`, since the g are
+computed from what was found.  The error is that of the variance :math:`\max(V - \sigma_0^2, \sigma_0^2)`: right where
+the distributions are equal or far apart.  `UNSEEN` more events, with the shares of both samples together, hold it above
+0 where each sample is in bins of its own.  Events of equal key count as one, and their covariance is in C.
 
 Events beyond the outer edges are in two more bins: a tail can't be hidden.
 """
@@ -26,6 +28,7 @@ import numpy as np
 
 from calorefine import keys, stats
 from calorefine.errors import ConfigError, WeightError
+from calorefine.intervals import UNSEEN
 from calorefine.stats import FloatArray
 from calorefine.twosample.cells import shares_in_cells
 from calorefine.twosample.distances import Points
@@ -62,11 +65,10 @@ def separation_power(generated: Points, reference: Points, edges: FloatArray) ->
         ConfigError: samples of several columns, or edges that don't rise.
         WeightError: a bin in which signed weights of both samples sum to 0 or less.
     """
-    if generated.values.shape[1] != 1 or reference.values.shape[1] != 1 or not np.all(np.diff(edges) > 0):
-        shapes = generated.values.shape, reference.values.shape
-        raise ConfigError(
-            f"separation power: columns {shapes} and edges {edges} found, expected one column, rising edges"
-        )
+    columns = generated.values.shape[1], reference.values.shape[1]
+    if columns != (1, 1) or not np.all(np.diff(edges) > 0):
+        msg = f"separation power: samples of {columns[0]} and {columns[1]} columns and edges {edges} found, "
+        raise ConfigError(msg + "expected one column and edges that rise")
     cells = [np.searchsorted(edges, points.values[:, 0], side="right") for points in (generated, reference)]
     weights = generated.weight, reference.weight
     group = keys.group(generated.key, reference.key)
@@ -79,14 +81,15 @@ def separation_power(generated: Points, reference: Points, edges: FloatArray) ->
     product = half[:, None] * covariance
     second = 2 * float(np.sum(product * product.T))
     slopes = [2 * half * sign * difference - 2 * np.square(half * difference) for sign in (1, -1)]
-    influence = [
-        w * (slope[cell] - share @ slope) / stats.sum_w(w)
-        for w, cell, share, slope in zip(weights, cells, shares, slopes, strict=True)
-    ]
+    away = [slope - share @ slope for slope, share in zip(slopes, shares, strict=True)]
+    influence = [w * values[cell] / stats.sum_w(w) for w, values, cell in zip(weights, away, cells, strict=True)]
     first = stats.sum_w2(stats.group_sums(np.concatenate(influence), group))
+    unseen = sum(
+        UNSEEN / stats.n_eff(w) ** 2 * float(total @ values**2) / 2 for w, values in zip(weights, away, strict=True)
+    )
     return SeparationPower(
         value=float(np.sum(half * difference**2)),
-        error=float(np.sqrt(first + second)),
+        error=float(np.sqrt(max(first - second, second) + unseen)),
         floor=float(np.trace(product)),
         floor_error=float(np.sqrt(second)),
         n=(len(cells[0]), len(cells[1])),

@@ -39,6 +39,7 @@ from calorefine.twosample.showers import Inputs
 
 PARTS = (0.6, 0.2, 0.2)  # to train on, to stop by, to test
 N_TRAININGS = 3
+N_TREES = 300
 _EVALUATED = 4096  # rows in one go
 
 
@@ -385,7 +386,7 @@ def _margin(logits: FloatArray) -> FloatArray:
 def _boosted(parts: list[list[Points]], *, seed: int) -> list[FloatArray]:
     """Log odds to be generated of the third part, by as many trees as do best on the second."""
     fixed = {"max_leaf_nodes": 15, "early_stopping": False, "random_state": seed}
-    model = HistGradientBoostingClassifier(max_iter=300, learning_rate=0.06, **fixed)
+    model = HistGradientBoostingClassifier(max_iter=N_TREES, learning_rate=0.06, **fixed)
     tables = [np.concatenate([points.values for points in part]) for part in parts]
     model.fit(tables[0], 1 - _labels(parts[0]), sample_weight=_shares(parts[0]))
     stop_weight, sign = _shares(parts[1]), 2 * _labels(parts[1]) - 1
