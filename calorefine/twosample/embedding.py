@@ -122,7 +122,8 @@ def kernel_physics_distance(
     Args:
         generated: weights of any sign, whose scale is irrelevant.
         reference: likewise, and the same columns; it tells the scale of each.
-        batch_size: events of each sample in a batch; the CaloChallenge takes 10 000.
+        batch_size: events of each sample in a batch, at most as many as the smaller one has, so that the spread of the
+            batches is not below the error of the sample; the CaloChallenge takes 10 000.
         seed: of the draws.
 
     Raises:
