@@ -97,16 +97,27 @@ def compare_cells(
         WeightError: weights without a positive sum.
     """
     k = int(np.max([numbers.max() for numbers in cells])) + 1
-    parts = np.concatenate([w / stats.require_positive_sum(w, "cells") for w in weights])
-    columns = np.concatenate([cells[0], k + cells[1]])
-    matrix = sparse.csr_array((parts, (group, columns)), shape=(int(group.max()) + 1, 2 * k))
-    shares = np.bincount(columns, parts, 2 * k).reshape(2, k)
-    centered = [np.eye(k) - share[:, None] for share in shares]
-    influence = np.concatenate([centered[0], -centered[1]], axis=1)
-    covariance = influence @ (matrix.T @ matrix).toarray() @ influence.T
+    shares, covariance = shares_in_cells(cells, weights, group, k)
     difference = shares[0] - shares[1]
     values, vectors = np.linalg.eigh(covariance)
     kept = values > 1e-9 * values.max(initial=0.0)
     projected = vectors[:, kept].T @ difference
     chi2 = float(np.sum(projected**2 / values[kept]))
     return CellTest(chi2, int(kept.sum()), float(0.5 * np.abs(difference).sum()))
+
+
+def shares_in_cells(
+    cells: tuple[IntArray, IntArray], weights: tuple[FloatArray, FloatArray], group: IntArray, k: int
+) -> tuple[FloatArray, FloatArray]:
+    """Shares (2, k) of both samples in k cells, and the covariance (k, k) of their difference; arguments as before.
+
+    Raises:
+        WeightError: weights without a positive sum.
+    """
+    parts = np.concatenate([w / stats.require_positive_sum(w, "cells") for w in weights])
+    columns = np.concatenate([cells[0], k + cells[1]])
+    matrix = sparse.csr_array((parts, (group, columns)), shape=(int(group.max()) + 1, 2 * k))
+    shares = np.asarray(np.bincount(columns, parts, 2 * k).reshape(2, k), np.float64)
+    centered = [np.eye(k) - share[:, None] for share in shares]
+    influence = np.concatenate([centered[0], -centered[1]], axis=1)
+    return shares, influence @ (matrix.T @ matrix).toarray() @ influence.T

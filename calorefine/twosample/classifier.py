@@ -22,7 +22,8 @@ splits, whose average of one and the same classifier has the variance
 
 .. math:: \mathrm{Var}(\bar A) = \frac{V}{2} \left(1 + \frac{1}{k}\right) ,
 
-V / 2 from the sample and V / 2k from the choice of halves.  It is quoted.  Each split trains a classifier of its own,
+V / 2 from the sample and V / 2k from the choice of halves; where a share f is tested, :math:`V (f + (1 - f) / k)`.  It
+is quoted.  Each split trains a classifier of its own,
 which adds two terms of opposite sign: classifiers of different halves order the tested events differently, which
 averages out, and what they learned is an accident of training events that the splits share, which doesn't.  The spread
 of the splits can't tell these terms, since all splits are of one sample.  In toys with 4 or 10 splits and AUCs of
@@ -33,6 +34,7 @@ References: DeLong et al., Biometrics 44 (1988) 837; Krause and Shih, arXiv:2106
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +90,9 @@ class ClassifierTest:
 
 
 @dataclass(frozen=True)
-class _Split:
+class Split:
+    """Result of one training: the AUC, its variance for given scores, and the divergence if there is one."""
+
     auc: float
     variance: float
     jsd: float | None
@@ -182,7 +186,7 @@ def separation(generated: Events | None, reference: Events, *, repetitions: int 
     for number in range(repetitions):
         pair = _halves(ordered, "floor", seed, number) if other is None else (other, ordered)
         splits.append(_split(*pair, seed=seed, number=number))
-    return _summary(splits)
+    return summary(splits)
 
 
 def _ordered(events: Events) -> Events:
@@ -196,7 +200,7 @@ def _halves(events: Events, purpose: str, seed: int, number: int) -> tuple[Event
     return events.take(first), events.take(~first)
 
 
-def _split(generated: Events, reference: Events, *, seed: int, number: int) -> _Split:
+def _split(generated: Events, reference: Events, *, seed: int, number: int) -> Split:
     """Train on one half, test on the other."""
     (train_g, test_g), (train_r, test_r) = (_halves(e, "classifier", seed, number) for e in (generated, reference))
     model = HistGradientBoostingClassifier(max_iter=N_TREES, early_stopping=False, random_state=number)
@@ -207,7 +211,7 @@ def _split(generated: Events, reference: Events, *, seed: int, number: int) -> _
     weights, event_keys = (test_g.weight, test_r.weight), (test_g.event_key, test_r.event_key)
     auc, error = auc_with_error(scores[0], scores[1], weights=weights, event_keys=event_keys)
     signed = min(events.weight.min() for events in (generated, reference)) < 0
-    return _Split(auc, error**2, None if signed else _jsd(scores, weights))
+    return Split(auc, error**2, None if signed else jensen_shannon(scores, weights))
 
 
 def _training_weight(events: Events) -> FloatArray:
@@ -219,21 +223,26 @@ def _training_weight(events: Events) -> FloatArray:
     return np.asarray(0.5 * weight / stats.sum_w(weight))
 
 
-def _jsd(scores: list[FloatArray], weights: tuple[FloatArray, FloatArray]) -> float:
-    """Jensen-Shannon divergence in bits, with equal shares of both classes."""
+def jensen_shannon(scores: Sequence[FloatArray], weights: tuple[FloatArray, FloatArray]) -> float:
+    """Jensen-Shannon divergence in bits, (ln 2 - BCE) / ln 2, with equal shares of both classes.
+
+    Args:
+        scores: probabilities to be generated of generated (n,) and reference events (m,).
+        weights: (n,) and (m,), not negative, positive sums.
+    """
     entropies = (-np.log(np.maximum(share, 1e-12)) for share in (scores[0], 1 - scores[1]))
     means = [float(stats.mean(entropy, w)) for entropy, w in zip(entropies, weights, strict=True)]
     return float(1 - 0.5 * sum(means) / np.log(2))
 
 
-def _summary(splits: list[_Split]) -> Separation:
-    """Averages over the splits, and their errors."""
+def summary(splits: list[Split], *, tested: float = 0.5) -> Separation:
+    """Averages over random splits, each of which tests this share of the events, and their errors."""
     aucs = [split.auc for split in splits]
     jsds = [split.jsd for split in splits if split.jsd is not None]
     variance = float(np.mean([split.variance for split in splits]))
     return Separation(
         auc=float(np.mean(aucs)),
-        auc_error=float(np.sqrt(variance / 2 * (1 + 1 / len(splits)))),
+        auc_error=float(np.sqrt(variance * (tested + (1 - tested) / len(splits)))),
         auc_split_error=float(np.sqrt(variance)),
         auc_spread=_spread(aucs),
         jsd=float(np.mean(jsds)) if jsds else None,

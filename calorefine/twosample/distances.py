@@ -29,7 +29,8 @@ doi:10.1016/j.jspi.2013.03.018; Bonneel et al., doi:10.1007/s10851-014-0506-3 (s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,6 +77,10 @@ class Points:
         stats.require_positive_sum(self.weight, "distances")
         if self.values.ndim == 1:
             object.__setattr__(self, "values", self.values[:, None])
+
+    def take(self, index: NDArray[Any]) -> Self:
+        """Points at these indices, or where this mask is true."""
+        return replace(self, values=self.values[index], weight=self.weight[index], key=self.key[index])
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from calorefine import keys
 from calorefine.errors import ConfigError, WeightError
 from calorefine.events import Events
 from calorefine.twosample.classifier import (
-    _Split,
-    _summary,
+    Split,
     auc_with_error,
     classifier_test,
     mann_whitney,
     separation,
+    summary,
 )
 
 
@@ -87,8 +87,8 @@ def test_error_of_the_mean_over_random_halves_is_the_spread_over_samples(k):
             pair = [values[chosen] for values, chosen in zip((a, b), tested, strict=True)]
             event_keys = own[tested[0]], own[tested[1]] + np.uint64(200)
             auc, error = auc_with_error(*pair, weights=tuple(map(np.ones_like, pair)), event_keys=event_keys)
-            splits.append(_Split(auc, error**2, None))
-        found.append(_summary(splits))
+            splits.append(Split(auc, error**2, None))
+        found.append(summary(splits))
     errors = [one.auc_error for one in found]
     assert np.mean(errors) == pytest.approx(np.std([one.auc for one in found]), rel=0.15)
     assert np.std(errors) < 0.05 * np.mean(errors)
