@@ -81,7 +81,7 @@ class ShowerWriter:
             ConfigError: a branch is a list or has a name that no dataset can have, or there are no showers.
             ValueRangeError: energies are NaN or infinite.
         """
-        if not self._file:
+        if self._rows == 0:
             self._require_layout(arrays)
         table = {name: self._shaped(name, array) for name, array in arrays.items()}
         stop = self._rows + len(next(iter(table.values())))

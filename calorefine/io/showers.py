@@ -39,6 +39,7 @@ VOXELS = {
     40500: "data set 3 of the CaloChallenge",
     504: "CaloGAN",
 }
+_OTHERS = {h5py.h5t.STRING: "text", h5py.h5t.COMPOUND: "a record", h5py.h5t.VLEN: "lists of any length"}
 LOWEST_MEV, RESPONSE, FEWEST = 100.0, (0.002, 2.0), 10
 """Units are judged by the energies of at least so many showers: incident ones and the share of them that is deposited.
 
@@ -83,8 +84,7 @@ class ShowerTree:
         """Read what describes the datasets."""
         self._where = where
         with undamaged(where):
-            items = {name: group.get(name) for name in group}
-            self._datasets = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
+            self._datasets = {name: item for name in group if isinstance(item := _item(group, name), h5py.Dataset)}
             self._lengths: dict[str, Any] = {name: (item.shape or (None,))[0] for name, item in self._datasets.items()}
         self.n_entries = self._rows()
         with undamaged(where):
@@ -134,9 +134,9 @@ class ShowerTree:
         """Type and shape of a dataset."""
         if name not in self._datasets:
             return f"'made of {', '.join(MADE_OF[name])}'"
+        dataset = self._datasets[name]
         with undamaged(self._where):
-            dataset, dtype = self._datasets[name], _dtype(self._datasets[name])
-            kind = dtype or (dataset.dtype if dataset.id.get_type().get_class() == h5py.h5t.COMPOUND else "no number")
+            kind = _dtype(dataset) or _OTHERS.get(dataset.id.get_type().get_class(), "no number")
         rows = "" if self._lengths[name] == self.n_entries else f", not a row for each of {self.n_entries} showers"
         return f"{kind} and shape {dataset.shape}{rows}"
 
@@ -182,6 +182,11 @@ def _group(file: h5py.File, path: Path, name: str) -> h5py.Group:
     what = f"holds no group '{name}'" if found is None else f"'{name}' is a dataset, not a group"
     msg = f"{path}: {what}{nearest(name, groups)}; the tree of an HDF5 file is the group that holds the datasets, "
     raise FileError(f"{msg}expected one of: {', '.join(groups)}")
+
+
+def _item(group: h5py.Group, name: str) -> Any:
+    """Object of this name; None if it is elsewhere, and not there."""
+    return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else group.get(name)
 
 
 def _dtype(dataset: h5py.Dataset) -> np.dtype[Any] | None:
