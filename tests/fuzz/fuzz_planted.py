@@ -108,15 +108,13 @@ def _provenance_unchecked() -> None:
     provenance._require_known = _silent
 
 
-def _unwritten_rows() -> None:
-    """Rows that a file doesn't hold read as zeros, and rows without a checksum pass."""
-    showers._require_written = _silent
-    create = showers.h5py.Group.create_dataset
+def _gev_for_mev() -> None:
+    """Incident energies of CaloGAN stay in GeV."""
 
-    def lenient(self: Any, *arguments: Any, **options: Any) -> Any:
-        return create(self, *arguments, **(options | {"fletcher32": False, "compression": None, "shuffle": False}))
+    def change(made: Any) -> Any:
+        return lambda name, held: made(name, held) / (1000 if name == showers.ENERGIES else 1)
 
-    showers.h5py.Group.create_dataset = lenient
+    _replace(showers, "_made", change)
 
 
 def _alpha_is_faster() -> None:
@@ -142,6 +140,6 @@ PLANTED: dict[str, tuple[str, int, Callable[[], None]]] = {
     "damaged bytes of a reweighter are believed": ("reweighters", 200, _no_checksum),
     "a checkpoint may run code": ("checkpoints", 200, _runs_code),
     "a provenance of the wrong types is taken": ("provenance", 200, _provenance_unchecked),
-    "rows of a shower file have no checksum": ("showers", 300, _unwritten_rows),
+    "GeV of CaloGAN is taken for MeV": ("showers", 60, _gev_for_mev),
     "alpha is the faster index of a binning": ("binning", 60, _alpha_is_faster),
 }
