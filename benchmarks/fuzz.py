@@ -8,9 +8,11 @@ Kinds of cases, in `tests/fuzz`, where each says what counts:
     reweighters   the same
     configs       changed configurations of `lightning fit` and of verbs, up to where training would start
     provenance    changed provenances in ROOT files
+    showers       HDF5 files: random valid ones against what was written; damaged ones
+    binning       XML of a binning, likewise
 
-    python benchmarks/fuzz.py --json fuzz.json         # 10 000 cases in 2 processes
-    python benchmarks/fuzz.py --planted                # ten planted faults have to be found
+    python benchmarks/fuzz.py --json fuzz.json         # 12 000 cases in 2 processes
+    python benchmarks/fuzz.py --planted                # twelve planted faults have to be found
 
 A case runs in a worker process, which counts as `crashes` if a signal ends it, and as `hangs` if it is silent for five
 minutes; a case that takes 10 s of processor time is ended there, and is a `hang`.  `refused` are errors for valid
@@ -41,6 +43,8 @@ SHARES = {
     "reweighters": 1000,
     "configs": 1000,
     "provenance": 1000,
+    "showers": 1500,
+    "binning": 500,
 }
 SILENT_S = 300.0
 MEMORY_BYTES = 8 << 30
@@ -179,7 +183,7 @@ def main() -> int:
     """Run all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--cases", type=int, default=12_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from calorefine.errors import ConfigError
 from calorefine.io.friends import WithFriends
+from calorefine.io.hdf5 import is_hdf5
 from calorefine.io.root import RootFiles
+from calorefine.io.showers import ShowerFiles
 from calorefine.io.sources import Source, expanded
 
-FORMATS: list[tuple[Callable[[Path], bool], type[Source]]] = [(lambda _: True, RootFiles)]
+FORMATS: list[tuple[Callable[[Path], bool], type[Source]]] = [(is_hdf5, ShowerFiles), (lambda _: True, RootFiles)]
 """Whether a format can read a file, and its source: the first that can does.  ROOT's errors tell what isn't its own."""
 
 
@@ -27,7 +29,7 @@ def open_source(
         files: paths and globs.
         tree: name of the table.
         friends: files with further branches of the same rows, one for each of `files`, in their order; of a tree with
-            another name, `weights.root:tree`.
+            another name, `weights.root:tree` or `showers.h5:/`.
         friends_by: integer branches of both by which the rows of `friends` are found, in any order.
 
     Raises:
@@ -37,7 +39,7 @@ def open_source(
     source = next(source for reads, source in FORMATS if reads(first))(files, tree)
     if not friends:
         return source
-    named = [re.fullmatch(r"(.+\.root):(\S+)", name) for name in friends]
+    named = [re.fullmatch(r"(.+\.(?:root|h5|hdf5)):(\S+)", name) for name in friends]
     trees = {match[2] if match else tree for match in named}
     if len(trees) > 1:
         raise ConfigError(f"friends: trees {', '.join(sorted(trees))} found, expected one name for all of them")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from calorefine.errors import FileError
+from calorefine.io.hdf5 import is_hdf5, open_hdf5
 from calorefine.io.root import open_file, undamaged
 
 PROVENANCE = "calorefine_provenance"
@@ -132,16 +133,24 @@ def read_provenance(path: Path) -> dict[str, Any]:
         FileError: the file can't be read, or its provenance is no JSON, or an entry is of another kind than it was
             written as.
     """
-    with open_file(path) as file, undamaged(f"{path}: provenance"):
-        if PROVENANCE not in file:
-            return {}
-        text = str(file[PROVENANCE])
+    text = _stored(path)
+    if text is None:
+        return {}
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path}: its provenance is no JSON ({error}), expected what calorefine wrote") from error
     _require_known(content, path)
     return cast(dict[str, Any], content)
+
+
+def _stored(path: Path) -> str | None:
+    """Text of the provenance: an object of a ROOT file, an attribute of an HDF5 file; None if there is none."""
+    if is_hdf5(path):
+        with open_hdf5(path) as shower_file, undamaged(f"{path}: provenance"):
+            return str(shower_file.attrs[PROVENANCE]) if PROVENANCE in shower_file.attrs else None
+    with open_file(path) as file, undamaged(f"{path}: provenance"):
+        return str(file[PROVENANCE]) if PROVENANCE in file else None
 
 
 _NAME, _NUMBER, _NAMES = (str,), (float, int), [(str,)]

@@ -24,7 +24,7 @@ from calorefine.events import in_collection
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, Request
 from calorefine.io.provenance import PROVENANCE
 from calorefine.io.sources import CONTENTS, Source, TreeFormat
-from calorefine.io.writer import TreeWriter, not_an_input, write_tree
+from calorefine.io.writer import Writer, not_an_input, write_tree
 
 NOUNS: dict[Content, str] = {"number": "one number", "array": "a fixed-size array", "list": "a list of numbers"}
 
@@ -42,7 +42,7 @@ class Rewriter:
         empty: whether nothing was written so far.
     """
 
-    writer: TreeWriter
+    writer: Writer
     sources: Sequence[Source]
     request: Request
     expects: str

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io import remote
-from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, NonFinite, Request, select
+from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, NonFinite, Request, rows_of, select
 from calorefine.io.names import ENTRY, TEXT
 from calorefine.text import first_three
 
@@ -145,7 +146,7 @@ class Source(ABC):
             needed: branches, entries of arrays as `branch[3]`, or comparisons as `branch == "TT"`, to the most that
                 they may hold for an event: arrays (n,) of a number, (n, k, ...) of a fixed-size array, awkward arrays
                 (n, var) of a list.
-            rows: at a time.
+            rows: at a time; fewer of large arrays.
             askers: who asks for a branch, by branch, for the message that it is missing.
 
         Raises:
@@ -165,7 +166,7 @@ class Source(ABC):
                 for name, most in wanted.items():
                     check_branch(tree, name, where, most)
                 names = dict.fromkeys([*wanted, *(name for name, _ in [*entries.values(), *labels.values()])])
-                for table, at in tree.batches(list(names), rows):
+                for table, at in tree.batches(list(names), min(rows, rows_of(_cells(tree, names)))):
                     single = {text: table[name][(slice(None), *index)] for text, (name, index) in entries.items()}
                     yield path, table | single | {text: table[name] == v for text, (name, v) in labels.items()}, at
 
@@ -297,6 +298,12 @@ def _branch(text: str) -> str:
 
 def _missing(tree: Tree, name: str, where: str) -> str:
     return f"{where}: there is no branch '{name}'{nearest(name, tree.paths())}"
+
+
+def _cells(tree: Tree, names: Iterable[str]) -> int:
+    """Numbers in a row of these branches, lists left out."""
+    shapes = [tree.shape(name) for name in names]
+    return sum(math.prod(shape) for shape in shapes if isinstance(shape, tuple))
 
 
 def check_branch(tree: Tree, name: str, where: str, most: Content) -> None:

@@ -12,12 +12,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uproot
 
 from calorefine.errors import ConfigError, FileError
+from calorefine.io.hdf5 import SUFFIXES
 from calorefine.io.provenance import PROVENANCE, stamped
+from calorefine.io.shower_writer import create_showers
 from calorefine.io.sources import TreeFormat, row_type
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -112,6 +114,20 @@ def not_an_input(output: Path, inputs: Iterable[Path]) -> None:
             raise ConfigError(f"{output}: is both input ('{path}') and output; choose another output")
 
 
+class Writer(Protocol):
+    """What a table is written with, whatever the format of its file."""
+
+    @property
+    def format(self) -> str:
+        """What it writes: `ttree`, `rntuple` or `hdf5`."""
+
+    def extend(self, arrays: Mapping[str, Any]) -> None:
+        """Append rows (n,), (n, k, ...) for k numbers per row, or awkward lists (n, var); always the same branches."""
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Write the provenance, with versions and the verb that runs."""
+
+
 class TreeWriter:
     """One tree in a ROOT file, extended chunk by chunk, with its provenance.
 
@@ -141,12 +157,25 @@ class TreeWriter:
 @contextmanager
 def write_tree(
     path: Path, tree: str, *, tree_format: TreeFormat = "ttree", overwrite: bool = False
-) -> Iterator[TreeWriter]:
-    """Open a ROOT file for one tree; it appears under `path` when the block ends without an error.
+) -> Iterator[Writer]:
+    """Open a file for one table; it appears under `path` when the block ends without an error.
+
+    It is HDF5 if the path ends in .h5 or .hdf5: showers, at the root of the file.  All else is ROOT, with a tree.
+
+    Args:
+        path: where it belongs.
+        tree: name of the tree; `events` for the root of an HDF5 file, which is none.
+        tree_format: that of a tree.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
         ConfigError: the file exists and may not be replaced.
         FileError: its folder doesn't exist.
     """
-    with replacing(path, overwrite=overwrite) as beside, uproot.recreate(beside, compression=uproot.ZSTD(1)) as file:
-        yield TreeWriter(file, tree, tree_format)
+    with replacing(path, overwrite=overwrite) as beside:
+        if path.suffix.lower() in SUFFIXES:
+            with create_showers(beside, path) as writer:
+                yield writer
+        else:
+            with uproot.recreate(beside, compression=uproot.ZSTD(1)) as file:
+                yield TreeWriter(file, "events" if tree == "/" else tree, tree_format)

@@ -1,4 +1,4 @@
-"""`calorefine sample`: conditions from ROOT files in, generated events as a ROOT file out, streamed."""
+"""`calorefine sample`: conditions from ROOT or shower files in, generated events as such a file out, streamed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError
-from calorefine.events import Column, Columns, adapted_columns, unknown_columns
+from calorefine.events import Column, Columns, adapted_columns, units_of, unknown_columns
 from calorefine.io.chunks import Chunk, Request, rows_of
+from calorefine.io.hdf5 import SUFFIXES
 from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import CONTEXTS, WeightedFiles
-from calorefine.io.sources import TreeFormat
+from calorefine.io.showers import ENERGIES, SHOWERS
+from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import check_unique, warn_of_row_keys
 from calorefine.keys import KeyArray
 from calorefine.reweighting.latent_resampling import RefinedSimulator
@@ -75,17 +77,21 @@ def sample_file(
     tree_format: TreeFormat = "ttree",
     overwrite: bool = False,
 ) -> SampleSummary:
-    """Generate events at the conditions of ROOT files and write them as a tree with the same rows in the same order.
+    """Generate events at the conditions of files and write them as a tree with the same rows in the same order.
 
     The output holds the features by name, `in_domain`, the branches to pass through, with n_per_event > 1 also `copy`,
-    and its provenance as a JSON string.  The values of an event depend on its key, the seed and the copy alone.
+    and its provenance as a JSON string.  The values of an event depend on its key, the seed and the copy alone.  An
+    output that ends in .h5 or .hdf5 is a shower file as the CaloChallenge's: `showers`, a feature, and
+    `incident_energies`, which are passed through from the conditions, in MeV.
 
     Args:
         checkpoint: a checkpoint of `lightning fit`, or a map of `calorefine merge`.
-        conditions: ROOT files with the context columns; a path, a glob, or a list.  If the simulator was trained on a
-            collection (Electron), each entry of its lists is a condition, and the output holds lists as long as those.
-        output: the ROOT file to write.
+        conditions: ROOT or shower files with the context columns; a path, a glob, or a list.  If the simulator was
+            trained on a collection (Electron), each entry of its lists is a condition, and the output holds lists as
+            long as those.
+        output: the file to write: HDF5 if it ends in .h5 or .hdf5, else ROOT.
         tree: name of the tree, in the conditions and in the output; that of the training sample, if left out.
+            Of a shower file the group that holds the datasets, `/` for the root of the file.
         seed: seed of the latent noise.
         n_per_event: how many events to generate at each condition.
         pass_through: branches to copy, fixed-size arrays as well and, with a collection, lists; as a list or separated
@@ -93,7 +99,7 @@ def sample_file(
         context: expressions of context columns where this file names or scales them otherwise.
         key: key branches where this file names them otherwise; [] identifies events by file and row.
         reweighter: a file of `calorefine reweight`: events are then drawn with its correction, and need no weight.
-        tree_format: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
+        tree_format: of a ROOT file: "ttree", or "rntuple", which ROOT reads from version 6.34 on.
         overwrite: replace an existing output.
 
     Returns:
@@ -110,13 +116,16 @@ def sample_file(
     sample = WeightedFiles(conditions, tree or simulator.spec["provenance"].get("tree", "events"))
     if not columns.key:
         warn_of_row_keys(sample.source)
+    carried = _carried(pass_through, columns)
+    if Path(output).suffix.lower() in SUFFIXES:
+        carried = _with_energies(carried, columns, sample.source)
     corrections = [Path(reweighter)] if reweighter else []
     refined = RefinedSimulator(simulator, Reweighter.load(reweighter)) if reweighter else None
     summary = SampleSummary(Path(output), refined=refined)
     seen: list[KeyArray] = []
     with rewriting(
         sample.source,
-        Request.of(columns, columns.expressions("context"), branches=_carried(pass_through, columns)),
+        Request.of(columns, columns.expressions("context"), branches=carried),
         output,
         copies_all=False,
         inputs=[Path(checkpoint), *corrections],
@@ -154,6 +163,19 @@ def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
     if clash := {*map(columns.branch, [*columns.features, "in_domain"]), "copy"} & set(carried):
         raise ConfigError(f"pass_through: {sorted(clash)} are names of generated branches, expected other ones")
     return carried
+
+
+def _with_energies(carried: list[str], columns: Columns, source: Source) -> list[str]:
+    """Branches to pass through to a shower file: `incident_energies` as well, if the conditions have them.
+
+    Raises:
+        ConfigError: the showers are in another unit than the file.
+    """
+    unit = units_of(columns).get(SHOWERS)
+    if unit and unit != "MeV":
+        raise ConfigError(f"feature '{SHOWERS}': is in {unit}, expected MeV in a shower file; write a .root file")
+    given = ENERGIES in [*carried, *columns.features] or ENERGIES not in source.branch_paths()
+    return carried if given else [*carried, ENERGIES]
 
 
 def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str] | None) -> Columns:

@@ -29,6 +29,8 @@ KINDS: dict[str, Callable[[], Case]] = {
     "reweighters": _of("fuzz_saved", "reweighters"),
     "configs": _of("fuzz_configs", "case"),
     "provenance": _of("fuzz_provenance", "case"),
+    "showers": _of("fuzz_showers", "case"),
+    "binning": _of("fuzz_binning", "case"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Ten faults planted on purpose, each of which the cases have to find: kind of case, how many, and how to plant it."""
+"""Faults planted on purpose, each of which the cases have to find: kind of case, how many, and how to plant it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from calorefine.io import c_forms, chunks, provenance, root, saved, sources
+from calorefine.io import binning, c_forms, chunks, provenance, root, saved, showers, sources
 
 
 def _replace(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
@@ -108,6 +108,27 @@ def _provenance_unchecked() -> None:
     provenance._require_known = _silent
 
 
+def _gev_for_mev() -> None:
+    """Incident energies of CaloGAN stay in GeV."""
+
+    def change(made: Any) -> Any:
+        return lambda name, held: made(name, held) / (1000 if name == showers.ENERGIES else 1)
+
+    _replace(showers, "_made", change)
+
+
+def _alpha_is_faster() -> None:
+    """Voxels of a layer come in the other order."""
+
+    class Turned:
+        """numpy, whose outer product is turned."""
+
+        def __getattr__(self, name: str) -> Any:
+            return (lambda a, b: np.outer(b, a)) if name == "outer" else getattr(np, name)
+
+    binning.np = Turned()
+
+
 PLANTED: dict[str, tuple[str, int, Callable[[], None]]] = {
     "rows of the second file are shifted by one": ("root", 120, _shifted_second_file),
     "NaN passes": ("root", 200, _nan_passes),
@@ -119,4 +140,6 @@ PLANTED: dict[str, tuple[str, int, Callable[[], None]]] = {
     "damaged bytes of a reweighter are believed": ("reweighters", 200, _no_checksum),
     "a checkpoint may run code": ("checkpoints", 200, _runs_code),
     "a provenance of the wrong types is taken": ("provenance", 200, _provenance_unchecked),
+    "GeV of CaloGAN is taken for MeV": ("showers", 60, _gev_for_mev),
+    "alpha is the faster index of a binning": ("binning", 60, _alpha_is_faster),
 }

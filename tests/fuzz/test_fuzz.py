@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 EXAMPLES = {"expressions": 60, "root": 40, "checkpoints": 25, "reweighters": 40, "configs": 6, "provenance": 60}
+EXAMPLES |= {"showers": 60, "binning": 60}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
