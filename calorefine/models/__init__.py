@@ -1,6 +1,7 @@
 """One recipe per file.
 
-`MODELS` is the registry that tests go by: a new recipe is one line here.  Students, which need a teacher, are beside.
+`MODELS` is the registry that tests go by: a new recipe is one line here.  Students, which need a teacher, are
+beside, and so are generators in two steps, which need two recipes.
 """
 
 from calorefine.models.affine_flow import AffineFlow
@@ -10,6 +11,7 @@ from calorefine.models.distillation import FlowStudent, Student
 from calorefine.models.flow import Flow
 from calorefine.models.flow_matching import FlowMatching
 from calorefine.models.library import Library
+from calorefine.models.two_step import TwoStep
 from calorefine.models.vae import VAE
 from calorefine.models.wgan import WGAN
 
@@ -28,4 +30,5 @@ __all__ = [
     "GenerativeModel",
     "Library",
     "Student",
+    "TwoStep",
 ]

@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pytorch_lightning.strategies import ParallelStrategy
@@ -42,6 +42,7 @@ class GenerativeModel(UpdatedModule, ABC):
         latent_size: number of standard normal numbers that make one event.
     """
 
+    _given: dict[str, Any]
     signed_weights: ClassVar[bool] = True
     """Whether it can be trained on signed weights; if not, training on them is refused."""
     validated_by: ClassVar[str] = "energy distance"
@@ -58,6 +59,14 @@ class GenerativeModel(UpdatedModule, ABC):
             file = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
             _RECIPES.setdefault(cls.__name__, {})[f"{file}: {cls.__qualname__}"] = cls
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Remember the arguments: Lightning's command takes those of a recipe for those of all recipes inside of it."""
+        made = super().__new__(cls)
+        given = inspect.signature(cls).bind_partial(*args, **options)
+        given.apply_defaults()
+        object.__setattr__(made, "_given", {k: v for k, v in given.arguments.items() if k not in cls.recipes_inside})
+        return made
+
     def __init__(self, *, latent_size: int) -> None:
         """Fix the latent space and keep the recipe's arguments; networks are built when the data are known."""
         super().__init__()
@@ -65,6 +74,7 @@ class GenerativeModel(UpdatedModule, ABC):
         self.spec: dict[str, Any] | None = None
         self.lowest: torch.Tensor | None = None
         self.save_hyperparameters(ignore=self.recipes_inside)
+        self.hparams.update(self._given)
 
     @property
     def options(self) -> dict[str, Any]:

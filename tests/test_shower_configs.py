@@ -1,0 +1,45 @@
+"""Every configuration of showers, from the HDF5 file to generated showers in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from calorefine.cli import calorefine
+from calorefine.fit.command import lightning
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(path.stem for path in (ROOT / "configs" / "showers").glob("*.yaml") if "columns" not in path.stem)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """The first 400 showers, with a key."""
+    path = tmp_path_factory.mktemp("showers") / "few.h5"
+    with h5py.File(ROOT / "examples" / "data" / "photon_showers.h5") as file, h5py.File(path, "w") as out:
+        for name in file:
+            out.create_dataset(name, data=file[name][:400])
+        out.create_dataset("row", data=np.arange(400))
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_epoch_and_a_sample(name, few, tmp_path):
+    options = ["--data.files", str(few), "--data.columns.key", "[row]", "--runs", str(tmp_path / "runs")]
+    options += ["--trainer.max_epochs", "1", "--data.preprocessing.init_args.epochs", "1", "--data.batch_size", "64"]
+    finished = lightning(["fit", "-c", str(ROOT / "configs" / "showers" / f"{name}.yaml"), *options])
+    output = tmp_path / "generated.h5"
+    checkpoint = finished.run_dir / "checkpoints" / "best.ckpt"
+    told = ["--conditions", str(few), "--output", str(output), "--pass_through", "incident_energies,entry_mm,row"]
+    calorefine(["sample", "--checkpoint", str(checkpoint), "--tree", "/", *told])
+    with h5py.File(few) as file, h5py.File(output) as made:
+        assert made["showers"].shape == (400, 504)
+        np.testing.assert_array_equal(made["incident_energies"], file["incident_energies"])
+        cells = made["showers"][:]
+        assert ((cells == 0) | (cells >= 0.1 * (1 - 1e-5))).all()
+        response = cells.sum(1) / file["incident_energies"][:, 0]
+        truth = file["showers"][:].sum(1) / file["incident_energies"][:, 0]
+        assert abs(np.median(response) / np.median(truth) - 1) < 0.15
