@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 
+import h5py
 import pytest
 import uproot
 import yaml
@@ -48,6 +49,7 @@ EPOCHS = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
 QUIET = [*EPOCHS, "--trainer.enable_progress_bar", "false"]
 SMALLER = {
     "lightning fit *": QUIET,
+    "lightning fit -c configs/showers/*": ["--data.preprocessing.init_args.epochs", "1"],
     "lightning fit -c configs/two_critics_wgan.yaml": ["--data.weights", "none"],  # so few have a variance below 0
     "calorefine splot *--replicas *": ["--replicas", "3"],
     "calorefine fractions *--replicas *": ["--replicas", "3"],
@@ -102,15 +104,20 @@ class Sandbox:
         self.folder, self.done = folder, []
         for name in ("workflows", "benchmarks"):
             (folder / name).symlink_to(ROOT / name)
-        (folder / "configs").mkdir()
-        for path in (ROOT / "configs").iterdir():  # few events determine one width of the peak, not two
-            (folder / "configs" / path.name).write_text(path.read_text().replace("DoubleGaussian", "Gaussian"))
+        for path in (ROOT / "configs").rglob("*.yaml"):  # few events determine one width of the peak, not two
+            copy = folder / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(path.read_text().replace("DoubleGaussian", "Gaussian"))
         data = folder / "examples" / "data"
         data.mkdir(parents=True)
         for name, rows in ROWS.items():
             with uproot.open(ROOT / "examples" / "data" / f"{name}.root") as file:
                 table = file["events"].arrays(library="np", entry_stop=rows)
             self.write(data / f"{name}.root", table)
+        showers = "photon_showers.h5"
+        with h5py.File(ROOT / "examples" / "data" / showers) as file, h5py.File(data / showers, "w") as out:
+            for name in file:
+                out.create_dataset(name, data=file[name][:300])
         other = {"el_P": table["p_gev"] * 1000, "RUN": table["run"], "EVT": table["event"]}
         self.write(folder / "other.root", other | {name: table[name] for name in ("x_in_cell_mm", "n_pv")})
         for text in (text for page in PAGES for text in blocks(page, "yaml", "python")):
