@@ -100,13 +100,18 @@ class AdversarialModel(TrainedModel, recipe=False):
 
     def prepare(self, prepared: Prepared) -> None:
         """Find the quantities of the options in the data, and build the networks."""
-        options = {text: "critics" for critic in self.critic_options for text in critic.quantities}
-        options |= {attribute.expression: "attributes" for attribute in self.attributes}
-        options |= {enforced.expression: "enforce" for enforced in self.enforced}
+        options = self.asked
         self.quantities = Quantities(options, prepared.columns)
         if options:
             self.register_buffer("moments", torch.tensor([[0.0, 1.0]] * len(options), dtype=torch.float64))
         super().prepare(prepared)
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Expressions in physical units, to the option that each is of."""
+        options = {text: "critics" for critic in self.critic_options for text in critic.quantities}
+        options |= {attribute.expression: "attributes" for attribute in self.attributes}
+        return options | {enforced.expression: "enforce" for enforced in self.enforced}
 
     def take_events(self, train: Events) -> None:
         """Take the means and widths of the quantities."""

@@ -19,6 +19,7 @@ from calorefine.data.batches import Batch
 from calorefine.data.preprocessing import Preprocessing
 from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
+from calorefine.models.adversarial import AdversarialModel
 from calorefine.models.base import TrainedModel, recipe_named
 from calorefine.models.updates import Update
 from calorefine.nets import Noise
@@ -145,6 +146,10 @@ def _recipe(given: TrainedModel | Described, name: str) -> TrainedModel:
         given = recipe_named(given["class_path"], (), where=f"TwoStep, {name}")(**given["init_args"])  # type: ignore[assignment]
     if not isinstance(given, TrainedModel):
         raise ConfigError(f"{name}: a {type(given).__name__} found, expected a recipe that is trained")
+    if isinstance(given, AdversarialModel) and given.asked:
+        text, option = next(iter(given.asked.items()))
+        msg = f"{name}: {option} of '{text}' found, expected none: of a part of an event physical units aren't known"
+        raise ConfigError(msg)
     return given
 
 

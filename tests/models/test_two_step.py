@@ -107,6 +107,8 @@ def test_weights_are_those_that_both_take():
 def test_what_is_refused(data):
     with pytest.raises(ConfigError, match="then: a Library found, expected a recipe that is trained"):
         TwoStep(first=Flow(), then={"class_path": "Library", "init_args": {}})
+    with pytest.raises(ConfigError, match=r"then: enforce of 'sum\(showers\)' found, expected none"):
+        TwoStep(first=Flow(), then=WGAN(enforce=[{"mean": "sum(showers)"}]))
     columns = dataclasses.replace(COLUMNS)
     prepared = Prepared(
         columns=columns,
