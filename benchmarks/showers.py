@@ -45,7 +45,7 @@ from calorefine.twosample.shower_classifier import ShowerTest, boosting_test, ne
 from calorefine.twosample.showers import Showers, frame_inputs, high_level, linear_inputs
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "showers"
-GENERATORS = {"flow": "shower_flow", "fm": "flow_matching", "vae": "vae", "gan2": "wgan"}
+GENERATORS = {"flow": "shower_flow", "fm": "flow_matching", "vae": "vae"}
 SEEDS = (1, 2)
 GEOMETRY = segmented([(3, 96), (12, 12), (12, 6)], (480.0, 480.0), 0.1)
 TRAINS, E_INC_GEV, ENTRY_MM = 0.6, (1.0, 16.0), 20.0
@@ -71,12 +71,17 @@ class Sample:
         mask: np.ndarray = keys.uniform(keys.stream(keys.make_keys([rows]), "judge")) < TRAINS
         return mask
 
-    def write_training(self, output: Path) -> None:
-        """Write the rows that train, with the row as a key."""
-        with h5py.File(self.path) as file, h5py.File(output, "w") as out:
-            for name in ("incident_energies", "showers", "entry_mm"):
-                out.create_dataset(name, data=file[name][:][self.trains], compression="gzip", shuffle=True)
-            out.create_dataset("row", data=np.flatnonzero(self.trains))
+    def training(self, work: Path) -> Path:
+        """File of the rows that train, with the row as a key, written unless it is there."""
+        output = work / f"train_{digest(self.path)[:12]}.h5"
+        if not output.exists():
+            beside = output.with_suffix(".part")
+            with h5py.File(self.path) as file, h5py.File(beside, "w") as out:
+                for name in ("incident_energies", "showers", "entry_mm"):
+                    out.create_dataset(name, data=file[name][:][self.trains], compression="gzip", shuffle=True)
+                out.create_dataset("row", data=np.flatnonzero(self.trains))
+            beside.replace(output)
+        return output
 
     def judges(self) -> Showers:
         """The other rows."""
@@ -139,7 +144,15 @@ def train(label: str, seed: int, sample: Sample, work: Path) -> Path:
     told = json.dumps([config.read_text(), (CONFIGS / "photon_columns.yaml").read_text(), seed, digest(sample.path)])
     checkpoint = work / f"{label}_{seed}_{sha256(told.encode()).hexdigest()[:12]}.ckpt"
     if not checkpoint.exists():
-        arguments = ["fit", "-c", str(config), "--data.files", str(work / "train.h5"), "--data.columns.key", "[row]"]
+        arguments = [
+            "fit",
+            "-c",
+            str(config),
+            "--data.files",
+            str(sample.training(work)),
+            "--data.columns.key",
+            "[row]",
+        ]
         arguments += ["--runs", str(work / "runs" / label), "--seed_everything", str(seed), "--threads", "1"]
         start = time.process_time()
         finished = lightning([*arguments, "--trainer.enable_progress_bar", "false"])
@@ -194,8 +207,7 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     sample = Sample(options.file)
-    if not (options.work / "train.h5").exists():
-        sample.write_training(options.work / "train.h5")
+    sample.training(options.work)
     wanted = options.only or list(GENERATORS)
     jobs = [
         (one.partition(":")[0], seed) for one in wanted for seed in SEEDS if one.partition(":")[2] in ("", str(seed))

@@ -44,7 +44,9 @@ class Frame:
         flipped = self.mirrors.to(entry.device) & (entry < 0)
         mirrored = self.entry(entry)
         layers = zip(self.geometry.layers, self.geometry.slices, strict=True)
-        return torch.cat([at.start + _sources(layer, flipped, mirrored) for layer, at in layers], dim=1)
+        return torch.cat(
+            [at.start + _sources(layer, flipped, mirrored, self.geometry.mirrors) for layer, at in layers], dim=1
+        )
 
     def within(self, entry: torch.Tensor) -> torch.Tensor:
         """Where (n, k) in the cell of entry a mirrored entry lies, from -1 to 1, for each size of cells.
@@ -78,9 +80,14 @@ def _number(layer: Layer, axis: int) -> int:
     return (columns, rows)[axis]
 
 
-def _sources(layer: Layer, flipped: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-    """Numbers (n, cells) of the cells of a grid that come to each place, for flips and mirrored entries (n, 2)."""
-    eta, phi = (_line(_number(layer, a), _pitch(layer, a), flipped[:, a], entry[:, a]) for a in range(len(AXES)))
+def _sources(layer: Layer, flipped: torch.Tensor, entry: torch.Tensor, mirrors: tuple[bool, bool]) -> torch.Tensor:
+    """Numbers (n, cells) of the cells of a grid that come to each place, for flips and mirrored entries (n, 2).
+
+    They are moved along the axes that have mirrors.
+    """
+    eta, phi = (
+        _line(_number(layer, a), _pitch(layer, a), flipped[:, a], entry[:, a] * mirrors[a]) for a in range(len(AXES))
+    )
     return (phi[:, :, None] * _number(layer, 0) + eta[:, None, :]).flatten(1)
 
 

@@ -190,6 +190,11 @@ class Showers(Preprocessing):
             if name not in columns.context_names:
                 hint = nearest(name, columns.context_names)
                 raise ConfigError(f"showers: there is no context column '{name}'{hint}")
+        for name in self.entry:
+            column = columns.context_columns[name]
+            if (unit := unit_of(name, column)) not in (None, "mm") or column.offset:
+                msg = f"context '{name}': unit {unit} and offset {column.offset or 0:g} found, expected mm and none"
+                raise ConfigError(f"{msg}: it says where a shower enters (branch_unit converts)")
         if (negative := int((events.x < 0).sum())) > 0:
             msg = f"feature '{names[0]}': {negative} negative energies found, the lowest {events.x.min():g}"
             raise ValueRangeError(f"{msg}; expected 0 or more")
@@ -397,8 +402,8 @@ def _scaled(energies: torch.Tensor, total: torch.Tensor, z: torch.Tensor, thresh
     first = torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).to(energies.dtype)
     energies = torch.where(none[:, None], first, energies)
     for _ in range(3):
-        largest = energies.amax(1, keepdim=True)
+        hottest = torch.nn.functional.one_hot(energies.argmax(1), z.shape[1]).bool()
         scaled = energies * (total / energies.sum(1).clamp_min(1e-30))[:, None]
-        kept = (scaled >= threshold) | (energies == largest)
+        kept = (scaled >= threshold) | hottest
         energies = torch.where(kept, scaled, 0.0)
     return energies * (total / energies.sum(1).clamp_min(1e-30))[:, None]

@@ -52,8 +52,8 @@ class DensityModel(AveragedModel, Likelihood, recipe=False):
         log_density: torch.Tensor = low.new_full((len(x),), -torch.inf)
         possible = torch.isfinite(low).all(dim=1) & torch.isfinite(high).all(dim=1)
         for rows, points in (
-            (~discrete, low.new_full((1, x.shape[1]), 0.5)),
-            (discrete, self._lattice(x.shape[1]).to(low)),
+            (~discrete, low.new_full((1, low.shape[1]), 0.5)),
+            (discrete, self._lattice(low.shape[1]).to(low)),
         ):
             chosen = torch.nonzero(possible & rows)[:, 0]
             if len(chosen):

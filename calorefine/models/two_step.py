@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from calorefine.data.batches import Batch
 from calorefine.data.preprocessing import Preprocessing
@@ -21,6 +22,7 @@ from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
 from calorefine.models.adversarial import AdversarialModel
 from calorefine.models.base import TrainedModel, recipe_named
+from calorefine.models.distillation import Taught
 from calorefine.models.updates import Update
 from calorefine.nets import Noise
 
@@ -46,6 +48,11 @@ class TwoStep(TrainedModel):
         self.first, self.then = _recipe(first, "first"), _recipe(then, "then")
         self.hparams.update({"first": _described(self.first), "then": _described(self.then)})
         self.signed_weights = self.first.signed_weights and self.then.signed_weights  # type: ignore[misc]  # by instance
+
+    @property
+    def network(self) -> nn.Module:
+        """What both parts sample with."""
+        return nn.ModuleList(part.network for part in self.parts_of_it)
 
     @property
     def parts_of_it(self) -> tuple[TrainedModel, TrainedModel]:
@@ -146,6 +153,8 @@ def _recipe(given: TrainedModel | Described, name: str) -> TrainedModel:
         given = recipe_named(given["class_path"], (), where=f"TwoStep, {name}")(**given["init_args"])  # type: ignore[assignment]
     if not isinstance(given, TrainedModel):
         raise ConfigError(f"{name}: a {type(given).__name__} found, expected a recipe that is trained")
+    if isinstance(given, Taught):
+        raise ConfigError(f"{name}: a {type(given).__name__} found, expected a recipe without a teacher")
     if isinstance(given, AdversarialModel) and given.asked:
         text, option = next(iter(given.asked.items()))
         msg = f"{name}: {option} of '{text}' found, expected none: of a part of an event physical units aren't known"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -54,6 +56,17 @@ def test_where_in_the_strip():
     sizes = [(axis, pitch) for axis, pitch, _ in frame.fine]
     assert sizes == [(0, 5.0), (0, 40.0), (1, 40.0)]
     np.testing.assert_allclose(within[:, 0], [-0.6, -0.6, 0.6], atol=1e-6)
+
+
+def test_without_a_mirror_an_axis_stays_as_it_is():
+    """Mirrored along phi alone: strips are not moved along eta."""
+    geometry = dataclasses.replace(PHOTONS, mirrors=(False, True))
+    frame, entry = Frame(geometry), torch.tensor([[16.2, -30.0], [-16.2, 30.0]], dtype=torch.float64)
+    cells = shower(entry)
+    canonical = frame.canonical(cells, entry)
+    assert canonical[0][:288].view(3, 96).sum(0).argmax() == cells[0][:288].view(3, 96).sum(0).argmax()
+    assert torch.equal(frame.entry(entry), torch.tensor([[16.2, 30.0], [-16.2, 30.0]], dtype=torch.float64))
+    assert torch.equal(frame.restored(canonical, entry), cells)
 
 
 def test_without_mirrors_nothing_moves():

@@ -15,7 +15,7 @@ from calorefine.data.preprocessing import Preprocessing
 from calorefine.data.showers import ShowerConditions, Showers
 from calorefine.errors import ConfigError, ValueRangeError, WeightError
 from calorefine.geometry import Geometry, Layer
-from calorefine.models import WGAN, FlowMatching
+from calorefine.models import WGAN, AffineFlow, FlowMatching
 from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
 
 
@@ -127,6 +127,23 @@ def test_recipes_take_it_as_any_other(events, fitted, tmp_path):
         assert 0.5 < made.sum() / read(torch.from_numpy(events.x[:300])).sum() < 2
 
 
+def test_a_flow_alone_says_that_it_has_no_likelihood_of_showers(events, fitted):
+    model = AffineFlow(width=16)
+    model.prepare(
+        Prepared(
+            columns=COLUMNS,
+            features=fitted,
+            context=fitted.conditions.fit(events, COLUMNS),
+            domain=np.stack([events.context.min(0), events.context.max(0)], axis=1).astype(np.float64),
+            mean_weight=1.0,
+            provenance={"digest": "none", "n_train": len(events)},
+        )
+    )
+    conditions = {name: events.context[:3, k] for k, name in enumerate(COLUMNS.context)}
+    with pytest.raises(ConfigError, match="preprocessing Showers: has no log_slope, which a likelihood needs"):
+        Simulator(model, model.spec).log_prob({"showers": events.x[:3]} | conditions)
+
+
 def test_state_without_a_checkpoint(fitted):
     again = Preprocessing.from_dict(fitted.to_dict(), fitted.state_dict())
     x, context = tensors(draw(50, seed=5))
@@ -158,6 +175,11 @@ def test_what_is_refused(events):
     weight[0] = -1
     with pytest.raises(WeightError, match=r"needs positive|negative"):
         showers().fit(dataclasses.replace(events, weight=weight), COLUMNS)
+    for column in (Column(unit="mm", offset=3.0), Column(unit="cm")):
+        name = "x_mm" if column.unit == "mm" else "x"
+        moved = Columns({"showers": Column(shape=[36])}, {"e_inc_gev": None, name: column, "y_mm": None})
+        with pytest.raises(ConfigError, match=rf"'{name}': unit {column.unit} and offset . found, expected mm"):
+            Showers(GEOMETRY, e_inc="e_inc_gev", entry=[name, "y_mm"], epochs=1).fit(events, moved)
     columns = Columns({"showers": Column(shape=[36])}, {"e_inc": None, "x_mm": None, "y_mm": None})
     with pytest.raises(ConfigError, match=r"'e_inc': unit None found, expected one of eV, keV"):
         Showers(GEOMETRY, e_inc="e_inc", entry=ENTRY).fit(events, columns)

@@ -17,7 +17,7 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
 from calorefine.data.showers import Showers
 from calorefine.errors import ConfigError
-from calorefine.models import VAE, WGAN, AffineFlow, Flow, FlowMatching
+from calorefine.models import VAE, WGAN, AffineFlow, Flow, FlowMatching, Student
 from calorefine.models.two_step import TwoStep
 from calorefine.nets import Noise
 from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
@@ -107,6 +107,8 @@ def test_weights_are_those_that_both_take():
 def test_what_is_refused(data):
     with pytest.raises(ConfigError, match="then: a Library found, expected a recipe that is trained"):
         TwoStep(first=Flow(), then={"class_path": "Library", "init_args": {}})
+    with pytest.raises(ConfigError, match="first: a Student found, expected a recipe without a teacher"):
+        TwoStep(first=Student(teacher="a.ckpt"), then=Flow())
     with pytest.raises(ConfigError, match=r"then: enforce of 'sum\(showers\)' found, expected none"):
         TwoStep(first=Flow(), then=WGAN(enforce=[{"mean": "sum(showers)"}]))
     columns = dataclasses.replace(COLUMNS)
