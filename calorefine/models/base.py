@@ -74,7 +74,7 @@ class GenerativeModel(UpdatedModule, ABC):
         self.spec: dict[str, Any] | None = None
         self.lowest: torch.Tensor | None = None
         self.save_hyperparameters(ignore=self.recipes_inside)
-        self.hparams.update(self._given)
+        self.hparams.update({name: value for name, value in self._given.items() if name not in self.hparams})
 
     @property
     def options(self) -> dict[str, Any]:
