@@ -27,7 +27,7 @@ from calorefine.verbs.replica_weights import replica_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:the spectator's shape depends on x and c")  # by chance, p 0.009 of 6
 
-N = 20_000
+N = 60_000
 MODELS = {
     "Flow": ({"hidden": [16]}, 8, 4),
     "WGAN": ({"generator_hidden": [16], "critic_hidden": [16]}, 20, 1),
@@ -230,7 +230,7 @@ def test_copies_of_a_condition_are_drawn_at_once(ensembles):
     columns = Simulator.load(folder / "e" / "nominal" / "best.ckpt").columns
     source = RootFiles(path, "events")
     request = sample_request(WeightedFiles(str(path), "events"), columns, {})
-    for n_train, few, copies in ((3000, 1000, 3), (90_000, N, 5)):
+    for n_train, few, copies in ((3000, 1000, 3), (270_000, N, 5)):
         found = sample_conditions(source, request, columns, n_train)
         assert len(np.unique(found.key)) == len(found.key) == pytest.approx(few, rel=0.15)
         assert found.copies in (copies, copies + 1)
