@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from calorefine.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 AXES = ("eta", "phi")
 
 

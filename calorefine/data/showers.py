@@ -91,7 +91,7 @@ class ShowerConditions(Preprocessing):
 
     def to_dict(self) -> dict[str, Any]:
         """Name and configuration."""
-        told = {"geometry": _geometry(self.geometry).to_dict(), "entry": self.entry}
+        told = {"geometry": self.frame.geometry.to_dict(), "entry": self.entry}
         return {"name": type(self).__name__, "init_args": told}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
@@ -136,12 +136,12 @@ class Showers(Preprocessing):
         self.geometry, self.e_inc, self.entry = geometry, e_inc, entry
         self.hidden, self.n_components = hidden, n_components
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.calorimeter = _geometry(geometry)
+        self.context_map = ShowerConditions(geometry, entry)
+        self.frame = self.context_map.frame
+        self.calorimeter = self.frame.geometry
         if any(self.calorimeter.mirrors) and len(entry) != 2:
             msg = f"showers: entry {entry} found, expected the two context columns of the point of entry: the geometry"
             raise ConfigError(f"{msg} has mirrors")
-        self.frame = Frame(self.calorimeter)
-        self.context_map = ShowerConditions(geometry, entry)
         self.energies = ColumnTransforms()
 
     @property
@@ -236,6 +236,11 @@ class Showers(Preprocessing):
             total = total - layers[-1]
         return torch.stack([total, *layers[::-1]], dim=1)
 
+    def _made_layers(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Energies (n, L) of the layers of network values (n, L), float64: none below the threshold."""
+        layers = self._layers_of(self.energies.inverse(values).double(), self._e_inc(context))
+        return torch.where(layers >= self.threshold, layers, 0.0)
+
     def _given(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Conditions (n, m) of the cells: those of the shower, and the energies of its layers (n, L)."""
         logs = torch.log1p(layers / self.threshold).float() / WIDTH_OF_LOG - 1
@@ -290,9 +295,8 @@ class Showers(Preprocessing):
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, L + N) to showers (n, N) in MeV."""
-        n_layers = len(self.calorimeter.layers)
-        layers = self._layers_of(self.energies.inverse(u[:, :n_layers]).double(), self._e_inc(context))
-        layers = torch.where(layers >= self.threshold, layers, 0.0)
+        n_layers = self.n_first
+        layers = self._made_layers(u[:, :n_layers], context)
         y, hit = cells.from_normal(self.network(self._given(context, layers)), u[:, n_layers:])
         energies = torch.where(hit, self.threshold * (1 + y.double().exp()), 0.0)
         scaled = torch.cat(
@@ -307,7 +311,7 @@ class Showers(Preprocessing):
     @property
     def n_columns(self) -> int:
         """Number of network values: energies, and cells."""
-        return len(self.calorimeter.layers) + self.calorimeter.n_cells
+        return self.n_first + self.calorimeter.n_cells
 
     @property
     def n_first(self) -> int:
@@ -323,10 +327,9 @@ class Showers(Preprocessing):
         self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
     ) -> torch.Tensor:
         """Spread network values (n, L + N) of empty layers and of cells without a hit over their intervals."""
-        n_layers = len(self.calorimeter.layers)
+        n_layers = self.n_first
         values = self.energies.dequantize(u[:, :n_layers], noise, ranks=ranks)
-        layers = self._layers_of(self.energies.inverse(values).double(), self._e_inc(context))
-        layers = torch.where(layers >= self.threshold, layers, 0.0)
+        layers = self._made_layers(values, context)
         z = u[:, n_layers:]
         uniform = ranks.own(torch.rand(ranks.whole(z.shape), generator=noise, device=noise.device)).to(z.device)
         spread = cells.spread(self.network(self._given(context, layers)), z, uniform)

@@ -7,7 +7,6 @@ entries then, reductions (`max(Electron_pt)`) included.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,10 +147,6 @@ class Request:
         for name in self.key_branches:
             askers.setdefault(name, []).append("the key")
         return {name: ", ".join(dict.fromkeys(who)) for name, who in askers.items()}
-
-    def most_rows(self, rows: int) -> int:
-        """Rows to read at a time: at most these, fewer of large arrays."""
-        return min(rows, rows_of(sum(map(math.prod, self.shapes.values()))))
 
     @property
     def key_branches(self) -> list[str]:

@@ -189,7 +189,7 @@ class Source(ABC):
         types: dict[str, Any] = {}
         counting = self._counting(request) if request.collection else None
         needed: dict[str, Content] = request.needed() | ({counting: "list"} if counting else {})
-        for path, table, at in self.tables(needed, request.most_rows(rows), request.askers()):
+        for path, table, at in self.tables(needed, rows, request.askers()):
             self._check_types(types, {name: table[name] for name in request.branches}, path)
             chunk, counts, n_bad = select(table, at, path, request, counting)
             bad.update(counts)

@@ -11,6 +11,7 @@ few events and many features a network remembers too much: it has dropout, and w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -18,21 +19,19 @@ from typing import Any
 import torch
 from nflows.transforms import AffineCouplingTransform, CompositeTransform
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
-from calorefine import losses
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
-from calorefine.models.couplings import flow_log_prob
-from calorefine.models.density import DensityModel
-from calorefine.models.updates import Average, Update, averaged, check_decay
-from calorefine.nets import Activation, Noise, ResidualMLP, cosine
+from calorefine.models.invertible import InvertibleModel
+from calorefine.models.updates import averaged, check_decay
+from calorefine.nets import Activation, Noise, ResidualMLP
 
 LARGEST_LOG_SCALE = 1.5
 SEED_OF_HALVES = 0
 
 
-class AffineFlow(DensityModel):
+class AffineFlow(InvertibleModel):
     """Conditional flow of affine couplings; needs positive weights.
 
     Args:
@@ -49,10 +48,6 @@ class AffineFlow(DensityModel):
     Raises:
         ConfigError: fewer than two layers; a part that is not from 0 to 1.
     """
-
-    signed_weights = False
-    validated_by = "negative log likelihood"
-    terms_order = 1
 
     def __init__(
         self,
@@ -102,44 +97,14 @@ class AffineFlow(DensityModel):
         return self.dropout == 0
 
     @property
-    def trained(self) -> nn.Module:
-        """The layers."""
-        layers: nn.Module = self.flow
-        return layers
-
-    def updates(self) -> list[Update]:
-        """AdamW, with a rate that falls like a cosine."""
-        average = Average(self.trained, self.average, self.average_decay)
-        adam = partial(AdamW, lr=self.learning_rate, weight_decay=self.weight_decay)
-        parameters = list(self.trained.parameters())
-        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
-
-    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Map noise to events with the averaged flow."""
-        average: Any = self.average  # nflows has no types
-        generated: torch.Tensor = average.inverse(latent, context)[0]
-        return generated
-
-    def validation_terms(self, batch: Batch) -> torch.Tensor:
-        """Weighted negative log likelihood (n,) of held-out events, in network units, over the mean weight."""
-        u, context, weight = self.to_network(batch, torch.Generator().manual_seed(0))
-        return -weight / weight.mean() * self.network_log_prob(u, context)
-
-    def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
-        """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).
-
-        Args:
-            u: events.
-            context: conditions.
-            trained: use the parameters as trained instead of their moving average.
-        """
-        return flow_log_prob(self.flow if trained else self.average, u, context)
+    def adam(self) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+        """Makes the optimizer, whose weights decay."""
+        return partial(AdamW, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:
         """Weighted negative log likelihood of a minibatch, with what its networks leave out drawn by the step."""
         with noise.of_layers() if self.dropout else nullcontext():
-            log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
-        return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
+            return super().estimate(batch, noise, mean_weight)
 
 
 class _Coupling(AffineCouplingTransform):  # type: ignore[misc]  # nflows has no types

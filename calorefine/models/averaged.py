@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch import nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from calorefine.models.base import TrainedModel
 from calorefine.models.updates import Average, Update
@@ -31,8 +32,13 @@ class AveragedModel(TrainedModel, recipe=False):
         """Its moving average."""
         return self.average
 
+    @property
+    def adam(self) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+        """Makes the optimizer."""
+        return partial(Adam, lr=self.learning_rate)
+
     def updates(self) -> list[Update]:
         """Adam, with a rate that falls like a cosine."""
         average = Average(self.trained, self.average, self.average_decay)
-        adam, parameters = partial(Adam, lr=self.learning_rate), list(self.trained.parameters())
-        return [Update("loss", parameters, self.loss, adam, cosine, clip_norm=self.clip_norm, average=average)]
+        parameters = list(self.trained.parameters())
+        return [Update("loss", parameters, self.loss, self.adam, cosine, clip_norm=self.clip_norm, average=average)]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from nflows.transforms import (
     CompositeTransform,
     MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
@@ -25,16 +24,14 @@ from nflows.transforms import (
 )
 from torch import nn
 
-from calorefine import losses
-from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
-from calorefine.models.couplings import N_BINS, TAIL_BOUND, couplings, flow_log_prob, splines
-from calorefine.models.density import DensityModel
+from calorefine.models.couplings import N_BINS, TAIL_BOUND, couplings, splines
+from calorefine.models.invertible import InvertibleModel
 from calorefine.models.updates import averaged, check_decay
-from calorefine.nets import Activation, Noise
+from calorefine.nets import Activation
 
 
-class Flow(DensityModel):
+class Flow(InvertibleModel):
     """Conditional spline flow; needs positive weights.
 
     Args:
@@ -49,10 +46,6 @@ class Flow(DensityModel):
         clip_norm: gradients are scaled down to this norm.
         average_decay: decay of the moving average.
     """
-
-    signed_weights = False
-    validated_by = "negative log likelihood"
-    terms_order = 1
 
     def __init__(
         self,
@@ -92,12 +85,6 @@ class Flow(DensityModel):
         """Whether the layers are couplings: the others have masks of their own."""
         return self.coupled
 
-    @property
-    def trained(self) -> nn.Module:
-        """The layers."""
-        layers: nn.Module = self.flow
-        return layers
-
     def _couplings(self, n_features: int, n_context: int) -> Any:
         return couplings(
             n_features,
@@ -126,29 +113,3 @@ class Flow(DensityModel):
             )
             layers += [layer, ReversePermutation(n_features)]
         return CompositeTransform(layers)
-
-    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Map noise to events with the averaged flow."""
-        average: Any = self.average  # nflows has no types
-        generated: torch.Tensor = average.inverse(latent, context)[0]
-        return generated
-
-    def validation_terms(self, batch: Batch) -> torch.Tensor:
-        """Weighted negative log likelihood (n,) of held-out events, in network units, over the mean weight."""
-        u, context, weight = self.to_network(batch, torch.Generator().manual_seed(0))
-        return -weight / weight.mean() * self.network_log_prob(u, context)
-
-    def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
-        """Log density (..., n) at u (..., n, d) in network units, given context (..., n, c).
-
-        Args:
-            u: events.
-            context: conditions.
-            trained: use the parameters as trained instead of their moving average.
-        """
-        return flow_log_prob(self.flow if trained else self.average, u, context)
-
-    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Weighted negative log likelihood of a minibatch, which needs no noise."""
-        log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
-        return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)

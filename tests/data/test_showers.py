@@ -23,6 +23,18 @@ def showers(**options):
     return Showers(GEOMETRY, e_inc="e_inc_gev", entry=ENTRY, **({"epochs": 8, "hidden": [32]} | options))
 
 
+def prepared(events, fitted):
+    """What a recipe is told of these events."""
+    return Prepared(
+        columns=COLUMNS,
+        features=fitted,
+        context=fitted.conditions.fit(events, COLUMNS),
+        domain=np.stack([events.context.min(0), events.context.max(0)], axis=1).astype(np.float64),
+        mean_weight=1.0,
+        provenance={"digest": "none", "n_train": len(events)},
+    )
+
+
 @pytest.fixture(scope="module")
 def events():
     return draw(3000)
@@ -105,15 +117,7 @@ def test_recipes_take_it_as_any_other(events, fitted, tmp_path):
     """Generators in its network units, of as many values; saved, loaded, and sampled twice alike."""
     for recipe in (FlowMatching, WGAN):
         model = recipe()
-        prepared = Prepared(
-            columns=COLUMNS,
-            features=fitted,
-            context=fitted.conditions.fit(events, COLUMNS),
-            domain=np.stack([events.context.min(0), events.context.max(0)], axis=1).astype(np.float64),
-            mean_weight=1.0,
-            provenance={"digest": "none", "n_train": len(events)},
-        )
-        model.prepare(prepared)
+        model.prepare(prepared(events, fitted))
         simulator = Simulator(model, model.spec)
         simulator.save(tmp_path / "model.ckpt")
         again = Simulator.load(tmp_path / "model.ckpt")
@@ -129,16 +133,7 @@ def test_recipes_take_it_as_any_other(events, fitted, tmp_path):
 
 def test_a_flow_alone_says_that_it_has_no_likelihood_of_showers(events, fitted):
     model = AffineFlow(width=16)
-    model.prepare(
-        Prepared(
-            columns=COLUMNS,
-            features=fitted,
-            context=fitted.conditions.fit(events, COLUMNS),
-            domain=np.stack([events.context.min(0), events.context.max(0)], axis=1).astype(np.float64),
-            mean_weight=1.0,
-            provenance={"digest": "none", "n_train": len(events)},
-        )
-    )
+    model.prepare(prepared(events, fitted))
     conditions = {name: events.context[:3, k] for k, name in enumerate(COLUMNS.context)}
     with pytest.raises(ConfigError, match="preprocessing Showers: has no log_slope, which a likelihood needs"):
         Simulator(model, model.spec).log_prob({"showers": events.x[:3]} | conditions)
