@@ -12,8 +12,13 @@ high    boosted trees on response, depth and, layer by layer, energy, mean, widt
 
 `ms_<name>_<batch>` are CPU milliseconds per shower in calls of so many, one thread, the inverse preprocessing included.
 
-    python benchmarks/showers.py FILE --work W --workers 2 --json showers.json
-    python benchmarks/showers.py FILE --work W --only flow:1 --json part.json
+Of couplings and autoregressive cells, `auc_flow_...` are those of the one with the lower `high`, `ms_flow_...` those of
+couplings.  Showers of the two-step GAN are also weighted, by trees that learn from the training rows.  `gain_nats_...`
+says by how much the judging showers' cells are more probable than independent ones with the same energies.  With
+`--points` mean and standard deviation of the response are compared with Geant4's at fixed energies.
+
+    python benchmarks/showers.py FILE --points POINTS --work W --workers 2 --json showers.json
+    python benchmarks/showers.py FILE --work W --only coupling:1 --json part.json
 
 Trainings and judgments that are finished are kept in W, each under the digest of its configuration, seed and data.
 """
@@ -24,7 +29,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from multiprocessing import get_context
@@ -35,17 +40,30 @@ import h5py
 import numpy as np
 import torch
 
-from calorefine import keys
+from calorefine import keys, shower_observables, stats
+from calorefine.data.batches import Batch
 from calorefine.data.frame import Frame
 from calorefine.fit.command import lightning
 from calorefine.geometry import segmented
 from calorefine.io.provenance import digest
+from calorefine.models.density import standard_normal_log_prob
+from calorefine.reweighting import BoostingRatio
+from calorefine.reweighting.ratio import WeightedRows, fit_ratio
 from calorefine.simulator import Simulator
 from calorefine.twosample.shower_classifier import ShowerTest, boosting_test, network_test
 from calorefine.twosample.showers import Showers, frame_inputs, high_level, linear_inputs
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "showers"
-GENERATORS = {"flow": "shower_flow", "fm": "flow_matching", "vae": "vae"}
+GENERATORS = {
+    "coupling": "shower_flow",
+    "autoregressive": "shower_autoregressive",
+    "fm": "flow_matching",
+    "vae": "vae",
+    "gan2": "two_step_gan",
+}
+REWEIGHTED, FLOWS = ("gan2",), ("coupling", "autoregressive")
+POINTS_GEV = (1.0, 2.0, 4.0, 8.0, 16.0)
+N_OF_POINT = 4000  # generated at each energy
 SEEDS = (1, 2)
 GEOMETRY = segmented([(3, 96), (12, 12), (12, 6)], (480.0, 480.0), 0.1)
 TRAINS, E_INC_GEV, ENTRY_MM = 0.6, (1.0, 16.0), 20.0
@@ -84,10 +102,14 @@ class Sample:
         return output
 
     def judges(self) -> Showers:
-        """The other rows."""
+        """The rows that don't train."""
+        return self.rows(~self.trains)
+
+    def rows(self, which: np.ndarray) -> Showers:
+        """Rows where this mask (n,) is true."""
         with h5py.File(self.path) as file:
-            cells, e_inc, entry = (file[name][:][~self.trains] for name in ("showers", "incident_energies", "entry_mm"))
-        key = keys.make_keys([np.flatnonzero(~self.trains)])
+            cells, e_inc, entry = (file[name][:][which] for name in ("showers", "incident_energies", "entry_mm"))
+        key = keys.make_keys([np.flatnonzero(which)])
         return Showers(cells, e_inc[:, 0].astype(np.float64), np.ones(len(key)), key, entry.astype(np.float64))
 
 
@@ -121,8 +143,66 @@ def tests(made: Showers, reference: Showers) -> dict[str, ShowerTest]:
         "lin": [linear_inputs(one, GEOMETRY) for one in (made, reference)],
         "frame": [frame_inputs(one, GEOMETRY, frame=canonical) for one in (made, reference)],
     }
-    found = {name: network_test(*inputs) for name, inputs in networks.items()}
+    found = {name: network_test(first, second) for name, (first, second) in networks.items()}
     return found | {"high": boosting_test(high_level(made, GEOMETRY), high_level(reference, GEOMETRY))}
+
+
+def corrected(simulator: Simulator, seed: int, sample: Sample, made: Showers) -> np.ndarray:
+    """Weights (n,) of made showers, by trees on the high-level features that never saw the judging rows."""
+    train = sample.rows(sample.trains)
+    at = {"e_inc_gev": train.e_inc / 1000, "entry_x_mm": train.entry_mm[:, 0], "entry_y_mm": train.entry_mm[:, 1]}
+    cells = simulator.sample(at, seed=1000 + seed)["showers"]
+    twins = Showers(cells, train.e_inc, train.weight, train.key, train.entry_mm)
+    rows = [
+        WeightedRows(points.values.astype(np.float32), points.weight, points.key)
+        for points in (high_level(twins, GEOMETRY), high_level(train, GEOMETRY))
+    ]
+    ratio = fit_ratio(rows[0], rows[1], BoostingRatio(n_trees=300, max_leaf_nodes=16), seed=seed)
+    return np.exp(ratio(high_level(made, GEOMETRY).values.astype(np.float32)))
+
+
+def responses(simulator: Simulator, points: Path) -> dict[str, Any]:
+    """Mean and standard deviation of the response at each energy of a file, generated over Geant4, with their errors.
+
+    The errors are those of the file's showers; generated are ten times as many.
+    """
+    with h5py.File(points) as file:
+        cells, e_inc, entry = (file[name][:] for name in ("showers", "incident_energies", "entry_mm"))
+    told: dict[str, Any] = {}
+    pulled = []
+    for energy in POINTS_GEV:
+        rows = np.isclose(e_inc[:, 0], 1000 * energy)
+        which = np.resize(np.flatnonzero(rows), N_OF_POINT)
+        at = {"e_inc_gev": np.full(N_OF_POINT, energy), "entry_x_mm": entry[which, 0], "entry_y_mm": entry[which, 1]}
+        made = shower_observables.evaluate("e_tot", simulator.sample(at, seed=1)["showers"], GEOMETRY)
+        true = shower_observables.evaluate("e_tot", cells[rows], GEOMETRY)
+        n = len(true)
+        told[f"mean_{energy:g}"] = made.mean() / true.mean() - 1
+        told[f"mean_error_{energy:g}"] = true.std(ddof=1) / true.mean() / n**0.5
+        told[f"width_{energy:g}"] = made.std(ddof=1) / true.std(ddof=1) - 1
+        told[f"width_error_{energy:g}"] = 1 / (2 * (n - 1)) ** 0.5
+        pulled.append((told[f"width_{energy:g}"], told[f"width_error_{energy:g}"] ** -2))
+    value, weight = np.array(pulled).T
+    return told | {"width": float(value @ weight / weight.sum()), "width_error": float(weight.sum() ** -0.5)}
+
+
+def gained(simulator: Simulator, reference: Showers) -> tuple[float, float]:
+    """By how many nats a shower's cells are more probable than independent ones with the same energies, and its error.
+
+    Where the recipe of the cells has a density; cells without a hit are spread for flows that need it.
+    """
+    model: Any = simulator.model
+    context = np.column_stack([reference.e_inc / 1000, reference.entry_mm]).astype(np.float32)
+    gains = []
+    with torch.no_grad():
+        for rows in np.array_split(np.arange(len(context)), len(context) // 500):
+            batch = Batch(
+                torch.from_numpy(reference.cells[rows]), torch.from_numpy(context[rows]), torch.ones(len(rows))
+            )
+            _, own = model.divided(model.to_network(batch, torch.Generator().manual_seed(0)))
+            gains.append(model.then.network_log_prob(own.x, own.context) - standard_normal_log_prob(own.x))
+    gain = torch.cat(gains).double()
+    return float(gain.mean()), float(gain.std() / len(gain) ** 0.5)
 
 
 def milliseconds(simulator: Simulator) -> dict[int, float]:
@@ -162,7 +242,7 @@ def train(label: str, seed: int, sample: Sample, work: Path) -> Path:
     return checkpoint
 
 
-def judged(label: str, seed: int, path: Path, work: Path) -> dict[str, Any]:
+def judged(label: str, seed: int, path: Path, work: Path, points: Path | None) -> dict[str, Any]:
     """Train and judge one generator, unless that is done."""
     torch.set_num_threads(1)
     sample = Sample(path)
@@ -170,12 +250,22 @@ def judged(label: str, seed: int, path: Path, work: Path) -> dict[str, Any]:
     record = checkpoint.with_suffix(".json")
     if not record.exists():
         simulator, reference = Simulator.load(checkpoint), sample.judges()
-        found = tests(generated(simulator, len(reference.key), seed), reference)
+        made = generated(simulator, len(reference.key), seed)
+        found = tests(made, reference)
         told: dict[str, Any] = {f"auc_{name}": test.separation.auc for name, test in found.items()}
         told |= {f"auc_error_{name}": test.separation.auc_error for name, test in found.items()}
         told |= {"ms": milliseconds(simulator), "n": len(reference.key)}
+        if label in FLOWS:
+            told["gain_nats"], told["gain_nats_error"] = gained(simulator, reference)
+        if label in REWEIGHTED:
+            weight = corrected(simulator, seed, sample, made)
+            test = boosting_test(high_level(replace(made, weight=weight), GEOMETRY), high_level(reference, GEOMETRY))
+            told |= {"auc_high_reweighted": test.separation.auc, "n_eff": stats.n_eff(weight) / len(weight)}
         record.write_text(json.dumps(told | {"seconds": float(checkpoint.with_suffix(".seconds").read_text())}))
     result: dict[str, Any] = json.loads(record.read_text())
+    if points is not None and "points" not in result:
+        result["points"] = responses(Simulator.load(checkpoint), points)
+        record.write_text(json.dumps(result))
     return result
 
 
@@ -188,12 +278,30 @@ def floors(sample: Sample) -> dict[str, float]:
 
 def figures(results: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """The worse seed's of each AUC; times of the first seed, and the longest training."""
-    told = {}
+    told: dict[str, float] = {}
     for label, seeds in results.items():
         told |= {f"auc_{label}_{name}": max(one[f"auc_{name}"] for one in seeds) for name in TESTS}
         told |= {f"ms_{label}_{n}": value for n, value in seeds[0]["ms"].items()}
         told[f"fit_seconds_{label}"] = max(one["seconds"] for one in seeds)
-    return told
+        if label in FLOWS:
+            told[f"gain_nats_{label}"] = min(one["gain_nats"] for one in seeds)
+        if label in REWEIGHTED:
+            told[f"auc_{label}_high_reweighted"] = max(one["auc_high_reweighted"] for one in seeds)
+            told[f"n_eff_{label}"] = min(one["n_eff"] for one in seeds)
+        for name in seeds[0].get("points", ()):
+            told[f"response_{name}_{label}"] = max((one["points"][name] for one in seeds), key=abs)
+    return told | better_flow(told)
+
+
+def better_flow(told: dict[str, float]) -> dict[str, float]:
+    """AUCs of the flow whose `_high` is the lower, for `auc_flow_...`; those of couplings under their own name."""
+    flows = [label for label in FLOWS if f"auc_{label}_high" in told]
+    if not flows:
+        return {}
+    best = min(flows, key=lambda label: told[f"auc_{label}_high"])
+    return {f"auc_flow_{name}": told[f"auc_{best}_{name}"] for name in TESTS} | {
+        f"ms_flow_{n}": told[f"ms_coupling_{n}"] for n in BATCHES if "coupling" in flows
+    }
 
 
 def main() -> None:
@@ -201,6 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="photon showers")
     parser.add_argument("--work", type=Path, default=Path("showers"), help="folder that keeps what is finished")
+    parser.add_argument("--points", type=Path, help="photon showers of fixed energies, for the response at each")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--only", nargs="*", help="generators, or generator:seed; all, and the floors, if left out")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -214,7 +323,7 @@ def main() -> None:
     ]
     results: dict[str, list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(judged, *job, options.file, options.work) for job in jobs]
+        futures = [pool.submit(judged, *job, options.file, options.work, options.points) for job in jobs]
         for (label, seed), future in zip(jobs, futures, strict=True):
             results.setdefault(label, []).append(future.result())
             print(label, seed, json.dumps(future.result()), flush=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from calorefine.errors import ConfigError
 
@@ -132,3 +133,17 @@ def segmented(grids: list[tuple[int, int]], size_mm: tuple[float, float], thresh
         for number, (rows, columns) in enumerate(grids)
     )
     return Geometry(layers, threshold_mev, (True, True))
+
+
+def pitches(layer: Layer) -> tuple[float, float]:
+    """Size of a cell along (eta, phi) in mm; of cells that are no grid the mean distance to the nearest one, for both.
+
+    Of a layer that isn't divided along an axis it is 1 there.
+    """
+    if layer.pitch_mm is not None:
+        return layer.pitch_mm
+    places = np.column_stack([layer.eta, layer.phi])
+    if len(places) < 2:
+        return 1.0, 1.0
+    nearest = float(cKDTree(places).query(places, k=2)[0][:, 1].mean())
+    return (nearest or 1.0,) * 2

@@ -1,4 +1,4 @@
-r"""The density of each cell of a shower given its conditions: a hurdle, and a mixture of logistics beyond it.
+r"""The density of each cell of a shower given its conditions: a hurdle, and a mixture of normal densities beyond it.
 
 A cell has no hit with the probability 1 - p.  A hit has an energy E above the threshold T, and the survival function of
 :math:`y = \ln (E / T - 1)` is that of a mixture of logistic distributions,
@@ -15,17 +15,24 @@ number: cells that depend on each other through the conditions alone become inde
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from calorefine.ddp import Ranks
 from calorefine.nets import MLP, starting_small
 
 N_BISECTIONS, N_NEWTON = 12, 3
 LOWEST, HIGHEST = -25.0, 25.0  # of y
 SMALLEST = 1e-7  # probability
+LARGEST_LOGIT = 15.0
+LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
+BROAD, LEAST_SHARE = 0.7, 5e-4  # width of the first component at least, and share of each: no hit is impossible
+CLIP = 8.0  # of normal numbers
+LARGEST_CHANGE = 2.0  # of the logarithm of a width
 LEAST_WIDTH = 0.1  # narrower ones leave no room in single precision for hits far from them
 
 
@@ -48,15 +55,30 @@ class Marginals(NamedTuple):
         """Those where a mask (...,) is true."""
         return Marginals(*(part[mask] for part in self))
 
+    def at(self, places: torch.Tensor) -> Marginals:
+        """Those of the cells (n, k) at these places (k,) of all (n, N)."""
+        return Marginals(*(part[:, places] for part in self))
+
+    def corrected(self, by: torch.Tensor) -> Marginals:
+        """Densities with logits, shares, means and widths changed by numbers (..., 1 + 3 K); by none for 0."""
+        k = self.mean.shape[-1]
+        logit, share, mean, width = by.tensor_split([1, 1 + k, 1 + 2 * k], dim=-1)
+        return Marginals(
+            (self.logit + logit[..., 0]).clamp(-LARGEST_LOGIT, LARGEST_LOGIT),
+            _shares(self.log_share + share),
+            self.mean + self.width * mean,
+            (self.width * width.clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp()).clamp_min(LEAST_WIDTH),
+        )
+
     def survival(self, y: torch.Tensor) -> torch.Tensor:
         """Probability (...,) that the energy of a hit is beyond y (...,)."""
-        return (self.log_share.exp() * torch.sigmoid((self.mean - y[..., None]) / self.width)).sum(-1)
+        beyond: torch.Tensor = torch.special.ndtr((self.mean - y[..., None]) / self.width)
+        return (self.log_share.exp() * beyond).sum(-1)
 
     def log_density(self, y: torch.Tensor) -> torch.Tensor:
         """Log density (...,) of y (...,) of a hit."""
         t = (y[..., None] - self.mean) / self.width
-        terms = self.log_share - self.width.log() + functional.logsigmoid(t) + functional.logsigmoid(-t)
-        return torch.logsumexp(terms, dim=-1)
+        return torch.logsumexp(self.log_share - self.width.log() - 0.5 * t.square(), dim=-1) - LOG_ROOT_TWO_PI
 
     def log_prob(self, y: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
         """Log probability (...,) of no hit, or log density of a hit and its y (...,)."""
@@ -109,15 +131,22 @@ class CellNetwork(nn.Module):
         k = torch.linspace(-0.7, 0.7, self.n_components) if self.n_components > 1 else torch.zeros(1)
         self.offset[:, 0] = torch.logit(share)
         self.offset[:, 1 + self.n_components : 1 + 2 * self.n_components] = mean[:, None] + width[:, None] * k
-        self.offset[:, 1 + 2 * self.n_components :] = torch.log(torch.expm1(0.5 * width))[:, None]
+        self.offset[:, 1 + 2 * self.n_components :] = torch.log(torch.expm1(0.8 * width))[:, None]
 
     def forward(self, conditions: torch.Tensor) -> Marginals:
         """Densities of the cells (n, N) at conditions (n, m)."""
         out: torch.Tensor = self.mlp(conditions).view(len(conditions), self.n_cells, -1) + self.offset
         logit, share, mean, width = out.tensor_split([1, 1 + self.n_components, 1 + 2 * self.n_components], dim=-1)
+        least = width.new_tensor([BROAD] + [LEAST_WIDTH] * (self.n_components - 1))
         return Marginals(
-            logit[..., 0].clamp(-15.0, 15.0), share.log_softmax(-1), mean, functional.softplus(width) + LEAST_WIDTH
+            logit[..., 0].clamp(-LARGEST_LOGIT, LARGEST_LOGIT), _shares(share), mean, functional.softplus(width) + least
         )
+
+
+def _shares(raw: torch.Tensor) -> torch.Tensor:
+    """Logs of shares (..., K) that are at least `LEAST_SHARE`."""
+    k = raw.shape[-1]
+    return ((1 - k * LEAST_SHARE) * raw.softmax(-1) + LEAST_SHARE).log()
 
 
 def to_normal(marginals: Marginals, y: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
@@ -144,3 +173,18 @@ def spread(marginals: Marginals, z: torch.Tensor, uniform: torch.Tensor) -> torc
     none = torch.special.ndtr(-z) >= p
     below = -torch.special.ndtri((p + (1 - p) * uniform).double().clamp(SMALLEST, 1 - SMALLEST)).to(z.dtype)
     return torch.where(none, below, z)
+
+
+def dequantized(marginals: Marginals, z: torch.Tensor, noise: torch.Generator, ranks: Ranks) -> torch.Tensor:
+    """Normal numbers z (n, N), those of no hit drawn anew, for all processes that share a batch by one of them."""
+    uniform = ranks.own(torch.rand(ranks.whole(z.shape), generator=noise, device=noise.device)).to(z.device)
+    return spread(marginals, z, uniform).clamp(-CLIP, CLIP)
+
+
+def moved_below(of: Marginals, to: Marginals, z: torch.Tensor) -> torch.Tensor:
+    """Normal numbers of no hit by some densities from those (n, N) by others, each in the same part of its interval."""
+    p, wanted = torch.sigmoid(of.logit), torch.sigmoid(to.logit)
+    share = ((torch.special.ndtr(-z) - p) / (1 - p)).clamp(0.0, 1.0)
+    below = (wanted + (1 - wanted) * share).double().clamp(SMALLEST, 1 - SMALLEST)
+    moved: torch.Tensor = -torch.special.ndtri(below).to(z.dtype)
+    return moved

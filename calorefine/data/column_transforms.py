@@ -321,7 +321,7 @@ class ColumnTransforms(Preprocessing):
         last = self.maps.last
         inside = z.clamp(-Z_MAX, Z_MAX)
         position = (inside + Z_MAX) * (last / (2 * Z_MAX))
-        index = position.to(torch.int32).clamp(max=last - 1)
+        index = position.to(torch.int32).clamp(0, last - 1)  # NaN has some index, and stays NaN
         first = torch.arange(self.n_columns, dtype=torch.int32, device=z.device) * (last + 1)
         flat = (index + first).flatten()
         low = self.knots.flatten().index_select(0, flat).view_as(z)
@@ -336,8 +336,10 @@ class ColumnTransforms(Preprocessing):
         if not self.is_bounded:
             return distance
         room = torch.where(beyond < 0, self.bounds[:, 0] - self.knots[:, 0], self.bounds[:, 1] - self.knots[:, -1])
-        bent = room * -torch.expm1(-distance / room)
-        return torch.where(room.isfinite(), torch.where(room == 0, 0.0, bent), distance)
+        bends = room.isfinite() & (room != 0)
+        length = torch.where(bends, room, 1.0)  # of the others a gradient would be NaN, although they aren't taken
+        bent = length * -torch.expm1(-distance / length)
+        return torch.where(bends, bent, torch.where(room == 0, 0.0, distance))
 
     def _off_bounds(self, x: torch.Tensor) -> torch.Tensor:
         """Values (n, d), float64: those at a bound, which is at infinite z, as far inside as float32 can't tell."""

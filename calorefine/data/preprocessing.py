@@ -83,6 +83,13 @@ class Preprocessing(nn.Module, ABC):
         """How many of the network values come first where a generator makes them in two steps; 0 if it doesn't say."""
         return 0
 
+    def part(self, place: int) -> Preprocessing:
+        """Map of the network values that come first (0) or then (1), for a part of a generator; as they are.
+
+        Its context is that of the part, in network units: the other network values come after the conditions.
+        """
+        return AsItIs(self.n_columns - self.n_first if place else self.n_first)
+
     @property
     def conditions(self) -> Preprocessing | None:
         """Map of the context that belongs to this map of the features, not fitted; None for the default one."""
@@ -178,3 +185,33 @@ class Preprocessing(nn.Module, ABC):
         for name, value in state.items():
             self.register_buffer(name, value)
         return self
+
+
+class AsItIs(Preprocessing):
+    """Network values that are taken as they are, for a part of a generator.
+
+    Args:
+        n: number of them.
+    """
+
+    def __init__(self, n: int = 0) -> None:
+        """Keep the number."""
+        super().__init__()
+        self.n = n
+
+    def fit(self, events: Events, columns: Columns) -> AsItIs:  # noqa: ARG002
+        """Find nothing."""
+        return self
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Return the values (n, d)."""
+        return x
+
+    def inverse(self, u: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Return the values (n, d)."""
+        return u
+
+    @property
+    def n_columns(self) -> int:
+        """Number of values."""
+        return self.n

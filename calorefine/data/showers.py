@@ -8,8 +8,8 @@ Cells below the threshold of the readout count as 0, on both sides.  A shower in
 * N *cells*, each mapped to a standard normal number by its density given conditions and energies (`cells`): the network
   is fitted here, with the events' weights, by maximum likelihood.
 
-On the way back the cells of each layer are scaled to its energy, those below the threshold are cut, and the rest is
-scaled once more.  A shower comes back from its network values as it was, but for hits that the fitted density holds for
+On the way back what the cells of each layer have over the threshold is scaled to its energy, so that hits stay hits.  A
+shower comes back from its network values as it was, but for hits that the fitted density holds for
 all but impossible, or that are at the threshold to single precision: one in some thousand.  The other way round holds
 only for network values of showers: cells say a little about the energies too, and where they differ, the energies win.
 """
@@ -26,79 +26,18 @@ from torch.nn.utils import clip_grad_norm_
 
 from calorefine import stats
 from calorefine.data import cells
-from calorefine.data.column_transforms import ColumnTransforms, Conditions
-from calorefine.data.frame import Frame
+from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.preprocessing import ALONE, Preprocessing
+from calorefine.data.shower_conditions import ShowerConditions, part_of
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError, ValueRangeError, nearest
 from calorefine.events import UNITS, Columns, Events, unit_of
-from calorefine.geometry import Geometry, segmented
+from calorefine.geometry import Geometry
 
-CLIP = 8.0
 ROWS = 1024
+WEIGHT_DECAY = 0.3
 WIDTH_OF_LOG = 3.0
-GRID_OPTIONS = ("grids", "size_mm", "threshold_mev")
 _GEV = 1000.0
-
-
-class ShowerConditions(Preprocessing):
-    """Map of the context of showers: the entry mirrored, and where in its fine cell it is told beside.
-
-    Args:
-        geometry: of the calorimeter, or what `Geometry.to_dict` gives.
-        entry: context columns of the point of entry along eta and phi, in mm; none of them without mirrors.
-    """
-
-    def __init__(self, geometry: Geometry | dict[str, Any], entry: list[str]) -> None:
-        """Keep the options."""
-        super().__init__()
-        self.geometry, self.entry = geometry, entry
-        self.frame = Frame(_geometry(geometry))
-        self.columns = Conditions()
-
-    def fit(self, events: Events, columns: Columns) -> Self:
-        """Fit the map of the mirrored context; arguments as in the base."""
-        self.register_buffer("places", torch.tensor([columns.context_names.index(name) for name in self.entry]))
-        mirrored = self._mirrored(torch.from_numpy(events.context)).numpy()
-        self.columns.fit(Events(events.x, mirrored, events.weight, events.key, events.event_key), columns)
-        return self
-
-    def entry_of(self, context: torch.Tensor) -> torch.Tensor:
-        """Points of entry (n, 2) of context (n, c), both in physical units."""
-        places: Any = self.places
-        return context[:, places] if len(places) else context.new_zeros(len(context), 2)
-
-    def _mirrored(self, context: torch.Tensor) -> torch.Tensor:
-        places: Any = self.places
-        if not len(places):
-            return context
-        return context.index_copy(1, places, self.frame.entry(self.entry_of(context)))
-
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Map context (n, c) to network values (n, k)."""
-        mirrored = self._mirrored(x)
-        within = self.frame.within(self.entry_of(x)).float()
-        return torch.cat([self.columns(mirrored), within], dim=1)
-
-    def inverse(self, u: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Map network values (n, k) to the context (n, c), with the entry in the canonical frame."""
-        return self.columns.inverse(u[..., : self.columns.n_columns])
-
-    @property
-    def n_columns(self) -> int:
-        """Number of network values k."""
-        return self.columns.n_columns + len(self.frame.fine)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name and configuration."""
-        told = {"geometry": self.frame.geometry.to_dict(), "entry": self.entry}
-        return {"name": type(self).__name__, "init_args": told}
-
-    def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
-        """Take over what was fitted."""
-        self.register_buffer("places", state["places"])
-        self.columns.restore(_part(state, "columns"))
-        return self
 
 
 class Showers(Preprocessing):
@@ -110,10 +49,10 @@ class Showers(Preprocessing):
         e_inc: context column of the incident energy.
         entry: context columns of the point of entry along eta and phi, in mm; needed for a geometry with mirrors.
         hidden: widths of the hidden layers of the cells' network.
-        n_components: logistic distributions in the mixture of each cell.
+        n_components: normal distributions in the mixture of each cell.
         epochs: passes over the training events that fit that network.
         batch_size: events in a batch of it.
-        learning_rate: first rate of Adam, which falls to 0 like a cosine.
+        learning_rate: first rate of AdamW, which falls to 0 like a cosine.
 
     Raises:
         ConfigError: a geometry with mirrors, and no point of entry.
@@ -126,8 +65,8 @@ class Showers(Preprocessing):
         e_inc: str,
         entry: list[str] = [],  # noqa: B006 (never changed; shown by --print_config)
         hidden: list[int] = [64, 64],  # noqa: B006
-        n_components: int = 2,
-        epochs: int = 40,
+        n_components: int = 3,
+        epochs: int = 20,
         batch_size: int = 256,
         learning_rate: float = 3e-3,
     ) -> None:
@@ -236,26 +175,26 @@ class Showers(Preprocessing):
             total = total - layers[-1]
         return torch.stack([total, *layers[::-1]], dim=1)
 
-    def _made_layers(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def layers_made(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Energies (n, L) of the layers of network values (n, L), float64: none below the threshold."""
         layers = self._layers_of(self.energies.inverse(values).double(), self._e_inc(context))
         return torch.where(layers >= self.threshold, layers, 0.0)
 
-    def _given(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
-        """Conditions (n, m) of the cells: those of the shower, and the energies of its layers (n, L)."""
+    def given(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Conditions (n, m) of the cells: those of the shower (n, k) in network units, and layers (n, L) in MeV."""
         logs = torch.log1p(layers / self.threshold).float() / WIDTH_OF_LOG - 1
-        return torch.cat([self.context_map(context), logs, (layers > 0).float()], dim=1)
+        return torch.cat([context, logs, (layers > 0).float()], dim=1)
 
     def _fit_cells(self, x: torch.Tensor, context: torch.Tensor, layers: torch.Tensor, weight: torch.Tensor) -> None:
         """Fit the cells' network by its weighted likelihood."""
-        given = torch.cat([self._given(context[rows], layers[rows]) for rows in _rows(len(x))])
+        given = torch.cat([self.given(self.context_map(context[rows]), layers[rows]) for rows in _rows(len(x))])
         y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = self._network(given.shape[1])
             network.start(y, hit, weight)
             weight = weight / weight.mean()
-            optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+            optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
             size = min(self.batch_size, len(x))
             steps = self.epochs * (len(x) // size)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
@@ -279,9 +218,13 @@ class Showers(Preprocessing):
         """Logs y of energies over the threshold, and hits (n, N), in the canonical frame."""
         for rows in _rows(len(x)):
             own = self.frame.canonical(self._read(x[rows]), self.context_map.entry_of(context[rows]))
-            hit = own > 0
-            over = (own.double() / self.threshold - 1).clamp_min(np.exp(cells.LOWEST))
-            yield torch.where(hit, over.log(), 0.0).float(), hit
+            yield self.energies_over_threshold(own)
+
+    def energies_over_threshold(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logs y of energies over the threshold, and hits, of cells (n, N) in MeV."""
+        hit = own >= self.threshold
+        over = (own.double() / self.threshold - 1).clamp_min(np.exp(cells.LOWEST))
+        return torch.where(hit, over.log(), 0.0).float(), hit
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map showers (n, N) in MeV to network values (n, L + N): energies, and cells in the canonical frame."""
@@ -290,23 +233,47 @@ class Showers(Preprocessing):
         layers = self._layers(self._read(x)).double()
         values = self.energies(self._columns_of(layers, self._e_inc(context)))
         y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
-        z = cells.to_normal(self.network(self._given(context, layers)), y, hit)
-        return torch.cat([values, z.clamp(-CLIP, CLIP)], dim=1)
+        z = cells.to_normal(self.network(self.given(self.context_map(context), layers)), y, hit)
+        return torch.cat([values, z.clamp(-cells.CLIP, cells.CLIP)], dim=1)
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, L + N) to showers (n, N) in MeV."""
-        n_layers = self.n_first
-        layers = self._made_layers(u[:, :n_layers], context)
-        y, hit = cells.from_normal(self.network(self._given(context, layers)), u[:, n_layers:])
-        energies = torch.where(hit, self.threshold * (1 + y.double().exp()), 0.0)
-        scaled = torch.cat(
-            [
-                _scaled(energies[:, at], layers[:, k], u[:, n_layers:][:, at], self.threshold)
-                for k, at in enumerate(self.calorimeter.slices)
-            ],
-            dim=1,
-        )
-        return self.frame.restored(scaled.float(), self.context_map.entry_of(context))
+        layers = self.layers_made(u[:, : self.n_first], context)
+        own = self.cells_of(u[:, self.n_first :], self.given(self.context_map(context), layers), layers)
+        return self.frame.restored(own, self.context_map.entry_of(context))
+
+    def cells_of(self, z: torch.Tensor, given: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Cells (n, N) in MeV, in the canonical frame, of normal numbers (n, N), with the energies of layers (n, L)."""
+        y, hit = cells.from_normal(self.network(given), z)
+        energies = torch.where(hit, 1 + y.double().exp(), 0.0)
+        parts = enumerate(self.calorimeter.slices)
+        return torch.cat([self.scaled(energies[:, at], layers[:, k], z[:, at]) for k, at in parts], dim=1).float()
+
+    def scaled(self, energies: torch.Tensor, total: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Energies (n, k) in MeV of the cells of a layer, scaled to its total (n,) in what is over the threshold.
+
+        Hits stay hits.  A layer has no more of them than its energy has room for above the threshold, those with the
+        most energy, and one at least if its energy isn't 0.
+
+        Args:
+            energies: (n, k) in thresholds; 0 of no hit.
+            total: (n,) energies of the layer in MeV; 0 or at least the threshold.
+            z: (n, k) normal numbers, the highest of which is the hit if there would be none.
+        """
+        none = ~(energies > 0).any(1) & (total > 0)
+        first = torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).bool() & none[:, None]
+        energies = torch.where(first, 2.0, energies).double()
+        room = torch.floor(total * (1 + 1e-9) / self.threshold)
+        rank = energies.argsort(dim=1, descending=True).argsort(dim=1)
+        hit = (energies > 0) & (rank < room[:, None])
+        over = torch.where(hit, (energies - 1).clamp_min(np.exp(cells.LOWEST)), 0.0)
+        left = (total - self.threshold * hit.sum(1)).clamp_min(0.0)
+        scale = left / over.sum(1).clamp_min(1e-30)
+        return torch.where(hit, self.threshold + over * scale[:, None], 0.0)
+
+    def part(self, place: int) -> Preprocessing:
+        """Map of the energies as they are, or of the cells given these."""
+        return GivenCells(self) if place else super().part(place)
 
     @property
     def n_columns(self) -> int:
@@ -329,11 +296,9 @@ class Showers(Preprocessing):
         """Spread network values (n, L + N) of empty layers and of cells without a hit over their intervals."""
         n_layers = self.n_first
         values = self.energies.dequantize(u[:, :n_layers], noise, ranks=ranks)
-        layers = self._made_layers(values, context)
-        z = u[:, n_layers:]
-        uniform = ranks.own(torch.rand(ranks.whole(z.shape), generator=noise, device=noise.device)).to(z.device)
-        spread = cells.spread(self.network(self._given(context, layers)), z, uniform)
-        return torch.cat([values, spread.clamp(-CLIP, CLIP)], dim=1)
+        layers = self.layers_made(values, context)
+        marginals = self.network(self.given(self.context_map(context), layers))
+        return torch.cat([values, cells.dequantized(marginals, u[:, n_layers:], noise, ranks)], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Name and configuration, the geometry included."""
@@ -345,35 +310,77 @@ class Showers(Preprocessing):
         """Take over what was fitted."""
         for name in ("incident", "response"):
             self.register_buffer(name, state[name])
-        self.context_map.restore(_part(state, "context_map"))
-        self.energies.restore(_part(state, "energies"))
-        fitted = _part(state, "network")
+        self.context_map.restore(part_of(state, "context_map"))
+        self.energies.restore(part_of(state, "energies"))
+        fitted = part_of(state, "network")
         self.network = self._network(fitted["mlp.0.weight"].shape[1]).requires_grad_(requires_grad=False)
         self.network.load_state_dict(fitted)
         return self
 
 
-def _geometry(given: Geometry | dict[str, Any]) -> Geometry:
-    """Geometry of what a configuration or a checkpoint says.
+class GivenCells(Preprocessing):
+    """Map of cells (n, N) in MeV, in the canonical frame, to independent normal numbers (n, N), and back.
 
-    Raises:
-        ConfigError: it says something else than expected.
+    Its context is that of the second part of a generator: conditions and energies, both in network units.
+
+    Args:
+        showers: the map of whole showers, fitted.
     """
-    if isinstance(given, Geometry):
-        return given
-    if "layers" in given:
-        return Geometry.from_dict(given)
-    if unknown := sorted(set(given) - set(GRID_OPTIONS)) or sorted({"grids", "size_mm"} - set(given)):
-        found = f"{', '.join(given) or 'nothing'} found{nearest(unknown[0], GRID_OPTIONS)}"
-        raise ConfigError(f"geometry: {found}; expected {', '.join(GRID_OPTIONS)}")
-    grids = [(rows, columns) for rows, columns in given["grids"]]
-    width, height = given["size_mm"]
-    return segmented(grids, (width, height), given.get("threshold_mev", 0.0))
 
+    whole: Showers
 
-def _part(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """What belongs to a part of a module, by its name there."""
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    def __init__(self, showers: Showers) -> None:
+        """Keep the map, which isn't part of this one: a checkpoint holds it once."""
+        super().__init__()
+        object.__setattr__(self, "whole", showers)
+
+    def fit(self, events: Events, columns: Columns) -> GivenCells:  # noqa: ARG002
+        """Find nothing."""
+        return self
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map cells (n, N) to network values (n, N); arguments as in the base."""
+        y, hit = self.whole.energies_over_threshold(x)
+        return cells.to_normal(self.marginals(context), y, hit)
+
+    def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map network values (n, N) to cells (n, N) with the energies of the layers; arguments as in the base."""
+        return self.whole.cells_of(u, self.conditions_of(context), self.layers(context))
+
+    @property
+    def is_discrete(self) -> bool:
+        """Cells without a hit have a probability of their own."""
+        return True
+
+    def dequantize(
+        self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
+    ) -> torch.Tensor:
+        """Spread network values (n, N) of cells without a hit over their intervals; arguments as in the base."""
+        return cells.dequantized(self.marginals(context), u, noise, ranks)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of cells N."""
+        return self.geometry.n_cells
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the cells are."""
+        return self.whole.calorimeter
+
+    def layers(self, context: torch.Tensor) -> torch.Tensor:
+        """Energies (n, L) in MeV of the layers, float64."""
+        n = context.shape[1] - self.whole.n_first
+        return self.whole.layers_made(context[:, n:], self.whole.context_map.inverse(context[:, :n]))
+
+    def conditions_of(self, context: torch.Tensor) -> torch.Tensor:
+        """What the densities of the cells depend on (n, m)."""
+        return self.whole.given(context[:, : context.shape[1] - self.whole.n_first], self.layers(context))
+
+    def marginals(self, context: torch.Tensor) -> cells.Marginals:
+        """Densities (n, N) of the cells given their conditions alone."""
+        marginals: cells.Marginals = self.whole.network(self.conditions_of(context))
+        return marginals
 
 
 def _rows(n: int) -> list[slice]:
@@ -394,19 +401,3 @@ def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.f
     design = np.stack([np.ones_like(log), log, log**2], axis=1) * np.sqrt(weight)[:, None]
     target = response.numpy() * np.sqrt(weight)
     return torch.from_numpy(np.linalg.lstsq(design, target, rcond=1e-10)[0])
-
-
-def _scaled(energies: torch.Tensor, total: torch.Tensor, z: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Energies (n, k) of the cells of a layer, scaled to its total (n,); one hit at least if that isn't 0.
-
-    Cells that come out below the threshold are cut, and the others are scaled again.
-    """
-    none = (energies.sum(1) == 0) & (total > 0)
-    first = torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).to(energies.dtype)
-    energies = torch.where(none[:, None], first, energies)
-    for _ in range(3):
-        hottest = torch.nn.functional.one_hot(energies.argmax(1), z.shape[1]).bool()
-        scaled = energies * (total / energies.sum(1).clamp_min(1e-30))[:, None]
-        kept = (scaled >= threshold) | hottest
-        energies = torch.where(kept, scaled, 0.0)
-    return energies * (total / energies.sum(1).clamp_min(1e-30))[:, None]

@@ -1,10 +1,11 @@
 """One recipe per file.
 
 `MODELS` is the registry that tests go by: a new recipe is one line here.  Students, which need a teacher, are
-beside, and so are generators in two steps, which need two recipes.
+beside, and so are generators in two steps, which need two recipes, and what makes cells of showers alone.
 """
 
 from calorefine.models.affine_flow import AffineFlow
+from calorefine.models.autoregressive_cells import AutoregressiveCells
 from calorefine.models.base import GenerativeModel
 from calorefine.models.cramer_gan import CramerGAN
 from calorefine.models.distillation import FlowStudent, Student
@@ -23,6 +24,7 @@ __all__ = [
     "VAE",
     "WGAN",
     "AffineFlow",
+    "AutoregressiveCells",
     "CramerGAN",
     "Flow",
     "FlowMatching",

@@ -55,6 +55,8 @@ class FlowMatching(DensityModel):
         act: activation of its layers.
         solver: of the steps that make an event; both ask for the velocity twice in each.
         n_steps: how many of them.
+        from_normal: the network adds to the velocity between noise and independent standard normal numbers, which it
+            need not learn: for hundreds of features that are close to these, as the cells of `Showers`.
         learning_rate: initial rate of Adam, which falls to 1 % over the run like a cosine.
         clip_norm: gradients are scaled down to this norm.
         average_decay: decay of the moving average.
@@ -74,6 +76,7 @@ class FlowMatching(DensityModel):
         act: Activation = "silu",
         solver: Literal["midpoint", "heun2"] = "midpoint",
         n_steps: int = 4,
+        from_normal: bool = False,
         learning_rate: float = 2e-3,
         clip_norm: float = 5.0,
         average_decay: float = 0.998,
@@ -85,7 +88,7 @@ class FlowMatching(DensityModel):
                 raise ConfigError(f"{name}: {number} found, expected at least 1")
         check_decay(average_decay)
         self.width, self.n_blocks, self.act = width, n_blocks, act
-        self.solver, self.n_steps = solver, n_steps
+        self.solver, self.n_steps, self.from_normal = solver, n_steps, from_normal
         self.learning_rate, self.clip_norm, self.average_decay = learning_rate, clip_norm, average_decay
 
     def build(self, n_features: int, n_context: int) -> None:
@@ -105,7 +108,7 @@ class FlowMatching(DensityModel):
         """Carry noise (n, d) along the averaged field."""
 
         def field(t: torch.Tensor, state: State) -> State:
-            return (_velocity(self.average, state[0], t.expand(len(latent), 1), context),)
+            return (self._velocity(self.average, state[0], t.expand(len(latent), 1), context),)
 
         return _solved(field, (latent,), (0.0, 1.0), self.solver, self.n_steps)[0]
 
@@ -124,10 +127,17 @@ class FlowMatching(DensityModel):
         start = noise.normal(n, d).to(batch.x.dtype)
 
         def errors(start: torch.Tensor) -> torch.Tensor:
-            velocity = _velocity(network, torch.lerp(start, batch.x, t), t, batch.context)
+            velocity = self._velocity(network, torch.lerp(start, batch.x, t), t, batch.context)
             return (velocity - (batch.x - start)).square().mean(-1)
 
         return (errors(start) + errors(-start)) / 2
+
+    def _velocity(self, network: nn.Module, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Velocity (..., n, d) at x, time t (..., n, 1) and context; the network sees waves of the time as well."""
+        angles = [math.pi * k * t for k in FREQUENCIES]
+        waves = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
+        velocity: torch.Tensor = network(x, torch.cat([context, t, *waves], dim=-1))
+        return velocity + (2 * t - 1) / (t**2 + (1 - t) ** 2) * x if self.from_normal else velocity
 
     def validation_terms(self, batch: Batch) -> torch.Tensor:
         """Weighted squared errors (n,) of held-out events over the mean weight, at times and noise of every call."""
@@ -144,20 +154,12 @@ class FlowMatching(DensityModel):
 
             def field(t: torch.Tensor, state: State) -> State:
                 def velocity(x: torch.Tensor) -> torch.Tensor:
-                    return _velocity(self.average, x, t.expand(len(x), 1), c)
+                    return self._velocity(self.average, x, t.expand(len(x), 1), c)
 
                 return velocity(state[0]), _divergence(velocity, state[0], along)
 
             begin, gained = _solved(field, (x, x.new_zeros(len(x))), (1.0, 0.0), "rk4", DENSITY_STEPS)
             return standard_normal_log_prob(begin) + gained
-
-
-def _velocity(network: nn.Module, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-    """Velocity (..., n, d) at x, time t (..., n, 1) and context; the network sees waves of the time as well."""
-    angles = [math.pi * k * t for k in FREQUENCIES]
-    waves = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
-    velocity: torch.Tensor = network(x, torch.cat([context, t, *waves], dim=-1))
-    return velocity
 
 
 def _solved(

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from calorefine.data.batches import Batch
-from calorefine.data.preprocessing import Preprocessing
+from calorefine.data.preprocessing import AsItIs
 from calorefine.errors import ConfigError
-from calorefine.events import Columns, Events
 from calorefine.models.adversarial import AdversarialModel
 from calorefine.models.base import TrainedModel, recipe_named
 from calorefine.models.distillation import Taught
@@ -47,6 +46,9 @@ class TwoStep(TrainedModel):
         super().__init__(latent_size=0)
         self.first, self.then = _recipe(first, "first"), _recipe(then, "then")
         self.hparams.update({"first": _described(self.first), "then": _described(self.then)})
+        if self.likely:
+            self.terms_order = 1  # type: ignore[misc]  # by instance
+            self.validated_by = " + ".join(part.validated_by for part in self.parts_of_it)  # type: ignore[misc]
         self.signed_weights = self.first.signed_weights and self.then.signed_weights  # type: ignore[misc]  # by instance
 
     @property
@@ -69,15 +71,11 @@ class TwoStep(TrainedModel):
         if not 0 < self.n_first < n_features:
             msg = f"TwoStep: preprocessing {type(self.features).__name__} has {self.n_first} of {n_features} network "
             raise ConfigError(f"{msg}values that come first, expected some and not all, as of Showers")
-        for part, n, given in zip(
-            self.parts_of_it,
-            (self.n_first, n_features - self.n_first),
-            (n_context, n_context + self.n_first),
-            strict=True,
-        ):
-            part.features, part.context = AsItIs(n), AsItIs(given)
+        for place, part in enumerate(self.parts_of_it):
+            given = n_context + place * self.n_first
+            part.features, part.context = self.features.part(place), AsItIs(given)
             part.mean_weight = self.mean_weight
-            part.build(n, given)
+            part.build(part.features.n_columns, given)
         self.latent_size = sum(part.latent_size for part in self.parts_of_it)
 
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -98,6 +96,22 @@ class TwoStep(TrainedModel):
         terms = [part.estimate(own, noise, mean_weight) for part, own in parts]
         return terms[0] + terms[1]
 
+    @property
+    def likely(self) -> bool:
+        """Whether both parts are validated by what their training minimizes, event by event."""
+        return all(part.terms_order == 1 for part in self.parts_of_it)
+
+    def validation_terms(self, batch: Batch) -> torch.Tensor:
+        """Sum (n,) of the terms of both parts where these are of their losses, or the energy distance of events."""
+        if not self.likely:
+            return super().validation_terms(batch)
+        own_of = self.divided(self.to_network(batch, torch.Generator().manual_seed(0)))
+        first, then = (
+            part.validation_terms(Batch(part.physical(own.x, own.context), own.context, own.weight))
+            for part, own in zip(self.parts_of_it, own_of, strict=True)
+        )
+        return first + then
+
     def updates(self) -> list[Update]:
         """Updates of both parts, each with its own part of the events."""
         return [
@@ -115,36 +129,6 @@ class TwoStep(TrainedModel):
             return loss(self.divided(batch)[place], noise)
 
         return own
-
-
-class AsItIs(Preprocessing):
-    """Network values that are taken as they are, for a part of a generator.
-
-    Args:
-        n: number of them.
-    """
-
-    def __init__(self, n: int = 0) -> None:
-        """Keep the number."""
-        super().__init__()
-        self.n = n
-
-    def fit(self, events: Events, columns: Columns) -> AsItIs:  # noqa: ARG002
-        """Find nothing."""
-        return self
-
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Return the values (n, d)."""
-        return x
-
-    def inverse(self, u: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Return the values (n, d)."""
-        return u
-
-    @property
-    def n_columns(self) -> int:
-        """Number of values."""
-        return self.n
 
 
 def _recipe(given: TrainedModel | Described, name: str) -> TrainedModel:

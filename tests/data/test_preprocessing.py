@@ -9,6 +9,7 @@ from scipy.stats import kstest, norm
 
 from calorefine.data.column_transforms import Z_CLIP, ColumnTransforms
 from calorefine.errors import ValueRangeError, WeightError
+from calorefine.events import Column, Columns, Events
 
 KINDS = ["quantile", "standard", "identity"]
 
@@ -263,3 +264,19 @@ def test_bounds_hold_where_one_event_has_several_knots(n, kind, signed):
     assert generated.min() >= 0
     assert generated.max() <= high
     assert torch.all(generated.diff(dim=0) >= 0)
+
+
+def test_gradient_of_bounded_columns_is_finite():
+    """With a bound on one side, with values at a bound, and far beyond the last knots."""
+    rng = np.random.default_rng(3)
+    x = np.abs(rng.normal(size=(2000, 3)))
+    x[:500, 1] = 0.0
+    columns = Columns(
+        {"a": Column(bounds=(0.0, None)), "b": Column(bounds=(0.0, None)), "c": Column(bounds=(0.0, 9.0))}, {}
+    )
+    n = np.arange(2000, dtype=np.uint64)
+    context = np.empty((2000, 0), np.float32)
+    fitted = ColumnTransforms().fit(Events(x.astype(np.float32), context, np.ones(2000), n, n), columns)
+    u = (3 * torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    fitted.inverse(u, torch.empty(1000, 0)).sum().backward()
+    assert torch.isfinite(u.grad).all()

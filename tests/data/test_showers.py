@@ -203,3 +203,35 @@ def test_a_detector_without_symmetries_and_one_layer():
     x, context = tensors(fixed)
     torch.testing.assert_close(fitted.inverse(fitted(x, context), context), x, rtol=2e-2, atol=1e-2)
     assert isinstance(fitted.energies, ColumnTransforms)
+
+
+def test_part_of_the_cells_is_the_map_without_energies(fitted, events):
+    """Cells in the canonical frame to their network values and back, given conditions and energies in network units."""
+    x, context = torch.from_numpy(events.x[:200]), torch.from_numpy(events.context[:200])
+    u = fitted(x, context)
+    given = torch.cat([fitted.context_map(context), u[:, : fitted.n_first]], dim=1)
+    part = fitted.part(1)
+    assert (part.n_columns, fitted.part(0).n_columns) == (fitted.calorimeter.n_cells, fitted.n_first)
+    made = part.inverse(u[:, fitted.n_first :], given)
+    entry = fitted.context_map.entry_of(context)
+    torch.testing.assert_close(fitted.frame.restored(made, entry), fitted.inverse(u, context))
+    torch.testing.assert_close(part(made, given), u[:, fitted.n_first :], atol=2e-2, rtol=0)
+    torch.testing.assert_close(part.layers(given).float().sum(1), fitted._read(x).sum(1), rtol=1e-3, atol=0)
+
+
+def test_scaling_a_layer_keeps_its_hits(fitted):
+    """Energies over the threshold are scaled; there are no more hits than the energy of the layer has room for."""
+    t = fitted.threshold
+    energies = torch.tensor([[1.5, 3.0, 0.0, 1.01], [1.5, 3.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [2.0, 1.5, 0.0, 0.0]])
+    total = torch.tensor([10.0, 2.5, 1.0, 0.0], dtype=torch.float64) * t
+    z = torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 2 + [[0.1, 0.3, 0.2, 0.0]] * 2)
+    made = fitted.scaled(energies, total, z) / t
+    np.testing.assert_allclose(made.sum(1), total / t, rtol=1e-12)
+    assert (made > 0).tolist() == [
+        [True, True, False, True],
+        [False, True, False, True],
+        [False, True, False, False],
+        [False] * 4,
+    ]
+    over = torch.tensor([0.5, 2.0, 0.01]) / 2.51 * 7
+    np.testing.assert_allclose(made[0, [0, 1, 3]], 1 + over, rtol=1e-6)

@@ -77,3 +77,15 @@ def test_likelihood_of_a_linear_field(d):
     u = torch.randn(50, d, generator=torch.Generator().manual_seed(2))
     expected = standard_normal_log_prob(u * torch.exp(-slopes)) - slopes.sum()
     torch.testing.assert_close(model.network_log_prob(u, u.new_empty(50, 0)), expected, rtol=0, atol=1e-3)
+
+
+def test_from_normal_begins_with_independent_normal_numbers():
+    """Without training what it makes is noise itself, and the density that of standard normal numbers."""
+    torch.manual_seed(0)
+    model = FlowMatching(from_normal=True, n_steps=8)
+    model.build(5, 2)
+    noise, context = torch.randn(500, 5), torch.randn(500, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(model.generate(noise, context), noise, atol=0.03, rtol=0)
+        found = model.network_log_prob(noise, context)
+    torch.testing.assert_close(found, standard_normal_log_prob(noise), atol=0.02, rtol=0)

@@ -17,7 +17,7 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.module import Prepared
 from calorefine.data.showers import Showers
 from calorefine.errors import ConfigError
-from calorefine.models import VAE, WGAN, AffineFlow, Flow, FlowMatching, Student
+from calorefine.models import VAE, WGAN, AffineFlow, AutoregressiveCells, Flow, FlowMatching, Student
 from calorefine.models.two_step import TwoStep
 from calorefine.nets import Noise
 from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
@@ -40,10 +40,16 @@ def data(tmp_path_factory):
     return module
 
 
-CELLS = [lambda: AffineFlow(width=32), lambda: FlowMatching(width=32, n_blocks=1), WGAN, VAE]
+CELLS = {
+    "AffineFlow": lambda: AffineFlow(width=32),
+    "AutoregressiveCells": lambda: AutoregressiveCells(hidden=[16, 16], n_alone=2),
+    "FlowMatching": lambda: FlowMatching(width=32, n_blocks=1, from_normal=True),
+    "WGAN": WGAN,
+    "VAE": VAE,
+}
 
 
-@pytest.mark.parametrize("cells", CELLS, ids=["AffineFlow", "FlowMatching", "WGAN", "VAE"])
+@pytest.mark.parametrize("cells", CELLS.values(), ids=CELLS)
 def test_any_recipe_makes_the_cells(data, tmp_path, cells):
     """Trained for two epochs, saved, loaded: sums of layers, and the same showers again."""
     torch.manual_seed(1)
@@ -97,6 +103,26 @@ def test_both_parts_learn(data):
         assert updates[name].loss(batch, Noise(0)) < loss - 0.1
     total = model.estimate(batch, Noise(0), model.mean_weight)
     torch.testing.assert_close(total, model.first.loss(first, Noise(0)) + model.then.loss(then, Noise(0)))
+
+
+def test_validated_by_the_terms_of_both_parts(data):
+    """Where both have a likelihood or the like; otherwise by the energy distance of whole showers."""
+    torch.manual_seed(3)
+    model = TwoStep(first=Flow(hidden=[16]), then=AffineFlow(width=32))
+    assert (model.terms_order, model.validated_by) == (1, "negative log likelihood + negative log likelihood")
+    model.set_up(data)
+    model.eval()
+    table = (data.train.x[:400], data.train.context[:400], data.train.weight[:400].astype(np.float32))
+    batch = Batch(*map(torch.from_numpy, table))
+    first, then = model.divided(model.to_network(batch, torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        terms = model.validation_terms(batch)
+        own = model.first.network_log_prob(first.x, first.context), model.then.network_log_prob(then.x, then.context)
+    expected = -(batch.weight * sum(own)).sum() / batch.weight.sum()
+    assert terms.shape == (400,)
+    torch.testing.assert_close(terms.mean(), expected, rtol=0.01, atol=0)  # what atoms are spread over is drawn anew
+    gan = TwoStep(first=Flow(hidden=[16]), then=WGAN())
+    assert (gan.terms_order, gan.validated_by) == (2, "energy distance")
 
 
 def test_weights_are_those_that_both_take():

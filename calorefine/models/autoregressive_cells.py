@@ -1,0 +1,317 @@
+r"""Cells of a shower, block after block: each has a density of its own given those before it.
+
+.. math:: p(x | c) = \prod_i p_i(x_i \,|\, x_{<i}, c) ,
+
+where p_i is a hurdle and a mixture of normal densities beyond it (`calorefine.data.cells`), as the cells have without
+each other, corrected by one small network that all cells share.  It sees sums over the neighbors so far, in rings of
+the own layer and in the layers before: how much energy they have for what was expected, and how far they are from it in
+normal numbers.  A training step has all of the sums at once.
+
+How much of a layer's energy is left it isn't told: its last hits would have just that, and there would be nothing to
+learn from where cells have more than the layer, before they are scaled to its energy.
+
+The cells of a block are made at the same time, each given the blocks before.  In each layer the cells in which the
+most energy is expected are blocks of their own, and of the others a block has no two that are next to each other.
+
+The likelihood is exact, zeros included, up to the scaling of the layers to their energies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from calorefine import losses
+from calorefine.data import cells
+from calorefine.data.batches import Batch
+from calorefine.data.cells import Marginals
+from calorefine.data.showers import GivenCells
+from calorefine.errors import ConfigError
+from calorefine.geometry import AXES, Geometry, pitches
+from calorefine.models.density import DensityModel, standard_normal_log_prob
+from calorefine.models.updates import averaged, check_decay
+from calorefine.nets import MLP, Activation, Noise, activation
+
+RINGS = ((0.0, 1.0), (1.0, 2.0), (2.0, 5.0))
+"""Distances, in cells, of neighbors in the own layer: above the first, up to the second."""
+N_SEEN = 2 * (len(RINGS) + 4) + 3
+SLACK = 1e-3  # cells, in distances
+
+
+class AutoregressiveCells(DensityModel):
+    """Autoregressive density of the cells of showers, as `then` of a `TwoStep`; needs positive weights.
+
+    Args:
+        hidden: widths of the hidden layers of the network that the cells share.
+        n_embedded: numbers that are learned for each cell, as inputs.
+        n_alone: cells of each layer that are blocks of their own.
+        act: activation of the network.
+        learning_rate: initial rate of Adam, which falls to 1 % over the run like a cosine.
+        weight_decay: of AdamW.
+        clip_norm: gradients are scaled down to this norm.
+        average_decay: decay of the moving average.
+    """
+
+    signed_weights = False
+    validated_by = "negative log likelihood"
+    terms_order = 1
+
+    def __init__(
+        self,
+        *,
+        hidden: list[int] = [48, 48],  # noqa: B006 (never changed; shown by --print_config)
+        n_embedded: int = 8,
+        n_alone: int = 12,
+        act: Activation = "silu",
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.01,
+        clip_norm: float = 20.0,
+        average_decay: float = 0.998,
+    ) -> None:
+        """Check the options; the network is built when the data are known."""
+        super().__init__(latent_size=0)
+        if n_alone < 0 or n_embedded < 0:
+            raise ConfigError(f"n_alone {n_alone} and n_embedded {n_embedded} found, expected 0 or more")
+        check_decay(average_decay)
+        self.hidden, self.n_embedded, self.n_alone, self.act = hidden, n_embedded, n_alone, act
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.clip_norm, self.average_decay = clip_norm, average_decay
+
+    def build(self, n_features: int, n_context: int) -> None:
+        """Divide the cells into blocks, and create the network and its moving average.
+
+        Raises:
+            ConfigError: it isn't the second part of a `TwoStep` of showers.
+        """
+        if not isinstance(self.features, GivenCells):
+            msg = f"AutoregressiveCells: {type(self.features).__name__} found"
+            raise ConfigError(f"{msg}, expected the cells of preprocessing Showers: as `then` of a TwoStep")
+        self.latent_size = n_features
+        geometry = self.features.geometry
+        self.block = nn.Buffer(torch.from_numpy(_blocks(geometry, self._typical(n_context), self.n_alone)))
+        self.corrections = _Corrections(
+            _fixed(geometry),
+            n_context,
+            1 + 3 * self._of.whole.n_components,
+            hidden=self.hidden,
+            n_embedded=self.n_embedded,
+            act=self.act,
+        )
+        self.average = averaged(self.corrections)
+        self._windows: tuple[torch.Tensor, torch.Tensor] | None = None  # of these blocks
+
+    @property
+    def _of(self) -> GivenCells:
+        return cast("GivenCells", self.features)  # checked in `build`
+
+    def _typical(self, n_context: int) -> NDArray[np.float64]:
+        """Energies (N,) that are expected at the middle of all conditions."""
+        return _expected(self._of.marginals(torch.zeros(1, n_context)))[0].double().numpy()
+
+    @property
+    def windows(self) -> torch.Tensor:
+        """Which cells before (W N, N) are in the windows of each cell: 1 or 0."""
+        key = self.block.cpu()
+        if self._windows is None or not torch.equal(self._windows[0], key):
+            masks = np.stack(_windows(self._of.geometry)) & (key.numpy()[None, None, :] < key.numpy()[None, :, None])
+            self._windows = key, torch.from_numpy(masks.reshape(-1, masks.shape[-1]).astype(np.float32))
+        return self._windows[1].to(self.block.device)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network."""
+        return self.corrections
+
+    @property
+    def adam(self) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+        """Makes the optimizer, whose weights decay."""
+        return partial(AdamW, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def _corrected(self, network: nn.Module, given: _Given, before: _Before, at: torch.Tensor) -> Marginals:
+        """Densities (n, k) of the cells at these places (k,), given those of the blocks before."""
+        n_cells = len(self.block)
+        windows = self.windows.view(-1, n_cells, n_cells)[:, at]  # (W, k, N)
+        flat = windows.reshape(-1, n_cells).mT
+        sums = (one @ flat for one in (before.energy, given.expected, before.z))
+        energy, expected, z = (one.view(len(one), -1, len(at)) for one in sums)
+        base = given.marginals.at(at)
+        seen = [
+            torch.log1p(energy) - torch.log1p(expected),
+            z / (windows.sum(-1) + 1).sqrt(),
+            base.logit[:, None] / 5,
+            base.mean.mean(-1)[:, None],
+            base.width.mean(-1).log()[:, None],
+        ]
+        return base.corrected(network(torch.cat(seen, dim=1).mT, given.context, at))
+
+    def _known(self, context: torch.Tensor) -> _Given:
+        """What is known of showers before their cells, at context (n, c)."""
+        marginals = self._of.marginals(context)
+        return _Given(context, marginals, _expected(marginals))
+
+    def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Make one block after the other from normal numbers (n, N), each by its density given those before.
+
+        What the next layers see of a layer is scaled to its energy, as in the events of the training.
+        """
+        of, given = self._of, self._known(context)
+        layers = of.layers(context)
+        u, before = torch.zeros_like(latent), _Before(torch.zeros_like(latent), torch.zeros_like(latent))
+        for index, part in enumerate(of.geometry.slices):
+            for number in torch.unique(self.block[part]):
+                at = torch.nonzero(self.block == number)[:, 0]
+                corrected, base = self._corrected(self.average, given, before, at), given.marginals.at(at)
+                y, hit = cells.from_normal(corrected, latent[:, at])
+                before.energy[:, at] = torch.where(hit, 1 + y.exp(), 0.0)
+                before.z[:, at] = cells.to_normal(base, y, hit)
+                u[:, at] = torch.where(hit, before.z[:, at], cells.moved_below(corrected, base, latent[:, at]))
+            made = of.whole.scaled(before.energy[:, part], layers[:, index], u[:, part])
+            y, hit = of.whole.energies_over_threshold(made)
+            whole = torch.arange(part.start, part.stop, device=u.device)
+            before.energy[:, part] = (made / of.whole.threshold).float()
+            before.z[:, part] = cells.to_normal(given.marginals.at(whole), y, hit)
+            u[:, part] = torch.where(hit, before.z[:, part], u[:, part])
+        return u
+
+    def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
+        """Log density (n,) at u (n, N) in network units, given context (n, c).
+
+        Args:
+            u: cells, those without a hit spread over their intervals.
+            context: conditions and energies.
+            trained: use the parameters as trained instead of their moving average.
+        """
+        return standard_normal_log_prob(u) + self.gain(u, context, trained=trained)
+
+    def gain(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
+        """By how many nats (n,) cells are more probable than independent ones with the same conditions."""
+        given = self._known(context)
+        y, hit = cells.from_normal(given.marginals, u)
+        before = _Before(torch.where(hit, 1 + y.exp(), 0.0), cells.to_normal(given.marginals, y, hit))
+        network = self.corrections if trained else self.average
+        corrected = self._corrected(network, given, before, torch.arange(u.shape[1], device=u.device))
+        return (corrected.log_prob(y, hit) - given.marginals.log_prob(y, hit)).sum(1)
+
+    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Weighted negative log likelihood of a minibatch, which needs no noise."""
+        log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
+        return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
+
+    def validation_terms(self, batch: Batch) -> torch.Tensor:
+        """Weighted negative log likelihood (n,) of held-out events, in network units, over the mean weight."""
+        u, context, weight = self.to_network(batch, torch.Generator().manual_seed(0))
+        return -weight / weight.mean() * self.network_log_prob(u, context)
+
+
+class _Given(NamedTuple):
+    """What is known of showers before their cells.
+
+    Args:
+        context: (n, c) conditions and energies in network units.
+        marginals: (n, N) densities of the cells without each other.
+        expected: (n, N) mean energies by these, in thresholds.
+    """
+
+    context: torch.Tensor
+    marginals: Marginals
+    expected: torch.Tensor
+
+
+class _Before(NamedTuple):
+    """Cells (n, N) so far: energies in thresholds, and normal numbers by the densities without each other."""
+
+    energy: torch.Tensor
+    z: torch.Tensor
+
+
+class _Corrections(nn.Module):
+    """Network that cells share: corrections of their densities from what they see, conditions and who they are."""
+
+    fixed: torch.Tensor
+
+    def __init__(
+        self, fixed: torch.Tensor, n_context: int, n_out: int, *, hidden: list[int], n_embedded: int, act: Activation
+    ) -> None:
+        """Build the layers; the last one is 0 at first.
+
+        Args:
+            fixed: (N, f) numbers that tell where a cell is.
+            n_context: number of conditions.
+            n_out: number of corrections.
+            hidden: widths of the hidden layers.
+            n_embedded: numbers that are learned for each cell.
+            act: activation between the layers.
+        """
+        super().__init__()
+        self.fixed = nn.Buffer(fixed)
+        self.embedded = nn.Parameter(0.1 * torch.randn(len(fixed), n_embedded))
+        self.of_seen = nn.Linear(N_SEEN, hidden[0])
+        self.of_context = nn.Linear(n_context, hidden[0], bias=False)
+        self.of_cell = nn.Linear(fixed.shape[1] + n_embedded, hidden[0], bias=False)
+        rest = MLP(hidden[0], n_out, hidden=hidden[1:], act=act)
+        self.rest = nn.Sequential(activation(act), rest)
+        last: Any = rest[-1]  # a Linear; Sequential does not tell
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, seen: torch.Tensor, context: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Corrections (n, k, n_out) from what cells see (n, k, s), conditions (n, c) and their places (k,)."""
+        cell = self.of_cell(torch.cat([self.fixed, self.embedded], dim=1)[at])
+        out: torch.Tensor = self.rest(self.of_seen(seen) + self.of_context(context)[:, None] + cell)
+        return out
+
+
+def _expected(marginals: Marginals) -> torch.Tensor:
+    """Energies (n, N) in thresholds that are expected, roughly: a hit has that of its mean logarithm."""
+    mean = (marginals.log_share.exp() * marginals.mean).sum(-1)
+    return torch.sigmoid(marginals.logit) * (1 + mean.exp())
+
+
+def _fixed(geometry: Geometry) -> torch.Tensor:
+    """Numbers (N, f) that tell where cells are: their layer, and their distance from the middle in cells, as logs."""
+    rows = []
+    for index, layer in enumerate(geometry.layers):
+        number = np.eye(len(geometry.layers))[index]
+        places = [np.asarray(getattr(layer, axis)) / pitch for axis, pitch in zip(AXES, pitches(layer), strict=True)]
+        logs = [np.sign(place) * np.log1p(np.abs(place)) / 3 for place in places]
+        rows.append(np.column_stack([np.tile(number, (len(layer), 1)), *logs]))
+    return torch.from_numpy(np.concatenate(rows)).float()
+
+
+def _windows(geometry: Geometry) -> list[NDArray[np.bool_]]:
+    """Which cells (N, N) are in each of the windows of each cell, the cell itself in none."""
+    layer = np.repeat(np.arange(len(geometry.layers)), [len(one) for one in geometry.layers])
+    same = layer[:, None] == layer
+    before = layer[:, None] == layer + 1
+    pitch = np.concatenate([np.tile(pitches(one), (len(one), 1)) for one in geometry.layers])
+    place = np.concatenate([np.column_stack([one.eta, one.phi]) for one in geometry.layers])
+    apart = np.abs(place[:, None] - place)
+    own = (apart / pitch[:, None]).max(-1)
+    over = (apart / ((pitch[:, None] + pitch) / 2)).max(-1)
+    rings = [same & (own > low + SLACK) & (own <= high + SLACK) for low, high in RINGS]
+    alone = ~np.eye(len(layer), dtype=bool)
+    return [same & alone, *rings, before & (over < 1 - SLACK), before & (over < 2.5), layer[:, None] > layer]
+
+
+def _blocks(geometry: Geometry, expected: NDArray[np.float64], n_alone: int) -> NDArray[np.int64]:
+    """Block (N,) of each cell: layer after layer, the `n_alone` with most energy alone, of the others no neighbors."""
+    near = _windows(geometry)[1]
+    block, first = np.zeros(geometry.n_cells, np.int64), 0
+    for part in geometry.slices:
+        order = part.start + np.argsort(-expected[part], kind="stable")
+        block[order[:n_alone]] = first + np.arange(len(order[:n_alone]))
+        color = np.full(geometry.n_cells, -1)
+        for cell in order[n_alone:]:
+            taken = set(color[near[cell]].tolist())
+            color[cell] = next(k for k in range(geometry.n_cells) if k not in taken)
+        others = order[n_alone:]
+        block[others] = first + len(order[:n_alone]) + color[others]
+        first = int(block[part].max()) + 1
+    return block
