@@ -3,7 +3,7 @@ r"""Preprocessing of showers: energies first, and then cells that are Gaussianiz
 Cells below the threshold of the readout count as 0, on both sides.  A shower in the canonical frame (`frame`) is
 
 * L *energies*: the response :math:`R = E_{tot} / E_{inc}` less its mean at that energy, times :math:`\sqrt{E_{inc}}`,
-  and for each layer l but the first the fraction of :math:`E_l` in the sum of the layers up to l.  They are mapped by
+  and for each layer l but the first the logarithm of :math:`E_l` over the sum of the layers before.  They are mapped by
   quantiles and whitened as other columns are; an empty layer is an atom;
 * N *cells*, each mapped to a standard normal number by its density given conditions and energies (`cells`): the network
   is fitted here, with the events' weights, by maximum likelihood.
@@ -35,6 +35,7 @@ from calorefine.events import UNITS, Columns, Events, unit_of
 from calorefine.geometry import Geometry
 
 ROWS = 1024
+ALL = 16.0  # logarithm of a ratio of energies of which one is 0
 WEIGHT_DECAY = 0.3
 WIDTH_OF_LOG = 3.0
 _GEV = 1000.0
@@ -113,8 +114,11 @@ class Showers(Preprocessing):
         e_inc = self._e_inc(context)
         self.register_buffer("response", _quadratic(e_inc, layers.sum(1) / e_inc, events.weight))
         values = self._columns_of(layers, e_inc).numpy()
-        names = ["response", *(f"fraction of layer {layer.number}" for layer in self.calorimeter.layers[1:])]
-        bounds = [None, *[(0.0, 1.0)] * (values.shape[1] - 1)]
+        names = [
+            "response",
+            *(f"energy of layer {layer.number} over those before" for layer in self.calorimeter.layers[1:]),
+        ]
+        bounds = [None, *[(-ALL, ALL)] * (values.shape[1] - 1)]
         kinds: list[Any] = ["quantile"] * values.shape[1]
         self.energies.fit_columns(values, events.weight, kinds, names, whiten=True, bounds=bounds)
         self._fit_cells(x, context, layers.float(), torch.from_numpy(events.weight).float())
@@ -159,20 +163,23 @@ class Showers(Preprocessing):
         return mean
 
     def _columns_of(self, layers: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
-        """Response and fractions (n, L) of energies of layers (n, L), float64."""
+        """Response, and logarithms of each layer over those before (n, L), of energies of layers (n, L), float64."""
         sums = layers.cumsum(1)
         response = (sums[:, -1] / e_inc - self._mean_response(e_inc)) * (e_inc / _GEV).sqrt()
-        fractions = torch.where(sums > 0, layers / sums.clamp_min(1e-30), 0.0)[:, 1:]
-        return torch.cat([response[:, None], fractions], dim=1)
+        own, before = layers[:, 1:], sums[:, :-1]
+        logs = torch.log(own.clamp_min(1e-30)) - torch.log(before.clamp_min(1e-30))
+        logs = torch.where(own > 0, torch.where(before > 0, logs, ALL), -ALL)
+        return torch.cat([response[:, None], logs.clamp(-ALL, ALL)], dim=1)
 
     def _layers_of(self, values: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
         """Inverse of `_columns_of`."""
         response = values[:, 0] / (e_inc / _GEV).sqrt() + self._mean_response(e_inc)
         total = response.clamp_min(0.0) * e_inc
         layers = []
-        for fraction in values[:, 1:].flip(1).T:
-            layers.append(total * fraction.clamp(0.0, 1.0))
-            total = total - layers[-1]
+        for log in values[:, 1:].flip(1).T:
+            own = torch.where(log > -ALL, torch.sigmoid(log), 0.0)
+            layers.append(total * own)
+            total = total * torch.where(log < ALL, torch.sigmoid(-log), 0.0)
         return torch.stack([total, *layers[::-1]], dim=1)
 
     def layers_made(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,9 @@ r"""Cells of a shower, block after block: each has a density of its own given th
 .. math:: p(x | c) = \prod_i p_i(x_i \,|\, x_{<i}, c) ,
 
 where p_i is a hurdle and a mixture of normal densities beyond it (`calorefine.data.cells`), as the cells have without
-each other, corrected by one small network that all cells share.  It sees sums over the neighbors so far, in rings of
-the own layer and in the layers before: how much energy they have for what was expected, and how far they are from it in
-normal numbers.  A training step has all of the sums at once.
+each other, corrected by one small network that all cells share.  It sees sums over the neighbors so far, along the own
+row and column, in rings and in the layers before: how much energy and how many hits they have for what was expected,
+and how far they are from it in normal numbers.  A training step has all of the sums at once.
 
 How much of a layer's energy is left it isn't told: its last hits would have just that, and there would be nothing to
 learn from where cells have more than the layer, before they are scaled to its energy.
@@ -39,9 +39,12 @@ from calorefine.models.density import DensityModel, standard_normal_log_prob
 from calorefine.models.updates import averaged, check_decay
 from calorefine.nets import MLP, Activation, Noise, activation
 
+LINES = ((0.0, 1.0), (1.0, 3.0))
+"""Distances, in cells, of neighbors in the own row or column: above the first, up to the second."""
 RINGS = ((0.0, 1.0), (1.0, 2.0), (2.0, 5.0))
-"""Distances, in cells, of neighbors in the own layer: above the first, up to the second."""
-N_SEEN = 2 * (len(RINGS) + 4) + 3
+"""Distances of others in the own layer."""
+N_SEEN = 3 * (2 * len(LINES) + len(RINGS) + 4) + 3
+NEXT = (1, 1 + len(LINES), 1 + 2 * len(LINES))  # of the windows, those of cells that are next to each other
 SLACK = 1e-3  # cells, in distances
 
 
@@ -139,12 +142,14 @@ class AutoregressiveCells(DensityModel):
         n_cells = len(self.block)
         windows = self.windows.view(-1, n_cells, n_cells)[:, at]  # (W, k, N)
         flat = windows.reshape(-1, n_cells).mT
-        sums = (one @ flat for one in (before.energy, given.expected, before.z))
-        energy, expected, z = (one.view(len(one), -1, len(at)) for one in sums)
+        p = torch.sigmoid(given.marginals.logit)
+        arrays = (before.energy, given.expected, before.z, (before.energy > 0).to(p.dtype) - p, p)
+        energy, expected, z, hits, variance = ((one @ flat).view(len(one), -1, len(at)) for one in arrays)
         base = given.marginals.at(at)
         seen = [
             torch.log1p(energy) - torch.log1p(expected),
             z / (windows.sum(-1) + 1).sqrt(),
+            hits / (variance + 1).sqrt(),
             base.logit[:, None] / 5,
             base.mean.mean(-1)[:, None],
             base.width.mean(-1).log()[:, None],
@@ -293,16 +298,23 @@ def _windows(geometry: Geometry) -> list[NDArray[np.bool_]]:
     pitch = np.concatenate([np.tile(pitches(one), (len(one), 1)) for one in geometry.layers])
     place = np.concatenate([np.column_stack([one.eta, one.phi]) for one in geometry.layers])
     apart = np.abs(place[:, None] - place)
-    own = (apart / pitch[:, None]).max(-1)
+    cells_apart = apart / pitch[:, None]
+    own = cells_apart.max(-1)
     over = (apart / ((pitch[:, None] + pitch) / 2)).max(-1)
-    rings = [same & (own > low + SLACK) & (own <= high + SLACK) for low, high in RINGS]
-    alone = ~np.eye(len(layer), dtype=bool)
-    return [same & alone, *rings, before & (over < 1 - SLACK), before & (over < 2.5), layer[:, None] > layer]
+    in_line = [same & (cells_apart[..., axis] < SLACK) for axis in (1, 0)]
+    windows = [line & _within(own, span) for line in in_line for span in LINES]
+    windows += [same & ~in_line[0] & ~in_line[1] & _within(own, span) for span in RINGS]
+    windows += [before & (over < 1 - SLACK), before & (over < 2.5), layer[:, None] > layer]
+    return [same & ~np.eye(len(layer), dtype=bool), *windows]
+
+
+def _within(distance: NDArray[np.float64], span: tuple[float, float]) -> NDArray[np.bool_]:
+    return np.asarray((distance > span[0] + SLACK) & (distance <= span[1] + SLACK))
 
 
 def _blocks(geometry: Geometry, expected: NDArray[np.float64], n_alone: int) -> NDArray[np.int64]:
     """Block (N,) of each cell: layer after layer, the `n_alone` with most energy alone, of the others no neighbors."""
-    near = _windows(geometry)[1]
+    near = np.logical_or.reduce([_windows(geometry)[k] for k in NEXT])
     block, first = np.zeros(geometry.n_cells, np.int64), 0
     for part in geometry.slices:
         order = part.start + np.argsort(-expected[part], kind="stable")
