@@ -92,7 +92,7 @@ def test_the_command_line_trains_it(trained):
 def test_a_checkpoint_makes_no_import_happen(loaded):
     """Although the file can be imported from the working directory."""
     assert loaded["modules"] == []
-    assert "last.ckpt: holds a 'TinyVAE', which is none of AffineFlow, CramerGAN, " in loaded["before"]
+    assert "last.ckpt: holds a 'TinyVAE', which is none of AffineFlow, AutoregressiveCells, " in loaded["before"]
     assert (
         "expected its file to be imported before (--modules FILE), or models=[TinyVAE] to be given" in loaded["before"]
     )
