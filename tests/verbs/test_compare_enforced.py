@@ -115,11 +115,11 @@ def trained(folder, enforce, seed):
 
 @pytest.mark.slow
 def test_an_enforced_width_is_right(folder):
-    """Over four seeds a width that is 10 % off without is within 2 % with, and energies are no further from the reference.
+    """Over four seeds a width that is 10 % off without is within 2 % with, and energies are no further off.
 
     The training is short, so that the critic doesn't see the narrow sum.  Of eight seeds, the width was off by 0.6 % on
-    average with, 1.1 % at most, and by 15 % without, from 2 to 30 %; distances changed by -0.06 on average, with a standard
-    deviation of 0.12.  For means of four the chance of failing is below 1 in 1000.
+    average with, 1.1 % at most, and by 15 % without, from 2 to 30 %; distances changed by -0.06 on average, with a
+    standard deviation of 0.12.  For means of four the chance of failing is below 1 in 1000.
     """
     seeds = range(1, 5)
     widths, distances = zip(*(trained(folder, [{"mean": SUM}, {"width": SUM}], seed) for seed in seeds), strict=True)
