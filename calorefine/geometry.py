@@ -138,7 +138,7 @@ def segmented(grids: list[tuple[int, int]], size_mm: tuple[float, float], thresh
 def pitches(layer: Layer) -> tuple[float, float]:
     """Size of a cell along (eta, phi) in mm; of cells that are no grid the mean distance to the nearest one, for both.
 
-    Of a layer that isn't divided along an axis it is 1 there.
+    Without a grid, a layer of a single cell has 1 for both.
     """
     if layer.pitch_mm is not None:
         return layer.pitch_mm

@@ -1,9 +1,9 @@
 r"""The density of each cell of a shower given its conditions: a hurdle, and a mixture of normal densities beyond it.
 
 A cell has no hit with the probability 1 - p.  A hit has an energy E above the threshold T, and the survival function of
-:math:`y = \ln (E / T - 1)` is that of a mixture of logistic distributions,
+:math:`y = \ln (E / T - 1)` is that of a mixture of normal distributions,
 
-.. math:: S(y) = \sum_k \pi_k \, \sigma((\mu_k - y) / s_k) ,
+.. math:: S(y) = \sum_k \pi_k \, \Phi((\mu_k - y) / s_k) ,
 
 where p, pi, mu and s are functions of the conditions by one small network.  Then
 

@@ -11,15 +11,11 @@ few events and many features a network remembers too much: it has dropout, and w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from nflows.transforms import AffineCouplingTransform, CompositeTransform
-from torch import nn
-from torch.optim import AdamW, Optimizer
 
 from calorefine.data.batches import Batch
 from calorefine.errors import ConfigError
@@ -95,11 +91,6 @@ class AffineFlow(InvertibleModel):
     def leading_axis(self) -> bool:
         """Whether nothing is left out at random, which replicas side by side could not do as they do alone."""
         return self.dropout == 0
-
-    @property
-    def adam(self) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-        """Makes the optimizer, whose weights decay."""
-        return partial(AdamW, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:
         """Weighted negative log likelihood of a minibatch, with what its networks leave out drawn by the step."""

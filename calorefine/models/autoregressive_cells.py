@@ -18,26 +18,22 @@ The likelihood is exact, zeros included, up to the scaling of the layers to thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.optim import AdamW, Optimizer
 
-from calorefine import losses
 from calorefine.data import cells
-from calorefine.data.batches import Batch
 from calorefine.data.cells import Marginals
 from calorefine.data.showers import GivenCells
 from calorefine.errors import ConfigError
 from calorefine.geometry import AXES, Geometry, pitches
-from calorefine.models.density import DensityModel, standard_normal_log_prob
+from calorefine.models.density import standard_normal_log_prob
+from calorefine.models.invertible import LikelihoodModel
 from calorefine.models.updates import averaged, check_decay
-from calorefine.nets import MLP, Activation, Noise, activation
+from calorefine.nets import MLP, Activation, activation
 
 LINES = ((0.0, 1.0), (1.0, 3.0))
 """Distances, in cells, of neighbors in the own row or column: above the first, up to the second."""
@@ -48,7 +44,7 @@ NEXT = (1, 1 + len(LINES), 1 + 2 * len(LINES))  # of the windows, those of cells
 SLACK = 1e-3  # cells, in distances
 
 
-class AutoregressiveCells(DensityModel):
+class AutoregressiveCells(LikelihoodModel):
     """Autoregressive density of the cells of showers, as `then` of a `TwoStep`; needs positive weights.
 
     Args:
@@ -61,10 +57,6 @@ class AutoregressiveCells(DensityModel):
         clip_norm: gradients are scaled down to this norm.
         average_decay: decay of the moving average.
     """
-
-    signed_weights = False
-    validated_by = "negative log likelihood"
-    terms_order = 1
 
     def __init__(
         self,
@@ -120,11 +112,11 @@ class AutoregressiveCells(DensityModel):
 
     @property
     def windows(self) -> torch.Tensor:
-        """Which cells before (W N, N) are in the windows of each cell: 1 or 0."""
+        """Which cells before (W, N, N) are in the windows of each cell: 1 or 0."""
         key = self.block.cpu()
         if self._windows is None or not torch.equal(self._windows[0], key):
             masks = np.stack(_windows(self._of.geometry)) & (key.numpy()[None, None, :] < key.numpy()[None, :, None])
-            self._windows = key, torch.from_numpy(masks.reshape(-1, masks.shape[-1]).astype(np.float32))
+            self._windows = key, torch.from_numpy(masks.astype(np.float32))
         return self._windows[1].to(self.block.device)
 
     @property
@@ -132,16 +124,10 @@ class AutoregressiveCells(DensityModel):
         """The network."""
         return self.corrections
 
-    @property
-    def adam(self) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-        """Makes the optimizer, whose weights decay."""
-        return partial(AdamW, lr=self.learning_rate, weight_decay=self.weight_decay)
-
     def _corrected(self, network: nn.Module, given: _Given, before: _Before, at: torch.Tensor) -> Marginals:
         """Densities (n, k) of the cells at these places (k,), given those of the blocks before."""
-        n_cells = len(self.block)
-        windows = self.windows.view(-1, n_cells, n_cells)[:, at]  # (W, k, N)
-        flat = windows.reshape(-1, n_cells).mT
+        windows = given.windows[:, at]  # (W, k, N)
+        flat = windows.flatten(0, 1).mT
         p = torch.sigmoid(given.marginals.logit)
         arrays = (before.energy, given.expected, before.z, (before.energy > 0).to(p.dtype) - p, p)
         energy, expected, z, hits, variance = ((one @ flat).view(len(one), -1, len(at)) for one in arrays)
@@ -159,7 +145,7 @@ class AutoregressiveCells(DensityModel):
     def _known(self, context: torch.Tensor) -> _Given:
         """What is known of showers before their cells, at context (n, c)."""
         marginals = self._of.marginals(context)
-        return _Given(context, marginals, _expected(marginals))
+        return _Given(context, marginals, _expected(marginals), self.windows)
 
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Make one block after the other from normal numbers (n, N), each by its density given those before.
@@ -186,13 +172,7 @@ class AutoregressiveCells(DensityModel):
         return u
 
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
-        """Log density (n,) at u (n, N) in network units, given context (n, c).
-
-        Args:
-            u: cells, those without a hit spread over their intervals.
-            context: conditions and energies.
-            trained: use the parameters as trained instead of their moving average.
-        """
+        """Log density (n,) of cells, those without a hit spread over their intervals; arguments as in the base."""
         return standard_normal_log_prob(u) + self.gain(u, context, trained=trained)
 
     def gain(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
@@ -204,16 +184,6 @@ class AutoregressiveCells(DensityModel):
         corrected = self._corrected(network, given, before, torch.arange(u.shape[1], device=u.device))
         return (corrected.log_prob(y, hit) - given.marginals.log_prob(y, hit)).sum(1)
 
-    def estimate(self, batch: Batch, noise: Noise, mean_weight: float | torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Weighted negative log likelihood of a minibatch, which needs no noise."""
-        log_prob = self.network_log_prob(batch.x, batch.context, trained=True)
-        return losses.negative_log_likelihood(log_prob, batch.weight, mean_weight)
-
-    def validation_terms(self, batch: Batch) -> torch.Tensor:
-        """Weighted negative log likelihood (n,) of held-out events, in network units, over the mean weight."""
-        u, context, weight = self.to_network(batch, torch.Generator().manual_seed(0))
-        return -weight / weight.mean() * self.network_log_prob(u, context)
-
 
 class _Given(NamedTuple):
     """What is known of showers before their cells.
@@ -222,11 +192,13 @@ class _Given(NamedTuple):
         context: (n, c) conditions and energies in network units.
         marginals: (n, N) densities of the cells without each other.
         expected: (n, N) mean energies by these, in thresholds.
+        windows: (W, N, N) which cells before are in the windows of each cell.
     """
 
     context: torch.Tensor
     marginals: Marginals
     expected: torch.Tensor
+    windows: torch.Tensor
 
 
 class _Before(NamedTuple):
@@ -314,7 +286,8 @@ def _within(distance: NDArray[np.float64], span: tuple[float, float]) -> NDArray
 
 def _blocks(geometry: Geometry, expected: NDArray[np.float64], n_alone: int) -> NDArray[np.int64]:
     """Block (N,) of each cell: layer after layer, the `n_alone` with most energy alone, of the others no neighbors."""
-    near = np.logical_or.reduce([_windows(geometry)[k] for k in NEXT])
+    windows = _windows(geometry)
+    near = np.logical_or.reduce([windows[k] for k in NEXT])
     block, first = np.zeros(geometry.n_cells, np.int64), 0
     for part in geometry.slices:
         order = part.start + np.argsort(-expected[part], kind="stable")

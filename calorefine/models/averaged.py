@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from calorefine.models.base import TrainedModel
 from calorefine.models.updates import Average, Update
@@ -21,6 +21,8 @@ class AveragedModel(TrainedModel, recipe=False):
     learning_rate: float
     clip_norm: float
     average_decay: float
+    weight_decay: float | None = None
+    """Of AdamW (Loshchilov and Hutter, arXiv:1711.05101); Adam without."""
 
     @property
     @abstractmethod
@@ -35,7 +37,9 @@ class AveragedModel(TrainedModel, recipe=False):
     @property
     def adam(self) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
         """Makes the optimizer."""
-        return partial(Adam, lr=self.learning_rate)
+        if self.weight_decay is None:
+            return partial(Adam, lr=self.learning_rate)
+        return partial(AdamW, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def updates(self) -> list[Update]:
         """Adam, with a rate that falls like a cosine."""
