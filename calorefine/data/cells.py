@@ -32,6 +32,8 @@ LARGEST_LOGIT = 15.0
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 BROAD, LEAST_SHARE = 0.7, 5e-4  # width of the first component at least, and share of each: no hit is impossible
 CLIP = 8.0  # of normal numbers
+MARGIN = 1e-3  # of log odds, by which cells become hits, or none, where there are too few or too many
+_LEAST = 1e-30
 LARGEST_CHANGE = 2.0  # of the logarithm of a width
 LEAST_WIDTH = 0.1  # narrower ones leave no room in single precision for hits far from them
 
@@ -157,14 +159,39 @@ def to_normal(marginals: Marginals, y: torch.Tensor, hit: torch.Tensor) -> torch
     return z.to(y.dtype)
 
 
-def from_normal(marginals: Marginals, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Energies y and hits (n, N) of normal numbers z (n, N); y of no hit is 0."""
+def from_normal(
+    marginals: Marginals, z: torch.Tensor, hit: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Energies y and hits (n, N) of normal numbers z (n, N), or of known hits; y of others is 0."""
     p = torch.sigmoid(marginals.logit)
     beyond = torch.special.ndtr(-z.double()).to(z.dtype)
-    hit = beyond < p
+    hit = beyond < p if hit is None else hit
     y = torch.zeros_like(z)
-    y[hit] = marginals.of(hit).quantile((beyond / p)[hit].clamp_min(1e-30))
+    y[hit] = marginals.of(hit).quantile((beyond / p)[hit].clamp(_LEAST, 1 - SMALLEST))
     return y, hit
+
+
+def with_counts(marginals: Marginals, z: torch.Tensor, counts: torch.Tensor) -> tuple[Marginals, torch.Tensor]:
+    """Densities of the cells (n, k) of a layer, with odds so that z has as many hits as it should.
+
+    Args:
+        marginals: densities of the cells.
+        z: (n, k) normal numbers.
+        counts: (n,) how many of the cells are hit.
+
+    Returns:
+        The densities, and which cells are hit.
+    """
+    beyond = torch.special.ndtr(-z.double()).clamp(_LEAST, 1 - SMALLEST)
+    margin = marginals.logit.double() - torch.logit(beyond)
+    ordered, order = margin.sort(dim=1, descending=True)
+    hit = torch.empty_like(order, dtype=torch.bool)
+    hit.scatter_(1, order, torch.arange(z.shape[1], device=z.device) < counts[:, None])
+    ends = torch.cat([ordered[:, :1].clamp_min(0.0) + 1, ordered, ordered[:, -1:].clamp_max(0.0) - 1], dim=1)
+    last, next_one = (ends.gather(1, counts[:, None] + k) for k in (0, 1))
+    within = ((last - next_one) / 2).clamp_max(MARGIN)
+    move = torch.where(last <= 0, within - last, torch.where(next_one > 0, -within - next_one, 0.0))
+    return marginals._replace(logit=(marginals.logit + move).to(z.dtype)), hit
 
 
 def spread(marginals: Marginals, z: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

@@ -1,32 +1,38 @@
-r"""Preprocessing of showers: energies first, and then cells that are Gaussianized given these and the conditions.
+r"""Preprocessing of showers: energies first, and then counts of hits and cells that are Gaussianized given these.
 
 Cells below the threshold of the readout count as 0, on both sides.  A shower in the canonical frame (`frame`) is
 
 * L *energies*: the response :math:`R = E_{tot} / E_{inc}` less its mean at that energy, times :math:`\sqrt{E_{inc}}`,
   and for each layer l but the first the logarithm of :math:`E_l` over the sum of the layers before.  They are mapped by
   quantiles and whitened as other columns are; an empty layer is an atom;
-* N *cells*, each mapped to a standard normal number by its density given conditions and energies (`cells`): the network
-  is fitted here, with the events' weights, by maximum likelihood.
+* L *counts* of the hits of each layer, mapped to standard normal numbers by their density given conditions, energies
+  and the layers before (`hit_counts`);
+* N *cells*, each mapped to a standard normal number by its density given conditions, energies and counts (`cells`).
 
-On the way back what the cells of each layer have over the threshold is scaled to its energy, so that hits stay hits.  A
-shower comes back from its network values as it was, but for hits that the fitted density holds for
-all but impossible, or that are at the threshold to single precision: one in some thousand.  The other way round holds
-only for network values of showers: cells say a little about the energies too, and where they differ, the energies win.
+The networks of both densities are fitted here, with the events' weights, by maximum likelihood.
+
+On the way back the odds of hits in a layer are multiplied by one number so that it has its count of hits, and what
+these have over the threshold is scaled to its energy, so that hits stay hits.  A shower comes back from its network
+values as it was, but for hits that the fitted density holds for all but impossible, or that are at the threshold to
+single precision: one in some thousand.  The other way round holds only for network values of showers: cells say a
+little about counts and energies too, and where they differ, these win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from calorefine import stats
 from calorefine.data import cells
 from calorefine.data.column_transforms import ColumnTransforms
+from calorefine.data.hit_counts import HitCounts, scaled_logs
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.data.shower_conditions import ShowerConditions, part_of
 from calorefine.ddp import Ranks
@@ -42,17 +48,17 @@ _GEV = 1000.0
 
 
 class Showers(Preprocessing):
-    """Map of the cells of a shower to energies and independent normal numbers, and back.
+    """Map of the cells of a shower to energies, counts and independent normal numbers, and back.
 
     Args:
         geometry: of the calorimeter; or `grids`, numbers of rows and columns of its layers, `size_mm`, the size of
             all of them along eta and phi, and `threshold_mev`; or what `Geometry.to_dict` gives.
         e_inc: context column of the incident energy.
         entry: context columns of the point of entry along eta and phi, in mm; needed for a geometry with mirrors.
-        hidden: widths of the hidden layers of the cells' network.
-        n_components: normal distributions in the mixture of each cell.
-        epochs: passes over the training events that fit that network.
-        batch_size: events in a batch of it.
+        hidden: widths of the hidden layers of the networks of counts and cells.
+        n_components: normal distributions in the mixture of each count and cell.
+        epochs: passes over the training events that fit these networks.
+        batch_size: events in a batch of them.
         learning_rate: first rate of AdamW, which falls to 0 like a cosine.
 
     Raises:
@@ -121,7 +127,7 @@ class Showers(Preprocessing):
         bounds = [None, *[(-ALL, ALL)] * (values.shape[1] - 1)]
         kinds: list[Any] = ["quantile"] * values.shape[1]
         self.energies.fit_columns(values, events.weight, kinds, names, whiten=True, bounds=bounds)
-        self._fit_cells(x, context, layers.float(), torch.from_numpy(events.weight).float())
+        self._fit_networks(x, context, layers, torch.from_numpy(events.weight).float())
         return self
 
     def _check(self, events: Events, columns: Columns) -> None:
@@ -187,39 +193,76 @@ class Showers(Preprocessing):
         layers = self._layers_of(self.energies.inverse(values).double(), self._e_inc(context))
         return torch.where(layers >= self.threshold, layers, 0.0)
 
-    def given(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
-        """Conditions (n, m) of the cells: those of the shower (n, k) in network units, and layers (n, L) in MeV."""
+    def most(self, layers: torch.Tensor) -> torch.Tensor:
+        """Hits (n, L) that energies of layers (n, L) in MeV have room for above the threshold."""
+        room = torch.floor(layers.double() * (1 + 1e-9) / self.threshold).long()
+        return torch.minimum(room, torch.tensor(self.sizes, device=layers.device))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers (L,) of cells of the layers."""
+        return [at.stop - at.start for at in self.calorimeter.slices]
+
+    def given_energies(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Conditions (n, m) of the counts: those of the shower (n, k) in network units, and layers (n, L) in MeV."""
         logs = torch.log1p(layers / self.threshold).float() / WIDTH_OF_LOG - 1
         return torch.cat([context, logs, (layers > 0).float()], dim=1)
 
-    def _fit_cells(self, x: torch.Tensor, context: torch.Tensor, layers: torch.Tensor, weight: torch.Tensor) -> None:
-        """Fit the cells' network by its weighted likelihood."""
-        given = torch.cat([self.given(self.context_map(context[rows]), layers[rows]) for rows in _rows(len(x))])
+    def given(self, context: torch.Tensor, layers: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Conditions (n, m) of the cells: those of the counts, and counts (n, L)."""
+        return torch.cat([self.given_energies(context, layers), scaled_logs(counts).float()], dim=1)
+
+    def _fit_networks(self, x: torch.Tensor, context: torch.Tensor, layers: torch.Tensor, weight: torch.Tensor) -> None:
+        """Fit the networks of counts and cells by their weighted likelihood."""
+        before = torch.cat(
+            [self.given_energies(self.context_map(context[rows]), layers[rows]) for rows in _rows(len(x))]
+        )
         y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
+        counts, most = self.hits(hit), self.most(layers)
+        given = torch.cat([before, scaled_logs(counts).float()], dim=1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = self._network(given.shape[1])
-            network.start(y, hit, weight)
+            self.counts, self.network = self._networks(before.shape[1])
+            self.counts.start(counts, weight)
+            self.network.start(y, hit, weight)
             weight = weight / weight.mean()
-            optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
-            size = min(self.batch_size, len(x))
-            steps = self.epochs * (len(x) // size)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-            for _ in range(self.epochs):
-                for rows in torch.split(torch.randperm(len(x))[: len(x) // size * size], size):
-                    terms = -network(given[rows]).log_prob(y[rows], hit[rows]).mean(1)
-                    loss = (weight[rows] * terms).mean()
-                    optimizer.zero_grad()
-                    loss.backward()
-                    clip_grad_norm_(network.parameters(), 1.0)
-                    optimizer.step()
-                    schedule.step()
-        self.network = network.requires_grad_(requires_grad=False)
+            self._minimize(
+                self.counts,
+                lambda rows: -(weight[rows] * self.counts.log_prob(before[rows], counts[rows], most[rows])).mean(),
+                len(x),
+            )
+            self._minimize(
+                self.network,
+                lambda rows: -(weight[rows] * self.network(given[rows]).log_prob(y[rows], hit[rows]).mean(1)).mean(),
+                len(x),
+            )
 
-    def _network(self, n_conditions: int) -> cells.CellNetwork:
-        return cells.CellNetwork(
-            n_conditions, self.calorimeter.n_cells, hidden=self.hidden, n_components=self.n_components
+    def _minimize(self, network: nn.Module, loss_of: Callable[[torch.Tensor], torch.Tensor], n: int) -> None:
+        """Fit a network by AdamW in minibatches of rows of n events."""
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
+        size = min(self.batch_size, n)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.epochs * (n // size), 1))
+        for _ in range(self.epochs):
+            for rows in torch.split(torch.randperm(n)[: n // size * size], size):
+                optimizer.zero_grad()
+                loss_of(rows).backward()  # type: ignore[no-untyped-call]
+                clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+        network.requires_grad_(requires_grad=False)
+
+    def _networks(self, n_conditions: int) -> tuple[HitCounts, cells.CellNetwork]:
+        """Networks of counts, given so many conditions, and of cells."""
+        options: Any = {"hidden": self.hidden, "n_components": self.n_components}
+        n_layers = len(self.sizes)
+        return (
+            HitCounts(n_conditions, n_layers, **options),
+            cells.CellNetwork(n_conditions + n_layers, self.calorimeter.n_cells, **options),
         )
+
+    def hits(self, hit: torch.Tensor) -> torch.Tensor:
+        """Counts (n, L) of hits (n, N) in the layers."""
+        return torch.stack([hit[:, at].sum(1) for at in self.calorimeter.slices], dim=1)
 
     def _energies(self, x: torch.Tensor, context: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Logs y of energies over the threshold, and hits (n, N), in the canonical frame."""
@@ -234,46 +277,62 @@ class Showers(Preprocessing):
         return torch.where(hit, over.log(), 0.0).float(), hit
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Map showers (n, N) in MeV to network values (n, L + N): energies, and cells in the canonical frame."""
+        """Map showers (n, N) in MeV to network values (n, 2 L + N): energies, counts, cells in the canonical frame."""
         if not len(x):
             return x.new_zeros(0, self.n_columns)
         layers = self._layers(self._read(x)).double()
         values = self.energies(self._columns_of(layers, self._e_inc(context)))
         y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
-        z = cells.to_normal(self.network(self.given(self.context_map(context), layers)), y, hit)
-        return torch.cat([values, z.clamp(-cells.CLIP, cells.CLIP)], dim=1)
+        return torch.cat([values, self.normal_of(y, hit, self.context_map(context), layers)], dim=1)
+
+    def normal_of(
+        self, y: torch.Tensor, hit: torch.Tensor, context: torch.Tensor, layers: torch.Tensor
+    ) -> torch.Tensor:
+        """Normal numbers (n, L + N) of counts and of cells with logs y over the threshold and hits (n, N)."""
+        counts = self.hits(hit)
+        number = self.counts.to_normal(self.given_energies(context, layers), counts, self.most(layers))
+        z = cells.to_normal(self.network(self.given(context, layers, counts)), y, hit)
+        return torch.cat([number, z.clamp(-cells.CLIP, cells.CLIP)], dim=1)
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Map network values (n, L + N) to showers (n, N) in MeV."""
+        """Map network values (n, 2 L + N) to showers (n, N) in MeV."""
         layers = self.layers_made(u[:, : self.n_first], context)
-        own = self.cells_of(u[:, self.n_first :], self.given(self.context_map(context), layers), layers)
+        own = self.cells_of(u[:, self.n_first :], self.context_map(context), layers)
         return self.frame.restored(own, self.context_map.entry_of(context))
 
-    def cells_of(self, z: torch.Tensor, given: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
-        """Cells (n, N) in MeV, in the canonical frame, of normal numbers (n, N), with the energies of layers (n, L)."""
-        y, hit = cells.from_normal(self.network(given), z)
-        energies = torch.where(hit, 1 + y.double().exp(), 0.0)
+    def counts_made(self, z: torch.Tensor, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Counts (n, L) of normal numbers z (n, L), with conditions in network units and layers (n, L) in MeV."""
+        return self.counts.from_normal(self.given_energies(context, layers), z, self.most(layers))
+
+    def cells_of(self, z: torch.Tensor, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Cells (n, N) in MeV, in the canonical frame, of normal numbers (n, L + N) and energies of layers (n, L)."""
+        number, z = z[:, : self.n_first], z[:, self.n_first :]
+        counts = self.counts_made(number, context, layers)
+        y, hit = self.decoded(z, self.network(self.given(context, layers, counts)), counts)
         parts = enumerate(self.calorimeter.slices)
-        return torch.cat([self.scaled(energies[:, at], layers[:, k], z[:, at]) for k, at in parts], dim=1).float()
+        return torch.cat([self.scaled(y[:, at], hit[:, at], layers[:, k]) for k, at in parts], dim=1).float()
 
-    def scaled(self, energies: torch.Tensor, total: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """Energies (n, k) in MeV of the cells of a layer, scaled to its total (n,) in what is over the threshold.
+    def decoded(
+        self, z: torch.Tensor, marginals: cells.Marginals, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logs y over the threshold, and hits (n, N), of normal numbers z (n, N), as many in a layer as its count."""
+        found = []
+        for index, at in enumerate(self.calorimeter.slices):
+            own = marginals.at(torch.arange(at.start, at.stop, device=z.device))
+            own, hit = cells.with_counts(own, z[:, at], counts[:, index])
+            found.append(cells.from_normal(own, z[:, at], hit))
+        y, hits = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+        return y, hits
 
-        Hits stay hits.  A layer has no more of them than its energy has room for above the threshold, those with the
-        most energy, and one at least if its energy isn't 0.
+    def scaled(self, y: torch.Tensor, hit: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """Energies (n, k) in MeV of the cells of a layer, what hits have over the threshold scaled to its total (n,).
 
         Args:
-            energies: (n, k) in thresholds; 0 of no hit.
-            total: (n,) energies of the layer in MeV; 0 or at least the threshold.
-            z: (n, k) normal numbers, the highest of which is the hit if there would be none.
+            y: (n, k) logs of energies over the threshold.
+            hit: (n, k) which cells are hit: no more than the total has room for.
+            total: (n,) energies of the layer in MeV.
         """
-        none = ~(energies > 0).any(1) & (total > 0)
-        first = torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).bool() & none[:, None]
-        energies = torch.where(first, 2.0, energies).double()
-        room = torch.floor(total * (1 + 1e-9) / self.threshold)
-        rank = energies.argsort(dim=1, descending=True).argsort(dim=1)
-        hit = (energies > 0) & (rank < room[:, None])
-        over = torch.where(hit, (energies - 1).clamp_min(np.exp(cells.LOWEST)), 0.0)
+        over = torch.where(hit, y.double().exp().clamp_min(np.exp(cells.LOWEST)), 0.0)
         left = (total - self.threshold * hit.sum(1)).clamp_min(0.0)
         scale = left / over.sum(1).clamp_min(1e-30)
         return torch.where(hit, self.threshold + over * scale[:, None], 0.0)
@@ -284,8 +343,8 @@ class Showers(Preprocessing):
 
     @property
     def n_columns(self) -> int:
-        """Number of network values: energies, and cells."""
-        return self.n_first + self.calorimeter.n_cells
+        """Number of network values: energies, counts, and cells."""
+        return 2 * self.n_first + self.calorimeter.n_cells
 
     @property
     def n_first(self) -> int:
@@ -300,12 +359,24 @@ class Showers(Preprocessing):
     def dequantize(
         self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
     ) -> torch.Tensor:
-        """Spread network values (n, L + N) of empty layers and of cells without a hit over their intervals."""
-        n_layers = self.n_first
-        values = self.energies.dequantize(u[:, :n_layers], noise, ranks=ranks)
+        """Spread network values (n, 2 L + N) of empty layers, counts and cells without a hit over their intervals."""
+        values = self.energies.dequantize(u[:, : self.n_first], noise, ranks=ranks)
         layers = self.layers_made(values, context)
-        marginals = self.network(self.given(self.context_map(context), layers))
-        return torch.cat([values, cells.dequantized(marginals, u[:, n_layers:], noise, ranks)], dim=1)
+        others = self.dequantized(u[:, self.n_first :], noise, self.context_map(context), layers, ranks)
+        return torch.cat([values, others], dim=1)
+
+    def dequantized(
+        self, z: torch.Tensor, noise: torch.Generator, context: torch.Tensor, layers: torch.Tensor, ranks: Ranks
+    ) -> torch.Tensor:
+        """Spread normal numbers (n, L + N) of counts and of cells without a hit over their intervals."""
+        number, z = z[:, : self.n_first], z[:, self.n_first :]
+        counts = self.counts_made(number, context, layers)
+        shape = ranks.whole(number.shape)
+        uniform = ranks.own(torch.rand(shape, generator=noise, device=noise.device)).to(z.device)
+        number = self.counts.spread_over(self.given_energies(context, layers), counts, self.most(layers), uniform)
+        return torch.cat(
+            [number, cells.dequantized(self.network(self.given(context, layers, counts)), z, noise, ranks)], dim=1
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Name and configuration, the geometry included."""
@@ -320,13 +391,16 @@ class Showers(Preprocessing):
         self.context_map.restore(part_of(state, "context_map"))
         self.energies.restore(part_of(state, "energies"))
         fitted = part_of(state, "network")
-        self.network = self._network(fitted["mlp.0.weight"].shape[1]).requires_grad_(requires_grad=False)
+        self.counts, self.network = self._networks(fitted["mlp.0.weight"].shape[1] - len(self.sizes))
+        self.counts.load_state_dict(part_of(state, "counts"))
         self.network.load_state_dict(fitted)
+        self.counts.requires_grad_(requires_grad=False)
+        self.network.requires_grad_(requires_grad=False)
         return self
 
 
 class GivenCells(Preprocessing):
-    """Map of cells (n, N) in MeV, in the canonical frame, to independent normal numbers (n, N), and back.
+    """Map of cells (n, N) in MeV, in the canonical frame, to independent normal numbers (n, L + N), and back.
 
     Its context is that of the second part of a generator: conditions and energies, both in network units.
 
@@ -346,47 +420,57 @@ class GivenCells(Preprocessing):
         return self
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Map cells (n, N) to network values (n, N); arguments as in the base."""
+        """Map cells (n, N) to network values (n, L + N); arguments as in the base."""
         y, hit = self.whole.energies_over_threshold(x)
-        return cells.to_normal(self.marginals(context), y, hit)
+        return self.whole.normal_of(y, hit, self._conditions(context), self.layers(context))
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Map network values (n, N) to cells (n, N) with the energies of the layers; arguments as in the base."""
-        return self.whole.cells_of(u, self.conditions_of(context), self.layers(context))
+        """Map network values (n, L + N) to cells (n, N) with the energies of the layers; arguments as in the base."""
+        return self.whole.cells_of(u, self._conditions(context), self.layers(context))
 
     @property
     def is_discrete(self) -> bool:
-        """Cells without a hit have a probability of their own."""
+        """Counts and cells without a hit have probabilities of their own."""
         return True
 
     def dequantize(
         self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
     ) -> torch.Tensor:
-        """Spread network values (n, N) of cells without a hit over their intervals; arguments as in the base."""
-        return cells.dequantized(self.marginals(context), u, noise, ranks)
+        """Spread network values (n, L + N) over their intervals; arguments as in the base."""
+        return self.whole.dequantized(u, noise, self._conditions(context), self.layers(context), ranks)
 
     @property
     def n_columns(self) -> int:
-        """Number of cells N."""
-        return self.geometry.n_cells
+        """Number of counts and cells, L + N."""
+        return self.n_counts + self.geometry.n_cells
+
+    @property
+    def n_counts(self) -> int:
+        """Number of counts L."""
+        return self.whole.n_first
 
     @property
     def geometry(self) -> Geometry:
         """Where the cells are."""
         return self.whole.calorimeter
 
+    def _conditions(self, context: torch.Tensor) -> torch.Tensor:
+        """Conditions (n, k) of the shower, in network units."""
+        return context[:, : context.shape[1] - self.whole.n_first]
+
     def layers(self, context: torch.Tensor) -> torch.Tensor:
         """Energies (n, L) in MeV of the layers, float64."""
-        n = context.shape[1] - self.whole.n_first
-        return self.whole.layers_made(context[:, n:], self.whole.context_map.inverse(context[:, :n]))
+        conditions = self._conditions(context)
+        return self.whole.layers_made(context[:, conditions.shape[1] :], self.whole.context_map.inverse(conditions))
 
-    def conditions_of(self, context: torch.Tensor) -> torch.Tensor:
-        """What the densities of the cells depend on (n, m)."""
-        return self.whole.given(context[:, : context.shape[1] - self.whole.n_first], self.layers(context))
+    def counts(self, z: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Counts (n, L) of normal numbers z (n, L)."""
+        return self.whole.counts_made(z, self._conditions(context), self.layers(context))
 
-    def marginals(self, context: torch.Tensor) -> cells.Marginals:
-        """Densities (n, N) of the cells given their conditions alone."""
-        marginals: cells.Marginals = self.whole.network(self.conditions_of(context))
+    def marginals(self, context: torch.Tensor, counts: torch.Tensor) -> cells.Marginals:
+        """Densities (n, N) of the cells given conditions, energies and counts (n, L) alone."""
+        given = self.whole.given(self._conditions(context), self.layers(context), counts)
+        marginals: cells.Marginals = self.whole.network(given)
         return marginals
 
 

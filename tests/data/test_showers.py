@@ -59,7 +59,7 @@ def test_a_shower_comes_back(fitted, spread):
     """Cells of other events than those that fitted it, in both directions; those without a hit exactly at 0."""
     x, context = tensors(draw(2000, seed=1))
     u = fitted(x, context)
-    assert u.shape == (2000, 38)
+    assert u.shape == (2000, 40)
     assert torch.isfinite(u).all()
     if spread:
         u = fitted.dequantize(u, torch.Generator().manual_seed(0), context)
@@ -74,8 +74,9 @@ def test_layers_keep_their_energies(fitted):
     """Whatever the cells say, sums are those of the energies' own network values."""
     x, context = tensors(draw(1000, seed=2))
     u = fitted(x, context)
-    other = torch.cat([u[:, :2], torch.randn(1000, 36, generator=torch.Generator().manual_seed(1))], dim=1)
+    other = torch.cat([u[:, :4], torch.randn(1000, 36, generator=torch.Generator().manual_seed(1))], dim=1)
     made = fitted.inverse(other, context)
+    assert torch.equal(fitted.hits(made > 0), fitted.hits(read(x) > 0))
     for at in GEOMETRY.slices:
         torch.testing.assert_close(made[:, at].sum(1), read(x)[:, at].sum(1), rtol=1e-3, atol=1e-2)
     assert not torch.allclose(made, read(x), rtol=0.1)
@@ -211,7 +212,7 @@ def test_part_of_the_cells_is_the_map_without_energies(fitted, events):
     u = fitted(x, context)
     given = torch.cat([fitted.context_map(context), u[:, : fitted.n_first]], dim=1)
     part = fitted.part(1)
-    assert (part.n_columns, fitted.part(0).n_columns) == (fitted.calorimeter.n_cells, fitted.n_first)
+    assert (part.n_columns, fitted.part(0).n_columns) == (fitted.calorimeter.n_cells + 2, fitted.n_first)
     made = part.inverse(u[:, fitted.n_first :], given)
     entry = fitted.context_map.entry_of(context)
     torch.testing.assert_close(fitted.frame.restored(made, entry), fitted.inverse(u, context))
@@ -220,18 +221,12 @@ def test_part_of_the_cells_is_the_map_without_energies(fitted, events):
 
 
 def test_scaling_a_layer_keeps_its_hits(fitted):
-    """Energies over the threshold are scaled; there are no more hits than the energy of the layer has room for."""
+    """What hits have over the threshold is scaled, and nothing else."""
     t = fitted.threshold
-    energies = torch.tensor([[1.5, 3.0, 0.0, 1.01], [1.5, 3.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [2.0, 1.5, 0.0, 0.0]])
-    total = torch.tensor([10.0, 2.5, 1.0, 0.0], dtype=torch.float64) * t
-    z = torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 2 + [[0.1, 0.3, 0.2, 0.0]] * 2)
-    made = fitted.scaled(energies, total, z) / t
+    over = torch.tensor([[0.5, 2.0, 1.0, 0.01], [0.5, 2.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    hit = torch.tensor([[True, True, False, True], [False, True, False, False], [False] * 4])
+    total = torch.tensor([10.0, 2.5, 0.0], dtype=torch.float64) * t
+    made = fitted.scaled(over.log(), hit, total) / t
     np.testing.assert_allclose(made.sum(1), total / t, rtol=1e-12)
-    assert (made > 0).tolist() == [
-        [True, True, False, True],
-        [False, True, False, True],
-        [False, True, False, False],
-        [False] * 4,
-    ]
-    over = torch.tensor([0.5, 2.0, 0.01]) / 2.51 * 7
-    np.testing.assert_allclose(made[0, [0, 1, 3]], 1 + over, rtol=1e-6)
+    assert torch.equal(made > 0, hit)
+    np.testing.assert_allclose(made[0, [0, 1, 3]], 1 + torch.tensor([0.5, 2.0, 0.01]) / 2.51 * 7, rtol=1e-6)

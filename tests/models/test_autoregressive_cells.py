@@ -16,7 +16,7 @@ from calorefine.data.showers import Showers
 from calorefine.errors import ConfigError
 from calorefine.geometry import segmented
 from calorefine.models import AutoregressiveCells, Flow
-from calorefine.models.autoregressive_cells import NEXT, _Before, _windows
+from calorefine.models.autoregressive_cells import NEXT, _Before, _log_odds, _to_come, _windows
 from calorefine.models.two_step import TwoStep
 from calorefine.nets import Noise
 from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
@@ -55,7 +55,7 @@ def untrained(showers: Showers) -> AutoregressiveCells:
     n_context = showers.context_map.n_columns + showers.n_first
     model = AutoregressiveCells(hidden=[32, 32], n_alone=4)
     model.features, model.context, model.mean_weight = showers.part(1), AsItIs(n_context), 1.0
-    model.build(showers.calorimeter.n_cells, n_context)
+    model.build(model.features.n_columns, n_context)
     return model
 
 
@@ -83,14 +83,16 @@ def test_neighbors_depend_on_each_other(showers, trained):
     """New showers are more probable than with independent cells, and made ones have the same correlation."""
     events = dependent(2000, 2)
     batch = batch_of(showers, events)
-    noise = Noise(1).normal(2000, N_CELLS)
+    noise = Noise(1).normal(2000, N_LAYERS + N_CELLS)
     with torch.no_grad():
         gain, made = trained.gain(batch.x, batch.context), trained.generate(noise, batch.context)
     assert gain.mean() > 0.3
     assert gain.mean() > 10 * gain.std() / 2000**0.5
-    threshold = -torch.special.ndtri(torch.sigmoid(trained.features.marginals(batch.context).logit))
 
-    def correlation(z: torch.Tensor) -> float:
+    def correlation(u: torch.Tensor) -> float:
+        counts = trained.features.counts(u[:, :N_LAYERS], batch.context)
+        threshold = -torch.special.ndtri(torch.sigmoid(trained.features.marginals(batch.context, counts).logit))
+        z = u[:, N_LAYERS:]
         both = (z > threshold)[:, LEFT] & (z > threshold)[:, LEFT + 1]
         return float(torch.corrcoef(torch.stack([z[:, LEFT][both], z[:, LEFT + 1][both]]))[0, 1])
 
@@ -99,15 +101,22 @@ def test_neighbors_depend_on_each_other(showers, trained):
 
 
 def test_density_is_one():
-    """Over independent cells, drawn from their densities, the mean ratio of its density and theirs is 1."""
+    """Over independent cells, drawn from their densities, the mean ratio of its density and theirs is 1.
+
+    Cells with other numbers of hits than the counts can't be.
+    """
     small = segmented([(1, 4), (1, 2)], (80.0, 20.0), 0.5)
     columns = dataclasses.replace(COLUMNS, features={"showers": Column(shape=[6])})
     events = draw(4000, 6, small)
     showers = Showers(small, e_inc="e_inc_gev", entry=ENTRY, epochs=10, hidden=[16]).fit(events, columns)
     model = after(50, showers, events)
-    u, context = Noise(5).normal(400_000, 6), batch_of(showers, events).context[:500].repeat(800, 1)
+    u, context = Noise(5).normal(400_000, 8), batch_of(showers, events).context[:500].repeat(800, 1)
+    of, number = model.features, u[:, :2]
+    counts = of.counts(number, context)
+    _, hit = cells.from_normal(of.marginals(context, counts), u[:, 2:])
+    possible = (showers.hits(hit) == counts).all(1)
     with torch.no_grad():
-        ratio = model.gain(u, context).exp()
+        ratio = torch.where(possible, model.gain(u, context).exp(), 0.0)
     error = ratio.std() / len(ratio) ** 0.5
     assert ratio.std() > 0.3
     assert error < 0.01
@@ -117,15 +126,18 @@ def test_density_is_one():
 def test_it_is_the_density_of_what_it_makes(showers, trained):
     """Noise that stands for given cells makes them again."""
     batch = batch_of(showers, dependent(300, 4))
-    known = trained._known(batch.context)
-    y, hit = cells.from_normal(known.marginals, batch.x)
+    number, z = batch.x.tensor_split([N_LAYERS], dim=1)
+    counts = trained.features.counts(number, batch.context)
+    known = trained._known(batch.context, counts)
+    y, hit = cells.from_normal(known.marginals, z)
     before = (torch.where(hit, 1 + y.exp(), 0.0), cells.to_normal(known.marginals, y, hit))
+    left, of_block = known.to_come.left(hit, counts)
     with torch.no_grad():
-        corrected = trained._corrected(trained.average, known, _Before(*before), torch.arange(N_CELLS))
-        latent = torch.where(
-            hit, cells.to_normal(corrected, y, hit), cells.moved_below(known.marginals, corrected, batch.x)
-        )
-        again = trained.generate(latent, batch.context)
+        corrected = trained._corrected(trained.average, known, _Before(*before), of_block, torch.arange(N_CELLS))
+        corrected = corrected._replace(logit=corrected.logit + _log_odds(left, *known.to_come.after))
+        below = cells.moved_below(known.marginals, corrected, z)
+        latent = torch.where(hit, cells.to_normal(corrected, y, hit), below)
+        again = trained.generate(torch.cat([number, latent], dim=1), batch.context)
     away = (again - batch.x).abs()
     assert (away > 1e-2).float().mean() < 1e-3
 
@@ -146,13 +158,36 @@ def test_blocks_hold_no_neighbors(showers):
     assert first[0].max() < first[1].min()
 
 
-def test_first_it_is_the_independent_density(showers):
-    """Without training nothing is gained, and cells are as those of the map."""
-    batch = batch_of(showers, dependent(100, 5))
-    model = untrained(showers)
+def test_layers_have_the_counts_they_should(showers, trained):
+    """Whatever the noise of the cells, and wherever the blocks end."""
+    context = batch_of(showers, dependent(500, 5)).context
+    noise = Noise(7).normal(500, N_LAYERS + N_CELLS)
+    counts = trained.features.counts(noise[:, :N_LAYERS], context)
     with torch.no_grad():
-        assert model.gain(batch.x, batch.context).abs().max() < 0.1  # shares have a least value
-        assert model.estimate(batch, Noise(0), 1.0) > 0
+        made = trained.generate(noise, context)
+    assert torch.equal(made[:, :N_LAYERS], noise[:, :N_LAYERS])
+    marginals = trained.features.marginals(context, counts)
+    _, hit = cells.from_normal(marginals, made[:, N_LAYERS:])
+    assert torch.equal(showers.hits(hit), counts)
+    assert torch.equal(showers.hits(trained.features.inverse(made, context) > 0), counts)
+
+
+@pytest.mark.parametrize("p", [[0.2] * 8, [0.5, 0.02, 0.3, 0.02, 0.3, 0.9, 0.02, 0.1]], ids=["alike", "unlike"])
+def test_first_hits_are_independent_but_for_their_number(p):
+    """Patterns of so many hits have the probability 1 together, and each its own where cells are alike."""
+    p = torch.tensor(p)
+    patterns = torch.cartesian_prod(*[torch.tensor([False, True])] * 8)
+    to_come = _to_come(p.expand(len(patterns), 8), torch.arange(8), (slice(0, 8),))
+    for count in range(9):
+        counts = torch.full((len(patterns), 1), count)
+        odds = _log_odds(to_come.left(patterns, counts)[0], *to_come.after)
+        one = torch.sigmoid((torch.logit(p) + odds).double())
+        found = torch.where(patterns, one, 1 - one).prod(1)
+        assert found.sum() == pytest.approx(1, abs=1e-6)
+        right = (patterns.sum(1) == count).double()
+        if p[0] == p[1]:
+            torch.testing.assert_close(found, right / right.sum(), atol=1e-5, rtol=0)
+        assert found[right == 0].sum() == 0
 
 
 def test_what_is_refused():

@@ -89,7 +89,7 @@ def test_both_parts_learn(data):
         torch.Generator().manual_seed(0),
     )
     first, then = model.divided(batch)
-    assert (first.x.shape, then.x.shape, then.context.shape[1]) == ((512, 2), (512, 36), batch.context.shape[1] + 2)
+    assert (first.x.shape, then.x.shape, then.context.shape[1]) == ((512, 2), (512, 38), batch.context.shape[1] + 2)
     updates = {update.name: update for update in model.updates()}
     assert set(updates) == {"first loss", "then loss"}
     for name, part, own in (("first loss", model.first, first), ("then loss", model.then, then)):
