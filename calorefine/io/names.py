@@ -43,6 +43,16 @@ def mangled(text: str) -> str:
     return _BRANCH.sub(stand_in, text)
 
 
+def owner(name: str) -> str:
+    """The branch whose entry, or whose comparison with text, this is; any other name itself.
+
+    >>> owner("entry_mm[0]"), owner('label == "TT"'), owner("pt")
+    ('entry_mm', 'label', 'pt')
+    """
+    derived = ENTRY.fullmatch(name) or TEXT.fullmatch(name)
+    return derived[1] if derived else name
+
+
 def is_plain(name: str) -> bool:
     """Whether a branch of this name needs no back-quotes."""
     return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)

@@ -16,7 +16,7 @@ from calorefine.events import Columns, Events
 from calorefine.io import reductions
 from calorefine.io.chunks import Chunk, Request
 from calorefine.io.formats import open_source
-from calorefine.io.names import exact, quoted
+from calorefine.io.names import exact, owner, quoted
 from calorefine.io.provenance import read_provenance
 from calorefine.io.shower_branches import PREFIX, ShowerBranches
 from calorefine.io.sources import Source
@@ -145,7 +145,7 @@ class WeightedFiles:
         needed = dict.fromkeys(
             name for text in texts for name in reductions.branches(exact(text, known)) if not name.startswith(PREFIX)
         )
-        return [name for name in needed if not {name, re.split(r"(?:\[-?\d+\])+$| == \"", name)[0]} & set(known)]
+        return [name for name in needed if not {name, owner(name)} & set(known)]
 
     def is_keyed(self, columns: Columns) -> bool:
         """Whether the files have key branches by which their events are known."""

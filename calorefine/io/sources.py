@@ -26,7 +26,7 @@ import numpy as np
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io import remote
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, NonFinite, Request, rows_of, select
-from calorefine.io.names import ENTRY, TEXT
+from calorefine.io.names import ENTRY, TEXT, owner
 from calorefine.io.shower_branches import PREFIX, UNKNOWN, ShowerBranches
 from calorefine.text import first_three
 
@@ -197,7 +197,7 @@ class Source(ABC):
             with self.open(path) as tree:
                 where, paths = self._where(path), set(tree.paths())
                 for text, asker in askers.items():
-                    if (name := text if text in paths else _branch(text)) not in paths:
+                    if (name := text if text in paths else owner(text)) not in paths:
                         raise BranchError(f"{_missing(tree, name, where)} (asked for by {asker})")
                 derived = [text for text in needed if text not in paths]
                 entries = {text: _entry(tree, text, where) for text in derived if ENTRY.fullmatch(text)}
@@ -332,12 +332,6 @@ def row_type(array: Any) -> Any:
 def content(shape: BranchShape) -> Any:
     """Name of what a branch holds for each event: a number, an array of fixed size, a list, or None."""
     return "array" if isinstance(shape, tuple) and shape else "number" if shape == () else shape
-
-
-def _branch(text: str) -> str:
-    """The branch whose entry, or whose comparison with text, this is."""
-    derived = ENTRY.fullmatch(text) or TEXT.fullmatch(text)
-    return derived[1] if derived else text
 
 
 def _missing(tree: Tree, name: str, where: str) -> str:

@@ -146,6 +146,21 @@ def test_a_shower_with_nan_has_nan(few, columns, tmp_path):
     assert len(read(source, columns, {"w": "shower.width_eta_1"}, cut="row != 7")["w"]) == 49
 
 
+def test_generated_showers_may_be_bad_ones(few, columns, tmp_path):
+    """A reference in GeV is refused, whatever is read of its cells; a generator that makes as little is measured."""
+    table = {name: values[:50] for name, values in few.items()}
+    table["showers"] = table["showers"] / 1000
+    reference = WeightedFiles(write_h5(tmp_path / "gev.h5", table), "/")
+    with write_tree(tmp_path / "made.h5", "/", tree_format="ttree", overwrite=False) as writer:
+        writer.extend(table)
+        writer.finish({"columns": columns.to_dict()})
+    made = WeightedFiles(str(tmp_path / "made.h5"), "/")
+    for texts in (columns.expressions("features", "context"), {"r": "shower.response"}, {"w": "shower.width_eta_0"}):
+        with pytest.raises(ValueRangeError, match=r"gev.h5, tree '/': .*'showers' look like GeV"):
+            reference.rows(reference.request(columns, texts))
+        assert len(made.rows(made.request(columns, texts))) == 50
+
+
 def test_validate(files, observed, tmp_path):
     """With observables as features, of the generated file and of the reference."""
     generated, reference = files
