@@ -37,7 +37,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     Warns:
         CalorefineWarning: it is longer than it says, so that bytes may have come in between.
     """
-    import h5py  # which takes as long as all else that some commands need
+    import h5py  # some 20 ms, which commands that open no such file are spared
 
     if not path.is_file():
         raise FileError(f"{path}: no such file")

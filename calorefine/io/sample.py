@@ -136,7 +136,7 @@ class WeightedFiles:
 
     def shower_columns(self, columns: Columns | None = None) -> Columns | None:
         """Columns that tell of showers: these, those that were described, or those that the files were made with."""
-        made_with = self.columns if self.provenance.get("columns") else None
+        made_with = self.columns if self.provenance.get("columns", {}).get("showers") else None
         return next((told for told in (columns, self.described, made_with) if told and told.showers), None)
 
     def lacking(self, texts: Iterable[str]) -> list[str]:

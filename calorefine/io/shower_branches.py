@@ -70,7 +70,7 @@ class ShowerBranches:
             if name not in known:
                 numbers = ", ".join(str(layer.number) for layer in self.geometry.layers)
                 msg = f"{where}: there is no observable '{name}' of showers with layers {numbers}{nearest(name, known)}"
-                raise BranchError(f"{msg}; there are {', '.join(known)}")
+                raise BranchError(f"{msg}; expected one of {len(known)} such as {known[0]} or {known[-1]}")
 
     def needed(self, observed: Collection[str]) -> dict[str, str]:
         """Branches that these observables need, to who asks for them."""
