@@ -2,9 +2,7 @@ r"""Preprocessing of showers: energies first, and then cells that are Gaussianiz
 
 Cells below the threshold of the readout count as 0, on both sides.  A shower in the canonical frame (`frame`) is
 
-* L *energies*: the response :math:`R = E_{tot} / E_{inc}` less its mean at that energy, times :math:`\sqrt{E_{inc}}`,
-  and for each layer l but the first the logarithm of :math:`E_l` over the sum of the layers before.  They are mapped by
-  quantiles and whitened as other columns are; an empty layer is an atom;
+* L *energies* of the layers, as response and logarithms of ratios (`layer_energies`);
 * N *cells*, each mapped to a standard normal number by its density given conditions and energies (`cells`): the network
   is fitted here, with the events' weights, by maximum likelihood.
 
@@ -16,29 +14,32 @@ only for network values of showers: cells say a little about the energies too, a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.utils import clip_grad_norm_
 
 from calorefine import stats
 from calorefine.data import cells
-from calorefine.data.column_transforms import ColumnTransforms
+from calorefine.data.layer_energies import LayerEnergies
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.data.shower_conditions import ShowerConditions, part_of
 from calorefine.ddp import Ranks
 from calorefine.errors import ConfigError, ValueRangeError, nearest
-from calorefine.events import UNITS, Columns, Events, unit_of
+from calorefine.events import Columns, Events, unit_of
 from calorefine.geometry import Geometry
 
 ROWS = 1024
-ALL = 16.0  # logarithm of a ratio of energies of which one is 0
 WEIGHT_DECAY = 0.3
 WIDTH_OF_LOG = 3.0
-_GEV = 1000.0
+NO_SLOPE = (
+    "the cells of showers are scaled to the energies of their layers: their likelihood is an integral over as many "
+    "dimensions as there are layers, unless each layer is made given those before, as by AutoregressiveCells "
+    "(configs/showers/shower_autoregressive.yaml)"
+)
 
 
 class Showers(Preprocessing):
@@ -82,7 +83,8 @@ class Showers(Preprocessing):
         if any(self.calorimeter.mirrors) and len(entry) != 2:
             msg = f"showers: entry {entry} found, expected the two context columns of the point of entry: the geometry"
             raise ConfigError(f"{msg} has mirrors")
-        self.energies = ColumnTransforms()
+        numbers = [layer.number for layer in self.calorimeter.layers]
+        self.energies = LayerEnergies(e_inc, numbers, self.threshold)
 
     @property
     def threshold(self) -> float:
@@ -106,22 +108,10 @@ class Showers(Preprocessing):
         self._check(events, columns)
         stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
         self.context_map.fit(events, columns)
-        place = columns.context_names.index(self.e_inc)
-        offset = columns.context_columns[self.e_inc].offset or 0.0
-        self.register_buffer("incident", torch.tensor([place, _mev(self.e_inc, columns), offset], dtype=torch.float64))
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
-        layers = torch.cat([self._layers(self._read(x[rows])) for rows in _rows(len(x))]).double()
-        e_inc = self._e_inc(context)
-        self.register_buffer("response", _quadratic(e_inc, layers.sum(1) / e_inc, events.weight))
-        values = self._columns_of(layers, e_inc).numpy()
-        names = [
-            "response",
-            *(f"energy of layer {layer.number} over those before" for layer in self.calorimeter.layers[1:]),
-        ]
-        bounds = [None, *[(-ALL, ALL)] * (values.shape[1] - 1)]
-        kinds: list[Any] = ["quantile"] * values.shape[1]
-        self.energies.fit_columns(values, events.weight, kinds, names, whiten=True, bounds=bounds)
-        self._fit_cells(x, context, layers.float(), torch.from_numpy(events.weight).float())
+        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in _rows(len(x))])
+        self.energies.fit(dataclasses.replace(events, x=layers.numpy()), columns)
+        self._fit_cells(x, context, layers, torch.from_numpy(events.weight).float())
         return self
 
     def _check(self, events: Events, columns: Columns) -> None:
@@ -146,46 +136,13 @@ class Showers(Preprocessing):
         """Cells (n, N) with what is below the threshold at 0."""
         return torch.where(x >= self.threshold, x, 0.0)
 
-    def _layers(self, x: torch.Tensor) -> torch.Tensor:
-        """Energies (n, L) of the layers of cells (n, N)."""
-        return torch.stack([x[:, at].sum(1) for at in self.calorimeter.slices], dim=1)
-
-    def _e_inc(self, context: torch.Tensor) -> torch.Tensor:
-        """Incident energies (n,) in MeV, float64."""
-        incident: Any = self.incident
-        energies: torch.Tensor = (context[:, int(incident[0])].double() + incident[2]) * incident[1]
-        return energies
-
-    def _mean_response(self, e_inc: torch.Tensor) -> torch.Tensor:
-        log = torch.log(e_inc / _GEV)
-        response: Any = self.response
-        mean: torch.Tensor = response[0] + response[1] * log + response[2] * log**2
-        return mean
-
-    def _columns_of(self, layers: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
-        """Response, and logarithms of each layer over those before (n, L), of energies of layers (n, L), float64."""
-        sums = layers.cumsum(1)
-        response = (sums[:, -1] / e_inc - self._mean_response(e_inc)) * (e_inc / _GEV).sqrt()
-        own, before = layers[:, 1:], sums[:, :-1]
-        logs = torch.log(own.clamp_min(1e-30)) - torch.log(before.clamp_min(1e-30))
-        logs = torch.where(own > 0, torch.where(before > 0, logs, ALL), -ALL)
-        return torch.cat([response[:, None], logs.clamp(-ALL, ALL)], dim=1)
-
-    def _layers_of(self, values: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
-        """Inverse of `_columns_of`."""
-        response = values[:, 0] / (e_inc / _GEV).sqrt() + self._mean_response(e_inc)
-        total = response.clamp_min(0.0) * e_inc
-        layers = []
-        for log in values[:, 1:].flip(1).T:
-            own = torch.where(log > -ALL, torch.sigmoid(log), 0.0)
-            layers.append(total * own)
-            total = total * torch.where(log < ALL, torch.sigmoid(-log), 0.0)
-        return torch.stack([total, *layers[::-1]], dim=1)
+    def layers_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Energies (n, L) of the layers of cells (n, N), float64."""
+        return torch.stack([x[:, at].sum(1, dtype=torch.float64) for at in self.calorimeter.slices], dim=1)
 
     def layers_made(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Energies (n, L) of the layers of network values (n, L), float64: none below the threshold."""
-        layers = self._layers_of(self.energies.inverse(values).double(), self._e_inc(context))
-        return torch.where(layers >= self.threshold, layers, 0.0)
+        return self.energies.inverse(values, context)
 
     def given(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Conditions (n, m) of the cells: those of the shower (n, k) in network units, and layers (n, L) in MeV."""
@@ -237,8 +194,8 @@ class Showers(Preprocessing):
         """Map showers (n, N) in MeV to network values (n, L + N): energies, and cells in the canonical frame."""
         if not len(x):
             return x.new_zeros(0, self.n_columns)
-        layers = self._layers(self._read(x)).double()
-        values = self.energies(self._columns_of(layers, self._e_inc(context)))
+        layers = self.layers_of(self._read(x))
+        values = self.energies(layers, context)
         y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
         z = cells.to_normal(self.network(self.given(self.context_map(context), layers)), y, hit)
         return torch.cat([values, z.clamp(-cells.CLIP, cells.CLIP)], dim=1)
@@ -248,6 +205,21 @@ class Showers(Preprocessing):
         layers = self.layers_made(u[:, : self.n_first], context)
         own = self.cells_of(u[:, self.n_first :], self.given(self.context_map(context), layers), layers)
         return self.frame.restored(own, self.context_map.entry_of(context))
+
+    def in_steps(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies (n, L) of layers, float64, and cells (n, N) in the canonical frame, of showers (n, N), in MeV."""
+        read = self._read(x)
+        return self.layers_of(read), self.frame.canonical(read, self.context_map.entry_of(context))
+
+    @property
+    def first_map(self) -> Preprocessing:
+        """Map of the energies of the layers, with a slope."""
+        return self.energies
+
+    @property
+    def no_slope(self) -> str:
+        """Of cells that depend on each other across layers the density isn't known once these are scaled."""
+        return NO_SLOPE
 
     def cells_of(self, z: torch.Tensor, given: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Cells (n, N) in MeV, in the canonical frame, of normal numbers (n, N), with the energies of layers (n, L)."""
@@ -270,13 +242,17 @@ class Showers(Preprocessing):
         none = ~(energies > 0).any(1) & (total > 0)
         first = torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).bool() & none[:, None]
         energies = torch.where(first, 2.0, energies).double()
-        room = torch.floor(total * (1 + 1e-9) / self.threshold)
+        room = self.room(total)
         rank = energies.argsort(dim=1, descending=True).argsort(dim=1)
         hit = (energies > 0) & (rank < room[:, None])
         over = torch.where(hit, (energies - 1).clamp_min(np.exp(cells.LOWEST)), 0.0)
         left = (total - self.threshold * hit.sum(1)).clamp_min(0.0)
         scale = left / over.sum(1).clamp_min(1e-30)
         return torch.where(hit, self.threshold + over * scale[:, None], 0.0)
+
+    def room(self, total: torch.Tensor) -> torch.Tensor:
+        """How many hits (n,) of at least the threshold have room in layers with these energies (n,) in MeV."""
+        return torch.floor(total * (1 + 1e-9) / self.threshold)
 
     def part(self, place: int) -> Preprocessing:
         """Map of the energies as they are, or of the cells given these."""
@@ -315,8 +291,6 @@ class Showers(Preprocessing):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
-        for name in ("incident", "response"):
-            self.register_buffer(name, state[name])
         self.context_map.restore(part_of(state, "context_map"))
         self.energies.restore(part_of(state, "energies"))
         fitted = part_of(state, "network")
@@ -359,6 +333,11 @@ class GivenCells(Preprocessing):
         """Cells without a hit have a probability of their own."""
         return True
 
+    @property
+    def no_slope(self) -> str:
+        """As of whole showers."""
+        return NO_SLOPE
+
     def dequantize(
         self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
     ) -> torch.Tensor:
@@ -380,9 +359,16 @@ class GivenCells(Preprocessing):
         n = context.shape[1] - self.whole.n_first
         return self.whole.layers_made(context[:, n:], self.whole.context_map.inverse(context[:, :n]))
 
-    def conditions_of(self, context: torch.Tensor) -> torch.Tensor:
-        """What the densities of the cells depend on (n, m)."""
-        return self.whole.given(context[:, : context.shape[1] - self.whole.n_first], self.layers(context))
+    def conditions_of(self, context: torch.Tensor, layers: torch.Tensor | None = None) -> torch.Tensor:
+        """What the densities of the cells depend on (n, m); with energies (n, L) of layers in the place of its own."""
+        if layers is None:
+            layers = self.layers(context)
+        return self.whole.given(context[:, : context.shape[1] - self.whole.n_first], layers)
+
+    @property
+    def n_conditions(self) -> int:
+        """Number of these conditions m."""
+        return self.whole.context_map.n_columns + 2 * self.whole.n_first
 
     def marginals(self, context: torch.Tensor) -> cells.Marginals:
         """Densities (n, N) of the cells given their conditions alone."""
@@ -392,19 +378,3 @@ class GivenCells(Preprocessing):
 
 def _rows(n: int) -> list[slice]:
     return [slice(first, first + ROWS) for first in range(0, n, ROWS)]
-
-
-def _mev(name: str, columns: Columns) -> float:
-    """Factor from the unit of a context column to MeV."""
-    unit = unit_of(name, columns.context_columns[name])
-    if unit not in UNITS["energy"]:
-        raise ConfigError(f"context '{name}': unit {unit} found, expected one of {', '.join(UNITS['energy'])}")
-    return UNITS["energy"][unit]
-
-
-def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.float64]) -> torch.Tensor:
-    """Coefficients (3,) of the weighted mean response as a polynomial of log(E_inc / GeV); fewer if E_inc is fixed."""
-    log = torch.log(e_inc / _GEV).numpy()
-    design = np.stack([np.ones_like(log), log, log**2], axis=1) * np.sqrt(weight)[:, None]
-    target = response.numpy() * np.sqrt(weight)
-    return torch.from_numpy(np.linalg.lstsq(design, target, rcond=1e-10)[0])
