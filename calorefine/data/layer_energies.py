@@ -27,8 +27,7 @@ from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.data.shower_conditions import part_of
 from calorefine.ddp import Ranks
-from calorefine.errors import ConfigError
-from calorefine.events import UNITS, Columns, Events, unit_of
+from calorefine.events import Columns, Events
 
 ALL = 16.0  # logarithm of a ratio of energies of which one is 0
 FARTHEST = 40.0  # of normal numbers, for what has no end
@@ -61,7 +60,7 @@ class LayerEnergies(Preprocessing):
         """
         place = columns.context_names.index(self.e_inc)
         offset = columns.context_columns[self.e_inc].offset or 0.0
-        self.register_buffer("incident", torch.tensor([place, _mev(self.e_inc, columns), offset], dtype=torch.float64))
+        self.register_buffer("incident", torch.tensor([place, columns.mev(self.e_inc), offset], dtype=torch.float64))
         layers, e_inc = torch.from_numpy(events.x).double(), self.incident_of(torch.from_numpy(events.context))
         self.register_buffer("response", _quadratic(e_inc, layers.sum(1) / e_inc, events.weight))
         values = self._columns_of(layers, e_inc).numpy()
@@ -208,14 +207,6 @@ class _Seen(NamedTuple):
     some: torch.Tensor
     lowest: torch.Tensor
     highest: torch.Tensor
-
-
-def _mev(name: str, columns: Columns) -> float:
-    """Factor from the unit of a context column to MeV."""
-    unit = unit_of(name, columns.context_columns[name])
-    if unit not in UNITS["energy"]:
-        raise ConfigError(f"context '{name}': unit {unit} found, expected one of {', '.join(UNITS['energy'])}")
-    return UNITS["energy"][unit]
 
 
 def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.float64]) -> torch.Tensor:
