@@ -35,6 +35,7 @@ from calorefine.models.layer_budget import ToCome, draw_energies, draw_hits, exp
 from calorefine.models.updates import averaged, check_decay
 from calorefine.nets import MLP, Activation, activation
 
+VALUES = 2_000_000  # numbers of a block of showers whose likelihood is computed at once
 N_SEEN = 3 * N_WINDOWS + 8
 _LEAST = 1e-12
 
@@ -56,7 +57,7 @@ class AutoregressiveCells(LikelihoodModel):
     def __init__(
         self,
         *,
-        hidden: list[int] = [48, 48],  # noqa: B006 (never changed; shown by --print_config)
+        hidden: list[int] = [96, 96],  # noqa: B006 (never changed; shown by --print_config)
         n_embedded: int = 8,
         n_alone: int = 12,
         act: Activation = "silu",
@@ -146,9 +147,9 @@ class AutoregressiveCells(LikelihoodModel):
         ]
         return base.corrected(network(torch.cat(seen, dim=1).mT, given.context, at))
 
-    def _known(self, context: torch.Tensor, counts: torch.Tensor) -> _Given:
-        """What is known of showers before their cells, at context (n, c) and counts (n, L)."""
-        marginals = self._of.marginals(context, counts)
+    def _known(self, context: torch.Tensor, counts: torch.Tensor, layers: torch.Tensor | None = None) -> _Given:
+        """What is known of showers before their cells, at context (n, c) and counts (n, L); see `marginals`."""
+        marginals = self._of.marginals(context, counts, layers)
         expected = torch.sigmoid(marginals.logit) * (1 + expected_over(marginals))
         ahead = to_come(marginals, self.block, self._of.geometry.slices)
         return _Given(context, marginals, expected, self.windows, ahead)
@@ -182,6 +183,37 @@ class AutoregressiveCells(LikelihoodModel):
         u[:, at] = torch.where(hit, before.z[:, at], cells.moved_below(corrected, base, latent))
         return _Left(left.hits - hit.sum(1, keepdim=True), (left.over - made.sum(1, keepdim=True)).clamp_min(0.0))
 
+    @property
+    def unlikely(self) -> None:
+        """Nothing: its cells have the energies of their layers without being scaled."""
+        return
+
+    def log_prob(self, x: torch.Tensor, context: torch.Tensor, *, independent: bool = False) -> torch.Tensor:
+        """Log density (n,) of cells given the energies of their layers.
+
+        Args:
+            x: (n, N) cells in MeV, in the canonical frame; those without a hit are 0.
+            context: (n, c) conditions and energies in network units; the energies are those of the cells.
+            independent: that of cells that depend on each other through conditions, energies and counts alone.
+
+        Returns:
+            (n,) float64: nats, of a density per product of the energies of the hits and over that of the energies of
+            the layers that aren't empty.
+        """
+        size = max(1, VALUES // (N_WINDOWS * x.shape[1]))
+        blocks = [slice(first, first + size) for first in range(0, max(len(x), 1), size)]
+        return torch.cat([self._log_prob(x[rows], context[rows], independent=independent) for rows in blocks])
+
+    def _log_prob(self, x: torch.Tensor, context: torch.Tensor, *, independent: bool) -> torch.Tensor:
+        """Log density (n,) of some showers; arguments as of `log_prob`."""
+        whole = self._of.whole
+        (y, hit), layers = whole.energies_over_threshold(x), whole.layers_of(x)
+        counts = whole.hits(hit)
+        given = self._known(context, counts, layers)
+        terms, last = self._terms(given, y, hit, counts, None if independent else self.average)
+        per_mev = torch.where(hit & ~last, y.double() + np.log(whole.threshold), 0.0)
+        return self._of.log_prob_of_counts(counts, context, layers) + (terms.double() - per_mev).sum(1)
+
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
         """Log density (n,) of cells, those without a hit spread over their intervals; arguments as in the base.
 
@@ -195,13 +227,13 @@ class AutoregressiveCells(LikelihoodModel):
         counts = self._of.counts(number, context)
         given = self._known(context, counts)
         y, hit = self._of.whole.decoded(z, given.marginals, counts)
-        own, last = self._terms(given, y, hit, counts, trained=trained)
+        own, last = self._terms(given, y, hit, counts, self.corrections if trained else self.average)
         independent = given.marginals.log_prob(y, hit)
         independent = torch.where(last, functional.logsigmoid(given.marginals.logit), independent)
         return (own - independent).sum(1)
 
     def _terms(
-        self, given: _Given, y: torch.Tensor, hit: torch.Tensor, counts: torch.Tensor, *, trained: bool
+        self, given: _Given, y: torch.Tensor, hit: torch.Tensor, counts: torch.Tensor, network: nn.Module | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log probabilities (n, N) of no hit, or log densities of a hit and its y, and which are last in a layer.
 
@@ -210,9 +242,9 @@ class AutoregressiveCells(LikelihoodModel):
             y: (n, N) logs of energies over the threshold.
             hit: (n, N) which cells are hit.
             counts: (n, L) how many in each layer.
-            trained: use the parameters as trained instead of their moving average.
+            network: of the corrections; None for cells that don't see each other.
         """
-        densities = self._densities(given, y, hit, counts, trained=trained)
+        densities = self._densities(given, y, hit, counts, network)
         every = torch.arange(y.shape[1], device=y.device)
         hits, _ = given.ahead.left(hit, counts)
         whole, after, _ = given.ahead.energy_left(torch.where(hit, y.double().exp(), 0.0))
@@ -225,15 +257,16 @@ class AutoregressiveCells(LikelihoodModel):
         return torch.where(hit, there, functional.logsigmoid(-densities.logit)), last
 
     def _densities(
-        self, given: _Given, y: torch.Tensor, hit: torch.Tensor, counts: torch.Tensor, *, trained: bool
+        self, given: _Given, y: torch.Tensor, hit: torch.Tensor, counts: torch.Tensor, network: nn.Module | None
     ) -> Marginals:
         """Densities (n, N) of the cells of showers, each given those before it; arguments as of `_terms`."""
         over = torch.where(hit, y.double().exp(), 0.0)
         before = _Before(torch.where(hit, 1 + y.exp(), 0.0), cells.to_normal(given.marginals, y, hit))
         hits, of_block = given.ahead.left(hit, counts)
         left = _Left(of_block, given.ahead.energy_left(over)[2])
-        network = self.corrections if trained else self.average
-        corrected = self._corrected(network, given, before, left, torch.arange(y.shape[1], device=y.device))
+        corrected = given.marginals
+        if network is not None:
+            corrected = self._corrected(network, given, before, left, torch.arange(y.shape[1], device=y.device))
         return corrected._replace(logit=(corrected.logit + log_odds(hits, *given.ahead.hits)).to(y.dtype))
 
 
