@@ -70,7 +70,7 @@ class Showers(Preprocessing):
         self,
         *,
         hidden: list[int] = [64, 64],  # noqa: B006 (never changed; shown by --print_config)
-        n_components: int = 3,
+        n_components: int = 5,
         epochs: int = 20,
         batch_size: int = 256,
         learning_rate: float = 3e-3,
