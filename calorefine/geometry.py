@@ -42,6 +42,11 @@ class Layer:
     pitch_mm: tuple[float, float] | None = None
     resolved: tuple[bool, bool] = (True, True)
 
+    def __post_init__(self) -> None:
+        """Make arrays of the lists that a configuration has."""
+        for axis in AXES:
+            object.__setattr__(self, axis, np.asarray(getattr(self, axis), np.float64))
+
     @classmethod
     def of_grid(cls, number: int, grid: tuple[int, int], pitch_mm: tuple[float, float]) -> Layer:
         """Layer of (rows, columns) cells of this size along (eta, phi), centered at 0; columns are the faster index.
@@ -111,8 +116,8 @@ class Geometry:
         layers = tuple(
             Layer(
                 layer["number"],
-                np.asarray(layer["eta"], np.float64),
-                np.asarray(layer["phi"], np.float64),
+                layer["eta"],
+                layer["phi"],
                 layer["grid"] and tuple(layer["grid"]),
                 layer["pitch_mm"] and tuple(layer["pitch_mm"]),
                 tuple(layer["resolved"]),

@@ -16,7 +16,8 @@ only for network values of showers: cells say a little about the energies too, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -34,7 +35,7 @@ from calorefine.errors import ConfigError, ValueRangeError, nearest
 from calorefine.events import UNITS, Columns, Events, unit_of
 from calorefine.geometry import Geometry
 
-ROWS = 1024
+VALUES, LEAST_ROWS = 4_000_000, 16  # numbers of the cells' network at a time, and rows at least
 ALL = 16.0  # logarithm of a ratio of energies of which one is 0
 WEIGHT_DECAY = 0.3
 WIDTH_OF_LOG = 3.0
@@ -110,7 +111,7 @@ class Showers(Preprocessing):
         offset = columns.context_columns[self.e_inc].offset or 0.0
         self.register_buffer("incident", torch.tensor([place, _mev(self.e_inc, columns), offset], dtype=torch.float64))
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
-        layers = torch.cat([self._layers(self._read(x[rows])) for rows in _rows(len(x))]).double()
+        layers = torch.cat([self._layers(self._read(x[rows])) for rows in self._rows(len(x))]).double()
         e_inc = self._e_inc(context)
         self.register_buffer("response", _quadratic(e_inc, layers.sum(1) / e_inc, events.weight))
         values = self._columns_of(layers, e_inc).numpy()
@@ -194,12 +195,12 @@ class Showers(Preprocessing):
 
     def _fit_cells(self, x: torch.Tensor, context: torch.Tensor, layers: torch.Tensor, weight: torch.Tensor) -> None:
         """Fit the cells' network by its weighted likelihood."""
-        given = torch.cat([self.given(self.context_map(context[rows]), layers[rows]) for rows in _rows(len(x))])
-        y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
+        blocks = self._rows(len(x))
+        given = torch.cat([self.given(self.context_map(context[rows]), layers[rows]) for rows in blocks])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = self._network(given.shape[1])
-            network.start(y, hit, weight)
+            network.start((*self._energies(x[rows], context[rows]), weight[rows]) for rows in blocks)
             weight = weight / weight.mean()
             optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
             size = min(self.batch_size, len(x))
@@ -207,7 +208,7 @@ class Showers(Preprocessing):
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
             for _ in range(self.epochs):
                 for rows in torch.split(torch.randperm(len(x))[: len(x) // size * size], size):
-                    terms = -network(given[rows]).log_prob(y[rows], hit[rows]).mean(1)
+                    terms = -network(given[rows]).log_prob(*self._energies(x[rows], context[rows])).mean(1)
                     loss = (weight[rows] * terms).mean()
                     optimizer.zero_grad()
                     loss.backward()
@@ -216,16 +217,24 @@ class Showers(Preprocessing):
                     schedule.step()
         self.network = network.requires_grad_(requires_grad=False)
 
+    def _rows(self, n: int) -> list[slice]:
+        """Rows of n showers, so many at a time that what the cells' network gives of them stays small."""
+        size = max(LEAST_ROWS, VALUES // (self.calorimeter.n_cells * (1 + 3 * self.n_components)))
+        ends = np.linspace(0, n, max(1, -(-n // size)) + 1).astype(int).tolist()
+        return [slice(*pair) for pair in pairwise(ends)]
+
     def _network(self, n_conditions: int) -> cells.CellNetwork:
         return cells.CellNetwork(
             n_conditions, self.calorimeter.n_cells, hidden=self.hidden, n_components=self.n_components
         )
 
-    def _energies(self, x: torch.Tensor, context: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _energies(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logs y of energies over the threshold, and hits (n, N), in the canonical frame."""
-        for rows in _rows(len(x)):
-            own = self.frame.canonical(self._read(x[rows]), self.context_map.entry_of(context[rows]))
-            yield self.energies_over_threshold(own)
+        return self.energies_over_threshold(self._canonical(x, context))
+
+    def _canonical(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Cells (n, N) in MeV that are read out, in the canonical frame."""
+        return self.frame.canonical(self._read(x), self.context_map.entry_of(context))
 
     def energies_over_threshold(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logs y of energies over the threshold, and hits, of cells (n, N) in MeV."""
@@ -237,11 +246,19 @@ class Showers(Preprocessing):
         """Map showers (n, N) in MeV to network values (n, L + N): energies, and cells in the canonical frame."""
         if not len(x):
             return x.new_zeros(0, self.n_columns)
-        layers = self._layers(self._read(x)).double()
+        layers = torch.cat([self._layers(self._read(x[rows])) for rows in self._rows(len(x))]).double()
         values = self.energies(self._columns_of(layers, self._e_inc(context)))
-        y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
-        z = cells.to_normal(self.network(self.given(self.context_map(context), layers)), y, hit)
-        return torch.cat([values, z.clamp(-cells.CLIP, cells.CLIP)], dim=1)
+        given = self.given(self.context_map(context), layers)
+        z = [self.normal(self._canonical(x[rows], context[rows]), given[rows]) for rows in self._rows(len(x))]
+        return torch.cat([values, torch.cat(z).clamp(-cells.CLIP, cells.CLIP)], dim=1)
+
+    def normal(self, own: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """Normal numbers (n, N) of cells (n, N) in MeV, in the canonical frame, given their conditions (n, m)."""
+        parts = [
+            cells.to_normal(self.network(given[rows]), *self.energies_over_threshold(own[rows]))
+            for rows in self._rows(len(own))
+        ]
+        return torch.cat(parts)
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, L + N) to showers (n, N) in MeV."""
@@ -251,10 +268,19 @@ class Showers(Preprocessing):
 
     def cells_of(self, z: torch.Tensor, given: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Cells (n, N) in MeV, in the canonical frame, of normal numbers (n, N), with the energies of layers (n, L)."""
+        return torch.cat([self._some_cells_of(z[rows], given[rows], layers[rows]) for rows in self._rows(len(z))])
+
+    def _some_cells_of(self, z: torch.Tensor, given: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         y, hit = cells.from_normal(self.network(given), z)
         energies = torch.where(hit, 1 + y.double().exp(), 0.0)
         parts = enumerate(self.calorimeter.slices)
         return torch.cat([self.scaled(energies[:, at], layers[:, k], z[:, at]) for k, at in parts], dim=1).float()
+
+    def spread(self, z: torch.Tensor, given: torch.Tensor, noise: torch.Generator, ranks: Ranks) -> torch.Tensor:
+        """Normal numbers (n, N), those of no hit drawn anew, for all processes that share a batch by one of them."""
+        uniform = ranks.own(torch.rand(ranks.whole(z.shape), generator=noise, device=noise.device)).to(z.device)
+        parts = [cells.spread(self.network(given[rows]), z[rows], uniform[rows]) for rows in self._rows(len(z))]
+        return torch.cat(parts).clamp(-cells.CLIP, cells.CLIP)
 
     def scaled(self, energies: torch.Tensor, total: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Energies (n, k) in MeV of the cells of a layer, scaled to its total (n,) in what is over the threshold.
@@ -304,8 +330,8 @@ class Showers(Preprocessing):
         n_layers = self.n_first
         values = self.energies.dequantize(u[:, :n_layers], noise, ranks=ranks)
         layers = self.layers_made(values, context)
-        marginals = self.network(self.given(self.context_map(context), layers))
-        return torch.cat([values, cells.dequantized(marginals, u[:, n_layers:], noise, ranks)], dim=1)
+        given = self.given(self.context_map(context), layers)
+        return torch.cat([values, self.spread(u[:, n_layers:], given, noise, ranks)], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Name and configuration, the geometry included."""
@@ -347,8 +373,7 @@ class GivenCells(Preprocessing):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map cells (n, N) to network values (n, N); arguments as in the base."""
-        y, hit = self.whole.energies_over_threshold(x)
-        return cells.to_normal(self.marginals(context), y, hit)
+        return self.whole.normal(x, self.conditions_of(context))
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, N) to cells (n, N) with the energies of the layers; arguments as in the base."""
@@ -363,7 +388,7 @@ class GivenCells(Preprocessing):
         self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
     ) -> torch.Tensor:
         """Spread network values (n, N) of cells without a hit over their intervals; arguments as in the base."""
-        return cells.dequantized(self.marginals(context), u, noise, ranks)
+        return self.whole.spread(u, self.conditions_of(context), noise, ranks)
 
     @property
     def n_columns(self) -> int:
@@ -388,10 +413,6 @@ class GivenCells(Preprocessing):
         """Densities (n, N) of the cells given their conditions alone."""
         marginals: cells.Marginals = self.whole.network(self.conditions_of(context))
         return marginals
-
-
-def _rows(n: int) -> list[slice]:
-    return [slice(first, first + ROWS) for first in range(0, n, ROWS)]
 
 
 def _mev(name: str, columns: Columns) -> float:
