@@ -40,9 +40,9 @@ import yaml
 from numpy.typing import NDArray
 
 from calorefine import shower_observables
+from calorefine.binning import read_geometry
 from calorefine.fit.command import lightning
 from calorefine.geometry import Geometry
-from calorefine.io.binning import read_geometry
 from calorefine.io.chunks import Request
 from calorefine.io.formats import open_source
 from calorefine.io.rewrite import rewriting
@@ -204,16 +204,16 @@ def configuration(name: str, folder: Path, voxels: int, n: int) -> Path:
     xml = write_binning(folder / "binning.xml", voxels)
     path = write_showers(folder / "showers.h5", Voxels.of(xml), n)
     told = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    geometry = read_geometry(xml, threshold_mev=THRESHOLD_MEV).to_dict()
     told["data"] |= {
         "files": str(path),
         "columns": {
             "features": {"showers": {"shape": [voxels]}},
             "context": {"e_inc_gev": {"expression": "incident_energies", "branch_unit": "MeV"}},
             "key": ["row"],
+            "showers": {"geometry": {"binning": str(xml), "threshold_mev": THRESHOLD_MEV}, "e_inc": "e_inc_gev"},
         },
     }
-    told["data"]["preprocessing"]["init_args"] = {"geometry": geometry, "e_inc": "e_inc_gev", "epochs": 1}
+    told["data"]["preprocessing"]["init_args"] = {"epochs": 1}
     if name == "two_step_gan":
         told["model"]["init_args"]["then"]["init_args"]["latent_size"] = voxels
     told["trainer"] |= {"max_epochs": 1, "enable_progress_bar": False}
