@@ -219,3 +219,18 @@ def test_scaling_a_layer_keeps_its_hits(fitted):
     ]
     over = torch.tensor([0.5, 2.0, 0.01]) / 2.51 * 7
     np.testing.assert_allclose(made[0, [0, 1, 3]], 1 + over, rtol=1e-6)
+
+
+def test_some_rows_at_a_time(fitted, events, monkeypatch):
+    """Large showers are mapped in parts, with the same result to rounding."""
+    x, context = torch.from_numpy(events.x[:100]), torch.from_numpy(events.context[:100])
+
+    def mapped():
+        u = fitted(x, context)
+        return u, fitted.inverse(u, context), fitted.dequantize(u, torch.Generator().manual_seed(1), context)
+
+    whole = mapped()
+    monkeypatch.setattr("calorefine.data.showers.VALUES", 36 * 10 * 20)
+    assert [part.stop - part.start for part in fitted._rows(100)] == [20] * 5
+    for one, other in zip(mapped(), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
