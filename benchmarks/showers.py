@@ -280,22 +280,37 @@ def responses(simulator: Simulator, points: Path) -> dict[str, Any]:
 
 
 def gained(simulator: Simulator, reference: Showers) -> tuple[float, float]:
-    """By how many nats a shower's cells are more probable than independent ones with the same energies, and its error.
+    """By how many nats a shower is more probable than with independent cells of the same energies, and its error.
 
-    Where the recipe of the cells has a density; cells without a hit are spread for flows that need it.
+    Where the recipe has a likelihood of whole showers; of couplings it is the density of their network values, before
+    layers are scaled, with cells without a hit spread.
     """
     model: Any = simulator.model
+    gain = whole_gains if simulator.has_likelihood else network_gains
     context = np.column_stack([reference.e_inc / 1000, reference.entry_mm]).astype(np.float32)
-    gains = []
     with torch.no_grad():
-        for rows in np.array_split(np.arange(len(context)), max(1, len(context) // 500)):
-            batch = Batch(
-                torch.from_numpy(reference.cells[rows]), torch.from_numpy(context[rows]), torch.ones(len(rows))
-            )
-            _, own = model.divided(model.to_network(batch, torch.Generator().manual_seed(0)))
-            gains.append(model.then.network_log_prob(own.x, own.context) - standard_normal_log_prob(own.x))
-    gain = torch.cat(gains).double()
-    return float(gain.mean()), float(gain.std() / len(gain) ** 0.5)
+        gains = [
+            gain(model, torch.from_numpy(reference.cells[rows]), torch.from_numpy(context[rows]))
+            for rows in np.array_split(np.arange(len(context)), max(1, len(context) // 500))
+        ]
+    found = torch.cat(gains).double()
+    return float(found.mean()), float(found.std() / len(found) ** 0.5)
+
+
+def whole_gains(model: Any, cells: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """Log likelihoods (n,) of showers over those with independent cells."""
+    first, own = model.features.in_steps(cells, context)
+    given = torch.cat([model.context(context), model.features.first_map(first, context)], dim=1)
+    gains: torch.Tensor = model.then.log_prob(own, given) - model.then.log_prob(own, given, independent=True)
+    return gains
+
+
+def network_gains(model: Any, cells: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """Log densities (n,) of network values of cells over those of normal numbers."""
+    batch = Batch(cells, context, torch.ones(len(cells)))
+    _, own = model.divided(model.to_network(batch, torch.Generator().manual_seed(0)))
+    gains: torch.Tensor = model.then.network_log_prob(own.x, own.context) - standard_normal_log_prob(own.x)
+    return gains
 
 
 def milliseconds(simulator: Simulator, sample: Sample) -> dict[int, float]:

@@ -23,7 +23,7 @@ from calorefine.io.provenance import digest, made_by
 from calorefine.io.saved import read_saved
 from calorefine.io.writer import replacing
 from calorefine.models import MODELS
-from calorefine.models.abilities import Encoding, Likelihood
+from calorefine.models.abilities import Encoding, Likelihood, without_likelihood
 from calorefine.models.base import CHECKPOINT_KEY, GenerativeModel
 from calorefine.models.checkpoint import rebuilt
 from calorefine.twosample.estimates import Linearized
@@ -88,14 +88,14 @@ class AnySimulator(ABC):
         """
         able = [name for name, model in MODELS.items() if issubclass(model, Likelihood)]
         for where, model in self.models.items():
-            if not isinstance(model, Likelihood):
-                msg = f"a {type(model).__name__} has no likelihood, expected one of {', '.join(able)}"
+            if reason := without_likelihood(model):
+                msg = reason if isinstance(model, Likelihood) else f"{reason}, expected one of {', '.join(able)}"
                 raise ConfigError(f"{where}: {msg}" if where else msg)
 
     @property
     def has_likelihood(self) -> bool:
         """Whether `log_prob` can tell."""
-        return all(isinstance(model, Likelihood) for model in self.models.values())
+        return not any(map(without_likelihood, self.models.values()))
 
 
 class Simulator(AnySimulator):

@@ -172,7 +172,27 @@ class Preprocessing(nn.Module, ABC):
         Raises:
             ConfigError: the class doesn't tell.
         """
-        raise ConfigError(f"preprocessing {type(self).__name__}: has no log_slope, which a likelihood needs")
+        raise ConfigError(self.no_slope)
+
+    @property
+    def no_slope(self) -> str | None:
+        """Why it has no `log_slope`, without which there is no likelihood; None if it has one."""
+        if type(self).log_slope is not Preprocessing.log_slope:
+            return None
+        return f"preprocessing {type(self).__name__}: has no log_slope, which a likelihood needs"
+
+    def in_steps(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
+        """What a generator makes first (n, f) and then (n, d), in physical units, of events x (n, d).
+
+        Raises:
+            ConfigError: the class doesn't tell.
+        """
+        raise ConfigError(f"preprocessing {type(self).__name__}: doesn't tell what comes first")
+
+    @property
+    def first_map(self) -> Preprocessing:
+        """Map of what a generator makes first from physical units to the network values that come first."""
+        return self.part(0)
 
     def to_dict(self) -> dict[str, Any]:
         """Name and configuration, plain containers; what was fitted is in `state_dict`."""
@@ -226,3 +246,7 @@ class AsItIs(Preprocessing):
     def n_columns(self) -> int:
         """Number of values."""
         return self.n
+
+    def log_slope(self, x: torch.Tensor, ends: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+        """Return 0 (n, d), float64."""
+        return x.new_zeros(x.shape, dtype=torch.float64)

@@ -2,9 +2,7 @@ r"""Preprocessing of showers: energies first, and then cells that are Gaussianiz
 
 Cells below the threshold of the readout count as 0, on both sides.  A shower in the canonical frame (`frame`) is
 
-* L *energies*: the response :math:`R = E_{tot} / E_{inc}` less its mean at that energy, times :math:`\sqrt{E_{inc}}`,
-  and for each layer l but the first the logarithm of :math:`E_l` over the sum of the layers before.  They are mapped by
-  quantiles and whitened as other columns are; an empty layer is an atom;
+* L *energies* of the layers, as response and logarithms of ratios (`layer_energies`);
 * N *cells*, each mapped to a standard normal number by its density given conditions and energies (`cells`): the network
   is fitted here, with the events' weights, by maximum likelihood.
 
@@ -16,19 +14,19 @@ only for network values of showers: cells say a little about the energies too, a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.utils import clip_grad_norm_
 
 from calorefine import stats
 from calorefine.data import cells
-from calorefine.data.column_transforms import ColumnTransforms
 from calorefine.data.frame import Frame
+from calorefine.data.layer_energies import LayerEnergies
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.data.shower_conditions import ShowerConditions, part_of, showers_of
 from calorefine.ddp import Ranks
@@ -37,10 +35,13 @@ from calorefine.events import Columns, Events
 from calorefine.geometry import Geometry
 
 VALUES, LEAST_ROWS = 4_000_000, 16  # numbers of the cells' network at a time, and rows at least
-ALL = 16.0  # logarithm of a ratio of energies of which one is 0
 WEIGHT_DECAY = 0.3
 WIDTH_OF_LOG = 3.0
-_GEV = 1000.0
+NO_SLOPE = (
+    "the cells of showers are scaled to the energies of their layers: their likelihood is an integral over as many "
+    "dimensions as there are layers, unless each layer is made given those before, as by AutoregressiveCells "
+    "(configs/showers/shower_autoregressive.yaml)"
+)
 
 
 class Showers(Preprocessing):
@@ -73,7 +74,7 @@ class Showers(Preprocessing):
         super().__init__()
         self.hidden, self.n_components = hidden, n_components
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.context_map, self.energies = ShowerConditions(), ColumnTransforms()
+        self.context_map = ShowerConditions()
 
     def bind(self, columns: Columns) -> Self:
         """Take geometry, incident energy and point of entry.
@@ -83,6 +84,7 @@ class Showers(Preprocessing):
         """
         self.frame = self.context_map.bind(columns).frame
         self.calorimeter, self.e_inc = self.frame.geometry, showers_of(columns).e_inc
+        self.energies = LayerEnergies(self.e_inc, [layer.number for layer in self.calorimeter.layers], self.threshold)
         return self
 
     @property
@@ -107,22 +109,10 @@ class Showers(Preprocessing):
         self.bind(columns)._check(events, columns)
         stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
         self.context_map.fit(events, columns)
-        place = columns.context_names.index(self.e_inc)
-        offset = columns.context_columns[self.e_inc].offset or 0.0
-        self.register_buffer("incident", torch.tensor([place, columns.mev(self.e_inc), offset], dtype=torch.float64))
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
-        layers = torch.cat([self._layers(self._read(x[rows])) for rows in self._rows(len(x))]).double()
-        e_inc = self._e_inc(context)
-        self.register_buffer("response", _quadratic(e_inc, layers.sum(1) / e_inc, events.weight))
-        values = self._columns_of(layers, e_inc).numpy()
-        names = [
-            "response",
-            *(f"energy of layer {layer.number} over those before" for layer in self.calorimeter.layers[1:]),
-        ]
-        bounds = [None, *[(-ALL, ALL)] * (values.shape[1] - 1)]
-        kinds: list[Any] = ["quantile"] * values.shape[1]
-        self.energies.fit_columns(values, events.weight, kinds, names, whiten=True, bounds=bounds)
-        self._fit_cells(x, context, layers.float(), torch.from_numpy(events.weight).float())
+        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in self._rows(len(x))])
+        self.energies.fit(dataclasses.replace(events, x=layers.numpy()), columns)
+        self._fit_cells(x, context, layers, torch.from_numpy(events.weight).float())
         return self
 
     def _check(self, events: Events, columns: Columns) -> None:
@@ -141,46 +131,13 @@ class Showers(Preprocessing):
         """Cells (n, N) with what is below the threshold at 0."""
         return torch.where(x >= self.threshold, x, 0.0)
 
-    def _layers(self, x: torch.Tensor) -> torch.Tensor:
-        """Energies (n, L) of the layers of cells (n, N)."""
-        return torch.stack([x[:, at].sum(1) for at in self.calorimeter.slices], dim=1)
-
-    def _e_inc(self, context: torch.Tensor) -> torch.Tensor:
-        """Incident energies (n,) in MeV, float64."""
-        incident: Any = self.incident
-        energies: torch.Tensor = (context[:, int(incident[0])].double() + incident[2]) * incident[1]
-        return energies
-
-    def _mean_response(self, e_inc: torch.Tensor) -> torch.Tensor:
-        log = torch.log(e_inc / _GEV)
-        response: Any = self.response
-        mean: torch.Tensor = response[0] + response[1] * log + response[2] * log**2
-        return mean
-
-    def _columns_of(self, layers: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
-        """Response, and logarithms of each layer over those before (n, L), of energies of layers (n, L), float64."""
-        sums = layers.cumsum(1)
-        response = (sums[:, -1] / e_inc - self._mean_response(e_inc)) * (e_inc / _GEV).sqrt()
-        own, before = layers[:, 1:], sums[:, :-1]
-        logs = torch.log(own.clamp_min(1e-30)) - torch.log(before.clamp_min(1e-30))
-        logs = torch.where(own > 0, torch.where(before > 0, logs, ALL), -ALL)
-        return torch.cat([response[:, None], logs.clamp(-ALL, ALL)], dim=1)
-
-    def _layers_of(self, values: torch.Tensor, e_inc: torch.Tensor) -> torch.Tensor:
-        """Inverse of `_columns_of`."""
-        response = values[:, 0] / (e_inc / _GEV).sqrt() + self._mean_response(e_inc)
-        total = response.clamp_min(0.0) * e_inc
-        layers = []
-        for log in values[:, 1:].flip(1).T:
-            own = torch.where(log > -ALL, torch.sigmoid(log), 0.0)
-            layers.append(total * own)
-            total = total * torch.where(log < ALL, torch.sigmoid(-log), 0.0)
-        return torch.stack([total, *layers[::-1]], dim=1)
+    def layers_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Energies (n, L) of the layers of cells (n, N), float64."""
+        return torch.stack([x[:, at].sum(1, dtype=torch.float64) for at in self.calorimeter.slices], dim=1)
 
     def layers_made(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Energies (n, L) of the layers of network values (n, L), float64: none below the threshold."""
-        layers = self._layers_of(self.energies.inverse(values).double(), self._e_inc(context))
-        return torch.where(layers >= self.threshold, layers, 0.0)
+        return self.energies.inverse(values, context)
 
     def given(self, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Conditions (n, m) of the cells: those of the shower (n, k) in network units, and layers (n, L) in MeV."""
@@ -240,9 +197,8 @@ class Showers(Preprocessing):
         """Map showers (n, N) in MeV to network values (n, L + N): energies, and cells in the canonical frame."""
         if not len(x):
             return x.new_zeros(0, self.n_columns)
-        layers = torch.cat([self._layers(self._read(x[rows])) for rows in self._rows(len(x))]).double()
-        values = self.energies(self._columns_of(layers, self._e_inc(context)))
-        given = self.given(self.context_map(context), layers)
+        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in self._rows(len(x))])
+        values, given = self.energies(layers, context), self.given(self.context_map(context), layers)
         z = [self.normal(self._canonical(x[rows], context[rows]), given[rows]) for rows in self._rows(len(x))]
         return torch.cat([values, torch.cat(z).clamp(-cells.CLIP, cells.CLIP)], dim=1)
 
@@ -259,6 +215,21 @@ class Showers(Preprocessing):
         layers = self.layers_made(u[:, : self.n_first], context)
         own = self.cells_of(u[:, self.n_first :], self.given(self.context_map(context), layers), layers)
         return self.frame.restored(own, self.context_map.entry_of(context))
+
+    def in_steps(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies (n, L) of layers, float64, and cells (n, N) in the canonical frame, of showers (n, N), in MeV."""
+        read = self._read(x)
+        return self.layers_of(read), self.frame.canonical(read, self.context_map.entry_of(context))
+
+    @property
+    def first_map(self) -> Preprocessing:
+        """Map of the energies of the layers, with a slope."""
+        return self.energies
+
+    @property
+    def no_slope(self) -> str:
+        """Of cells that depend on each other across layers the density isn't known once these are scaled."""
+        return NO_SLOPE
 
     def cells_of(self, z: torch.Tensor, given: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Cells (n, N) in MeV, in the canonical frame, of normal numbers (n, N), with the energies of layers (n, L)."""
@@ -290,13 +261,17 @@ class Showers(Preprocessing):
         none = ~(energies > 0).any(1) & (total > 0)
         first = torch.nn.functional.one_hot(z.argmax(1), z.shape[1]).bool() & none[:, None]
         energies = torch.where(first, 2.0, energies).double()
-        room = torch.floor(total * (1 + 1e-9) / self.threshold)
+        room = self.room(total)
         rank = energies.argsort(dim=1, descending=True).argsort(dim=1)
         hit = (energies > 0) & (rank < room[:, None])
         over = torch.where(hit, (energies - 1).clamp_min(np.exp(cells.LOWEST)), 0.0)
         left = (total - self.threshold * hit.sum(1)).clamp_min(0.0)
         scale = left / over.sum(1).clamp_min(1e-30)
         return torch.where(hit, self.threshold + over * scale[:, None], 0.0)
+
+    def room(self, total: torch.Tensor) -> torch.Tensor:
+        """How many hits (n,) of at least the threshold have room in layers with these energies (n,) in MeV."""
+        return torch.floor(total * (1 + 1e-9) / self.threshold)
 
     def part(self, place: int) -> Preprocessing:
         """Map of the energies as they are, or of the cells given these."""
@@ -329,8 +304,6 @@ class Showers(Preprocessing):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
-        for name in ("incident", "response"):
-            self.register_buffer(name, state[name])
         self.context_map.restore(part_of(state, "context_map"))
         self.energies.restore(part_of(state, "energies"))
         fitted = part_of(state, "network")
@@ -372,6 +345,11 @@ class GivenCells(Preprocessing):
         """Cells without a hit have a probability of their own."""
         return True
 
+    @property
+    def no_slope(self) -> str:
+        """As of whole showers."""
+        return NO_SLOPE
+
     def dequantize(
         self, u: torch.Tensor, noise: torch.Generator, context: torch.Tensor, ranks: Ranks = ALONE
     ) -> torch.Tensor:
@@ -393,19 +371,18 @@ class GivenCells(Preprocessing):
         n = context.shape[1] - self.whole.n_first
         return self.whole.layers_made(context[:, n:], self.whole.context_map.inverse(context[:, :n]))
 
-    def conditions_of(self, context: torch.Tensor) -> torch.Tensor:
-        """What the densities of the cells depend on (n, m)."""
-        return self.whole.given(context[:, : context.shape[1] - self.whole.n_first], self.layers(context))
+    def conditions_of(self, context: torch.Tensor, layers: torch.Tensor | None = None) -> torch.Tensor:
+        """What the densities of the cells depend on (n, m); with energies (n, L) of layers in the place of its own."""
+        if layers is None:
+            layers = self.layers(context)
+        return self.whole.given(context[:, : context.shape[1] - self.whole.n_first], layers)
+
+    @property
+    def n_conditions(self) -> int:
+        """Number of these conditions m."""
+        return self.whole.context_map.n_columns + 2 * self.whole.n_first
 
     def marginals(self, context: torch.Tensor) -> cells.Marginals:
         """Densities (n, N) of the cells given their conditions alone."""
         marginals: cells.Marginals = self.whole.network(self.conditions_of(context))
         return marginals
-
-
-def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.float64]) -> torch.Tensor:
-    """Coefficients (3,) of the weighted mean response as a polynomial of log(E_inc / GeV); fewer if E_inc is fixed."""
-    log = torch.log(e_inc / _GEV).numpy()
-    design = np.stack([np.ones_like(log), log, log**2], axis=1) * np.sqrt(weight)[:, None]
-    target = response.numpy() * np.sqrt(weight)
-    return torch.from_numpy(np.linalg.lstsq(design, target, rcond=1e-10)[0])

@@ -16,6 +16,18 @@ class Likelihood(ABC):
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Log density (n,) float64 of x (n, d) given encoded context (n, c), both in physical units."""
 
+    @property
+    def unlikely(self) -> str | None:
+        """Why `log_prob` can't tell all the same, with these parts or this preprocessing; None if it can."""
+        return None
+
+
+def without_likelihood(model: object) -> str | None:
+    """Why a model has no likelihood; None if it has one."""
+    if not isinstance(model, Likelihood):
+        return f"a {type(model).__name__} has no likelihood"
+    return model.unlikely and f"a {type(model).__name__} has no likelihood here: {model.unlikely}"
+
 
 class Encoding(ABC):
     """What a generator that encodes events, and decodes codes of a prior, has beside."""

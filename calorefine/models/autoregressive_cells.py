@@ -29,19 +29,14 @@ from calorefine.data import cells
 from calorefine.data.cells import Marginals
 from calorefine.data.showers import GivenCells
 from calorefine.errors import ConfigError
-from calorefine.geometry import AXES, Geometry, pitches
+from calorefine.models.cell_windows import N_OWN, N_WINDOWS, blocks_of, places_of, windows_of
 from calorefine.models.density import standard_normal_log_prob
 from calorefine.models.invertible import LikelihoodModel
+from calorefine.models.layer_integral import log_integral, log_jacobian
 from calorefine.models.updates import averaged, check_decay
 from calorefine.nets import MLP, Activation, activation
 
-LINES = ((0.0, 1.0), (1.0, 3.0))
-"""Distances, in cells, of neighbors in the own row or column: above the first, up to the second."""
-RINGS = ((0.0, 1.0), (1.0, 2.0), (2.0, 5.0))
-"""Distances of others in the own layer."""
-N_SEEN = 3 * (2 * len(LINES) + len(RINGS) + 4) + 3
-NEXT = (1, 1 + len(LINES), 1 + 2 * len(LINES))  # of the windows, those of cells that are next to each other
-SLACK = 1e-3  # cells, in distances
+VALUES = 2_000_000  # numbers of a block of showers whose likelihood is computed at once
 
 
 class AutoregressiveCells(LikelihoodModel):
@@ -90,10 +85,10 @@ class AutoregressiveCells(LikelihoodModel):
             raise ConfigError(f"{msg}, expected the cells of preprocessing Showers: as `then` of a TwoStep")
         self.latent_size = n_features
         geometry = self.features.geometry
-        self.block = nn.Buffer(torch.from_numpy(_blocks(geometry, self._typical(n_context), self.n_alone)))
+        self.block = nn.Buffer(torch.from_numpy(blocks_of(geometry, self._typical(n_context), self.n_alone)))
         self.corrections = _Corrections(
-            _fixed(geometry),
-            n_context,
+            places_of(geometry),
+            self._of.n_conditions,
             1 + 3 * self._of.whole.n_components,
             hidden=self.hidden,
             n_embedded=self.n_embedded,
@@ -115,7 +110,7 @@ class AutoregressiveCells(LikelihoodModel):
         """Which cells before (W, N, N) are in the windows of each cell: 1 or 0."""
         key = self.block.cpu()
         if self._windows is None or not torch.equal(self._windows[0], key):
-            masks = np.stack(_windows(self._of.geometry)) & (key.numpy()[None, None, :] < key.numpy()[None, :, None])
+            masks = np.stack(windows_of(self._of.geometry)) & (key.numpy()[None, None, :] < key.numpy()[None, :, None])
             self._windows = key, torch.from_numpy(masks.astype(np.float32))
         return self._windows[1].to(self.block.device)
 
@@ -126,62 +121,106 @@ class AutoregressiveCells(LikelihoodModel):
 
     def _corrected(self, network: nn.Module, given: _Given, before: _Before, at: torch.Tensor) -> Marginals:
         """Densities (n, k) of the cells at these places (k,), given those of the blocks before."""
-        windows = given.windows[:, at]  # (W, k, N)
-        flat = windows.flatten(0, 1).mT
-        p = torch.sigmoid(given.marginals.logit)
-        arrays = (before.energy, given.expected, before.z, (before.energy > 0).to(p.dtype) - p, p)
-        energy, expected, z, hits, variance = ((one @ flat).view(len(one), -1, len(at)) for one in arrays)
+        return self._by(network, given, _sums(given, before, at), at)
+
+    def _by(self, network: nn.Module, given: _Given, sums: _Sums, at: torch.Tensor) -> Marginals:
+        """Densities (n, k) of the cells at these places (k,), given sums over their windows."""
         base = given.marginals.at(at)
         seen = [
-            torch.log1p(energy) - torch.log1p(expected),
-            z / (windows.sum(-1) + 1).sqrt(),
-            hits / (variance + 1).sqrt(),
+            torch.log1p(sums.energy) - torch.log1p(sums.expected),
+            sums.z / (sums.n + 1).sqrt(),
+            sums.hits / (sums.variance + 1).sqrt(),
             base.logit[:, None] / 5,
             base.mean.mean(-1)[:, None],
             base.width.mean(-1).log()[:, None],
         ]
-        return base.corrected(network(torch.cat(seen, dim=1).mT, given.context, at))
+        return base.corrected(network(torch.cat(seen, dim=1).mT, given.conditions, at))
 
-    def _known(self, context: torch.Tensor) -> _Given:
-        """What is known of showers before their cells, at context (n, c)."""
-        marginals = self._of.marginals(context)
-        return _Given(context, marginals, _expected(marginals), self.windows)
+    def _known(self, context: torch.Tensor, layers: torch.Tensor | None = None) -> _Given:
+        """What is known of showers before their cells, at context (n, c); energies (n, L) of layers replace its own."""
+        conditions = self._of.conditions_of(context, layers)
+        marginals: Marginals = self._of.whole.network(conditions)
+        return _Given(conditions, marginals, _expected(marginals), self.windows)
 
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Make one block after the other from normal numbers (n, N), each by its density given those before.
 
         What the next layers see of a layer is scaled to its energy, as in the events of the training.
         """
-        of, given = self._of, self._known(context)
+        of = self._of
         layers = of.layers(context)
+        given = self._known(context, layers)
         u, before = torch.zeros_like(latent), _Before(torch.zeros_like(latent), torch.zeros_like(latent))
         for index, part in enumerate(of.geometry.slices):
+            room = of.whole.room(layers[:, index])
+            logit, made = torch.zeros_like(latent[:, part]), torch.zeros_like(room)
             for number in torch.unique(self.block[part]):
                 at = torch.nonzero(self.block == number)[:, 0]
                 corrected, base = self._corrected(self.average, given, before, at), given.marginals.at(at)
                 y, hit = cells.from_normal(corrected, latent[:, at])
+                hit = hit & (made[:, None] + hit.cumsum(1) <= room[:, None])
+                made = made + hit.sum(1)
                 before.energy[:, at] = torch.where(hit, 1 + y.exp(), 0.0)
                 before.z[:, at] = cells.to_normal(base, y, hit)
                 u[:, at] = torch.where(hit, before.z[:, at], cells.moved_below(corrected, base, latent[:, at]))
-            made = of.whole.scaled(before.energy[:, part], layers[:, index], u[:, part])
-            y, hit = of.whole.energies_over_threshold(made)
+                logit[:, at - part.start] = corrected.logit
+            only = (made == 0) & (room > 0)
+            energies = torch.where(only[:, None], 2 * _nearest_hit(logit, latent[:, part]), before.energy[:, part])
+            scaled = of.whole.scaled(energies, layers[:, index], u[:, part])
+            y, hit = of.whole.energies_over_threshold(scaled)
             whole = torch.arange(part.start, part.stop, device=u.device)
-            before.energy[:, part] = (made / of.whole.threshold).float()
+            before.energy[:, part] = (scaled / of.whole.threshold).float()
             before.z[:, part] = cells.to_normal(given.marginals.at(whole), y, hit)
             u[:, part] = torch.where(hit, before.z[:, part], u[:, part])
         return u
+
+    @property
+    def unlikely(self) -> None:
+        """Nothing: layers are made one by one."""
+        return
+
+    def log_prob(self, x: torch.Tensor, context: torch.Tensor, *, independent: bool = False) -> torch.Tensor:
+        """Log density (n,) of cells given the energies of their layers, which are scaled to these.
+
+        Args:
+            x: (n, N) cells in MeV, in the canonical frame; those without a hit are 0.
+            context: (n, c) conditions and energies in network units; the energies are those of the cells.
+            independent: that of cells that depend on each other through conditions and energies alone.
+
+        Returns:
+            (n,) float64: nats, of a density per product of the energies of the hits and over that of the energies of
+            the layers that aren't empty.  See `layer_integral` for the scaling, and the module for its limits.
+        """
+        size = max(1, VALUES // (N_WINDOWS * x.shape[1]))
+        blocks = [slice(first, first + size) for first in range(0, max(len(x), 1), size)]
+        return torch.cat([self._log_prob(x[rows], context[rows], independent=independent) for rows in blocks])
+
+    def _log_prob(self, x: torch.Tensor, context: torch.Tensor, *, independent: bool) -> torch.Tensor:
+        """Log density (n,) of some cells; arguments as for `log_prob`."""
+        whole = self._of.whole
+        y, hit = whole.energies_over_threshold(x)
+        layers = whole.layers_of(x)
+        given = self._known(context, layers)
+        before = _before(given, y, hit)
+        log_prob = layers.new_zeros(len(x))
+        for index, part in enumerate(self._of.geometry.slices):
+            rows = torch.nonzero(hit[:, part].any(1))[:, 0]
+            if len(rows):
+                cells_of = _Layer(self, given.of(rows), before.of(rows), y[rows], hit[rows], part, independent)
+                log_prob[rows] += cells_of.log_prob(layers[rows, index])
+        return log_prob
 
     def network_log_prob(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
         """Log density (n,) of cells, those without a hit spread over their intervals; arguments as in the base."""
         return standard_normal_log_prob(u) + self.gain(u, context, trained=trained)
 
     def gain(self, u: torch.Tensor, context: torch.Tensor, *, trained: bool = False) -> torch.Tensor:
-        """By how many nats (n,) cells are more probable than independent ones with the same conditions."""
+        """By how many nats (n,) cells are more probable than independent ones, before layers are scaled."""
         given = self._known(context)
         y, hit = cells.from_normal(given.marginals, u)
-        before = _Before(torch.where(hit, 1 + y.exp(), 0.0), cells.to_normal(given.marginals, y, hit))
         network = self.corrections if trained else self.average
-        corrected = self._corrected(network, given, before, torch.arange(u.shape[1], device=u.device))
+        every = torch.arange(u.shape[1], device=u.device)
+        corrected = self._corrected(network, given, _before(given, y, hit), every)
         return (corrected.log_prob(y, hit) - given.marginals.log_prob(y, hit)).sum(1)
 
 
@@ -189,16 +228,20 @@ class _Given(NamedTuple):
     """What is known of showers before their cells.
 
     Args:
-        context: (n, c) conditions and energies in network units.
+        conditions: (n, m) conditions and energies of layers.
         marginals: (n, N) densities of the cells without each other.
         expected: (n, N) mean energies by these, in thresholds.
         windows: (W, N, N) which cells before are in the windows of each cell.
     """
 
-    context: torch.Tensor
+    conditions: torch.Tensor
     marginals: Marginals
     expected: torch.Tensor
     windows: torch.Tensor
+
+    def of(self, rows: torch.Tensor) -> _Given:
+        """That of some showers."""
+        return _Given(self.conditions[rows], self.marginals.of(rows), self.expected[rows], self.windows)
 
 
 class _Before(NamedTuple):
@@ -206,6 +249,129 @@ class _Before(NamedTuple):
 
     energy: torch.Tensor
     z: torch.Tensor
+
+    def of(self, rows: torch.Tensor) -> _Before:
+        """That of some showers."""
+        return _Before(self.energy[rows], self.z[rows])
+
+    def with_layer(self, part: slice, energy: torch.Tensor, z: torch.Tensor) -> _Before:
+        """All cells, with these (n, k) in one layer."""
+        pairs = zip(self, (energy, z), strict=True)
+        return _Before(*(torch.cat([all_[:, : part.start], own, all_[:, part.stop :]], dim=1) for all_, own in pairs))
+
+
+class _Sums(NamedTuple):
+    """Sums (n, W, k) over the windows of cells.
+
+    Args:
+        energy: energies of cells, in thresholds.
+        expected: those that are expected.
+        z: normal numbers.
+        hits: hits, less their probabilities.
+        variance: these probabilities.
+        n: (W, k) numbers of cells.
+    """
+
+    energy: torch.Tensor
+    expected: torch.Tensor
+    z: torch.Tensor
+    hits: torch.Tensor
+    variance: torch.Tensor
+    n: torch.Tensor
+
+    def of(self, rows: torch.Tensor) -> _Sums:
+        """Those of some showers."""
+        return self._replace(**{name: part[rows] for name, part in self._asdict().items() if name != "n"})
+
+
+class _Layer:
+    """The cells of a layer of some showers, for their likelihood.
+
+    Args:
+        model: the recipe.
+        given: what is known of the showers (n,).
+        before: all of their cells (n, N), as they are in the end.
+        y: (n, N) logs of energies over the threshold.
+        hit: (n, N) likewise, one at least in this layer.
+        part: which cells are the layer's.
+        independent: whether they don't see each other.
+    """
+
+    def __init__(
+        self,
+        model: AutoregressiveCells,
+        given: _Given,
+        before: _Before,
+        y: torch.Tensor,
+        hit: torch.Tensor,
+        part: slice,
+        independent: bool,  # noqa: FBT001
+    ) -> None:
+        """Sum what doesn't change when the layer is scaled."""
+        self.model, self.given, self.part = model, given, part
+        self.at = torch.arange(part.start, part.stop, device=y.device)
+        self.y, self.hit, self.block = y[:, part].double(), hit[:, part], model.block[part]
+        self.base = given.marginals.at(self.at)
+        self.independent = independent
+        self.before = before
+        if not independent:
+            own = torch.where(self.hit, self.y.exp(), 0.0).float()
+            self.windows = given.windows[:N_OWN, self.at][:, :, part]
+            self.over = _windowed(own, self.windows)
+            still = before.with_layer(part, self.hit.float(), before.z[:, part].masked_fill(self.hit, 0.0))
+            self.fixed = _sums(given, still, self.at)
+
+    def log_prob(self, energy: torch.Tensor) -> torch.Tensor:
+        """Log density (n,) with these energies (n,) of the layer, in MeV."""
+        whole = self.model._of.whole
+        open_ = self._open(whole.room(energy))
+
+        def raw(t: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            y = (self.y[rows] - t[:, None]).float()
+            terms = self._densities(y, t, rows).log_prob(y, self.hit[rows])
+            return torch.where(open_[rows], terms, 0.0).sum(1, dtype=torch.float64)
+
+        found = log_integral(raw, self._width())
+        alone = torch.nonzero(self.hit.sum(1) == 1)[:, 0]
+        if len(alone):
+            found[alone] = torch.logaddexp(found[alone], self._log_only(alone))
+        return found + log_jacobian(self.y, self.hit, whole.threshold)
+
+    def _open(self, room: torch.Tensor) -> torch.Tensor:
+        """Which cells (n, k) could have a hit when their turn came: room (n,) was left."""
+        order = torch.argsort(self.block, stable=True)
+        hit = self.hit[:, order].long()
+        return (hit.cumsum(1) - hit < room[:, None])[:, torch.argsort(order)]
+
+    def _width(self) -> torch.Tensor:
+        """Width (n,) of the integrand in t, roughly, of independent cells."""
+        each = (self.base.log_share.exp() / self.base.width.square()).sum(-1)
+        return torch.where(self.hit, each, 0.0).sum(1, dtype=torch.float64).rsqrt()
+
+    def _densities(self, y: torch.Tensor, t: torch.Tensor, rows: torch.Tensor) -> Marginals:
+        """Densities (m, k) of the cells of some showers before they were scaled by e^t (m,), which made y of them."""
+        base = self.base.of(rows)
+        if self.independent:
+            return base
+        hit, sums = self.hit[rows], self.fixed.of(rows)
+        z = torch.zeros_like(y)
+        z[hit] = cells.to_normal(base.of(hit), y[hit], hit[hit])
+        sums.z[:, :N_OWN] += _windowed(z, self.windows)
+        sums.energy[:, :N_OWN] += torch.exp(-t).float()[:, None, None] * self.over[rows]
+        return self.model._by(self.model.average, self.given.of(rows), sums, self.at)
+
+    def _log_only(self, rows: torch.Tensor) -> torch.Tensor:
+        """Log probability (m,) that there was no hit in a layer, and that the one that it has was made of it."""
+        base = self.base.of(rows)
+        if self.independent:
+            logit = base.logit
+        else:
+            none = torch.zeros_like(base.logit)
+            before = self.before.of(rows).with_layer(self.part, none, cells.to_normal(base, none, none > 0))
+            logit = self.model._corrected(self.model.average, self.given.of(rows), before, self.at).logit
+        logit = logit.double()
+        own = torch.where(self.hit[rows], logit, 0.0).sum(1)
+        return -torch.nn.functional.softplus(logit).sum(1) + own - logit.logsumexp(1)
 
 
 class _Corrections(nn.Module):
@@ -229,7 +395,7 @@ class _Corrections(nn.Module):
         super().__init__()
         self.fixed = nn.Buffer(fixed)
         self.embedded = nn.Parameter(0.1 * torch.randn(len(fixed), n_embedded))
-        self.of_seen = nn.Linear(N_SEEN, hidden[0])
+        self.of_seen = nn.Linear(3 * N_WINDOWS + 3, hidden[0])
         self.of_context = nn.Linear(n_context, hidden[0], bias=False)
         self.of_cell = nn.Linear(fixed.shape[1] + n_embedded, hidden[0], bias=False)
         rest = MLP(hidden[0], n_out, hidden=hidden[1:], act=act)
@@ -245,58 +411,39 @@ class _Corrections(nn.Module):
         return out
 
 
+def _before(given: _Given, y: torch.Tensor, hit: torch.Tensor) -> _Before:
+    """Cells of energies over the threshold y and hits (n, N)."""
+    return _Before(torch.where(hit, 1 + y.exp(), 0.0), cells.to_normal(given.marginals, y, hit))
+
+
+def _windowed(array: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """Sums (n, W, k) of numbers (n, N) over windows (W, k, N)."""
+    return (array @ windows.flatten(0, 1).mT).view(len(array), *windows.shape[:2])
+
+
+def _sums(given: _Given, before: _Before, at: torch.Tensor) -> _Sums:
+    """Sums over the windows of the cells at these places (k,)."""
+    windows = given.windows[:, at]
+    p = torch.sigmoid(given.marginals.logit)
+    energy, expected, z, hits, variance = (
+        _windowed(one, windows)
+        for one in (before.energy, given.expected, before.z, (before.energy > 0).to(p.dtype) - p, p)
+    )
+    return _Sums(energy, expected, z, hits, variance, windows.sum(-1))
+
+
+def _nearest_hit(logit: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """One of the cells (n, k) without a hit, each with a probability that goes like p / (1 - p): 1 there, 0 elsewhere.
+
+    Given that z is below its hit, where it is in what is left tells how long it took.
+    """
+    p = torch.sigmoid(logit)
+    share = ((torch.special.ndtr(-z.double()) - p) / (1 - p)).clamp(0.0, 1.0)
+    times = -torch.log1p(-share) * torch.exp(-logit.double())
+    return torch.nn.functional.one_hot(times.argmin(1), z.shape[1]).to(z.dtype)
+
+
 def _expected(marginals: Marginals) -> torch.Tensor:
     """Energies (n, N) in thresholds that are expected, roughly: a hit has that of its mean logarithm."""
     mean = (marginals.log_share.exp() * marginals.mean).sum(-1)
     return torch.sigmoid(marginals.logit) * (1 + mean.exp())
-
-
-def _fixed(geometry: Geometry) -> torch.Tensor:
-    """Numbers (N, f) that tell where cells are: their layer, and their distance from the middle in cells, as logs."""
-    rows = []
-    for index, layer in enumerate(geometry.layers):
-        number = np.eye(len(geometry.layers))[index]
-        places = [np.asarray(getattr(layer, axis)) / pitch for axis, pitch in zip(AXES, pitches(layer), strict=True)]
-        logs = [np.sign(place) * np.log1p(np.abs(place)) / 3 for place in places]
-        rows.append(np.column_stack([np.tile(number, (len(layer), 1)), *logs]))
-    return torch.from_numpy(np.concatenate(rows)).float()
-
-
-def _windows(geometry: Geometry) -> list[NDArray[np.bool_]]:
-    """Which cells (N, N) are in each of the windows of each cell, the cell itself in none."""
-    layer = np.repeat(np.arange(len(geometry.layers)), [len(one) for one in geometry.layers])
-    same = layer[:, None] == layer
-    before = layer[:, None] == layer + 1
-    pitch = np.concatenate([np.tile(pitches(one), (len(one), 1)) for one in geometry.layers])
-    place = np.concatenate([np.column_stack([one.eta, one.phi]) for one in geometry.layers])
-    apart = np.abs(place[:, None] - place)
-    cells_apart = apart / pitch[:, None]
-    own = cells_apart.max(-1)
-    over = (apart / ((pitch[:, None] + pitch) / 2)).max(-1)
-    in_line = [same & (cells_apart[..., axis] < SLACK) for axis in (1, 0)]
-    windows = [line & _within(own, span) for line in in_line for span in LINES]
-    windows += [same & ~in_line[0] & ~in_line[1] & _within(own, span) for span in RINGS]
-    windows += [before & (over < 1 - SLACK), before & (over < 2.5), layer[:, None] > layer]
-    return [same & ~np.eye(len(layer), dtype=bool), *windows]
-
-
-def _within(distance: NDArray[np.float64], span: tuple[float, float]) -> NDArray[np.bool_]:
-    return np.asarray((distance > span[0] + SLACK) & (distance <= span[1] + SLACK))
-
-
-def _blocks(geometry: Geometry, expected: NDArray[np.float64], n_alone: int) -> NDArray[np.int64]:
-    """Block (N,) of each cell: layer after layer, the `n_alone` with most energy alone, of the others no neighbors."""
-    windows = _windows(geometry)
-    near = np.logical_or.reduce([windows[k] for k in NEXT])
-    block, first = np.zeros(geometry.n_cells, np.int64), 0
-    for part in geometry.slices:
-        order = part.start + np.argsort(-expected[part], kind="stable")
-        block[order[:n_alone]] = first + np.arange(len(order[:n_alone]))
-        color = np.full(geometry.n_cells, -1)
-        for cell in order[n_alone:]:
-            taken = set(color[near[cell]].tolist())
-            color[cell] = next(k for k in range(geometry.n_cells) if k not in taken)
-        others = order[n_alone:]
-        block[others] = first + len(order[:n_alone]) + color[others]
-        first = int(block[part].max()) + 1
-    return block

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from calorefine.data.piecewise import NormalWithin, UniformWithin
+from calorefine.data.preprocessing import Preprocessing
 from calorefine.errors import ConfigError
 from calorefine.models.abilities import Likelihood
 from calorefine.models.averaged import AveragedModel
@@ -43,8 +44,13 @@ class DensityModel(AveragedModel, Likelihood, recipe=False):
         Raises:
             ConfigError: an event has more than `MOST_DISCRETE` atoms and integers, as the empty cells of an array.
         """
-        c = self.context(context)
-        low, high = ends = self.features.intervals(x, context)
+        return self.log_prob_by(self.features, x, context, self.context(context))
+
+    def log_prob_by(
+        self, features: Preprocessing, x: torch.Tensor, context: torch.Tensor, c: torch.Tensor
+    ) -> torch.Tensor:
+        """As `log_prob`, with this map of x (n, k) at context (n, c) to network units; c is the context in these."""
+        low, high = ends = features.intervals(x, context)
         discrete = (high > low).any(dim=1)
         if (most := int((high > low).sum(dim=1).max())) > MOST_DISCRETE:
             msg = f"log_prob: an event with {most} features that are atoms or integers found"
@@ -57,16 +63,24 @@ class DensityModel(AveragedModel, Likelihood, recipe=False):
         ):
             chosen = torch.nonzero(possible & rows)[:, 0]
             if len(chosen):
-                z, where = self.features.spread_within(low[chosen], high[chosen]), c[chosen]
-                terms = [self._term(z.at(point), z, where) for point in points]
+                within, where = features.spread_within(low[chosen], high[chosen]), c[chosen]
+                terms = [self._term(features, within, point, where) for point in points]
                 log_density[chosen] = torch.logsumexp(torch.stack(terms), dim=0) - math.log(len(points))
-        slope = torch.where(possible, self.features.log_slope(x, ends, context).sum(dim=1), 0.0)
-        return log_density + slope + self.features.log_whitening
+        slope = torch.where(possible, features.log_slope(x, ends, context).sum(dim=1), 0.0)
+        return log_density + slope + features.log_whitening
 
-    def _term(self, z: torch.Tensor, within: NormalWithin | UniformWithin, context: torch.Tensor) -> torch.Tensor:
-        """Log density (n,) at z (n, d) over that with which such points are drawn."""
-        u = self.features.whiten(z).to(context.dtype)
-        return self.network_log_prob(u, context).double() - within.log_density(z).sum(dim=1)
+    @property
+    def unlikely(self) -> str | None:
+        """A preprocessing whose slopes aren't known."""
+        return self.features.no_slope
+
+    def _term(
+        self, features: Preprocessing, within: NormalWithin | UniformWithin, point: torch.Tensor, c: torch.Tensor
+    ) -> torch.Tensor:
+        """Log density (n,) at a point (d,) of the unit cube within intervals, over that with which it is drawn."""
+        z = within.at(point)
+        u = features.whiten(z).to(c.dtype)
+        return self.network_log_prob(u, c).double() - within.log_density(z).sum(dim=1)
 
     def _lattice(self, d: int) -> torch.Tensor:
         """Points (`lattice_points`, d) that fill the unit cube evenly."""

@@ -19,6 +19,7 @@ from torch import nn
 from calorefine.data.batches import Batch
 from calorefine.data.preprocessing import AsItIs
 from calorefine.errors import ConfigError
+from calorefine.models.abilities import Likelihood, without_likelihood
 from calorefine.models.adversarial import AdversarialModel
 from calorefine.models.base import TrainedModel, recipe_named
 from calorefine.models.distillation import Taught
@@ -28,7 +29,7 @@ from calorefine.nets import Noise
 Described = Mapping[str, Any]
 
 
-class TwoStep(TrainedModel):
+class TwoStep(TrainedModel, Likelihood):
     """Generator in two steps; it takes the weights that both of its parts take.
 
     Args:
@@ -83,6 +84,33 @@ class TwoStep(TrainedModel):
         noise = latent.split([part.latent_size for part in self.parts_of_it], dim=1)  # type: ignore[no-untyped-call]
         first = self.first.generate(noise[0], context)
         return torch.cat([first, self.then.generate(noise[1], torch.cat([context, first], dim=1))], dim=1)
+
+    @property
+    def unlikely(self) -> str | None:
+        """What is missing to the likelihood of the cells, or of the first numbers."""
+        return without_likelihood(self.then) or without_likelihood(self.first)
+
+    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Log density (n,) of events x (n, d): that of their first numbers, and of the others given these.
+
+        Args:
+            x: events in physical units.
+            context: (n, c) encoded conditions.
+
+        Returns:
+            (n,) float64: nats per event; see `log_prob` of the parts.
+
+        Raises:
+            ConfigError: a part has no likelihood; see `unlikely`.
+        """
+        if self.unlikely:
+            raise ConfigError(f"log_prob: {self.unlikely}")
+        first, then = self.features.in_steps(x, context)
+        c, features = self.context(context), self.features.first_map
+        given = torch.cat([c, features(first, context)], dim=1)
+        likely: Any = self.first, self.then
+        log_prob: torch.Tensor = likely[0].log_prob_by(features, first, context, c) + likely[1].log_prob(then, given)
+        return log_prob
 
     def divided(self, batch: Batch) -> tuple[Batch, Batch]:
         """Batches in network units as the parts see them."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calorefine import Column, Columns, Simulator
-from calorefine.data.column_transforms import ColumnTransforms
+from calorefine.data.layer_energies import LayerEnergies
 from calorefine.data.module import Prepared
 from calorefine.data.preprocessing import Preprocessing
 from calorefine.data.showers import ShowerConditions, Showers
@@ -136,8 +136,12 @@ def test_a_flow_alone_says_that_it_has_no_likelihood_of_showers(events, fitted):
     model = AffineFlow(width=16)
     model.prepare(prepared(events, fitted))
     conditions = {name: events.context[:3, k] for k, name in enumerate(COLUMNS.context)}
-    with pytest.raises(ConfigError, match="preprocessing Showers: has no log_slope, which a likelihood needs"):
-        Simulator(model, model.spec).log_prob({"showers": events.x[:3]} | conditions)
+    simulator = Simulator(model, model.spec)
+    assert not simulator.has_likelihood
+    expected = "the cells of showers are scaled to the energies of their layers: "
+    with pytest.raises(ConfigError, match=expected) as refused:
+        simulator.log_prob({"showers": events.x[:3]} | conditions)
+    assert "configs/showers/shower_autoregressive.yaml" in str(refused.value)
 
 
 def test_state_without_a_checkpoint(fitted):
@@ -186,7 +190,7 @@ def test_a_detector_without_symmetries_and_one_layer():
     fitted = Showers(epochs=2, hidden=[16]).fit(fixed, columns)
     x, context = tensors(fixed)
     torch.testing.assert_close(fitted.inverse(fitted(x, context), context), x, rtol=2e-2, atol=1e-2)
-    assert isinstance(fitted.energies, ColumnTransforms)
+    assert isinstance(fitted.energies, LayerEnergies)
 
 
 def test_part_of_the_cells_is_the_map_without_energies(fitted, events):

@@ -16,7 +16,8 @@ from calorefine.data.showers import Showers
 from calorefine.errors import ConfigError
 from calorefine.geometry import segmented
 from calorefine.models import AutoregressiveCells, Flow
-from calorefine.models.autoregressive_cells import NEXT, _Before, _windows
+from calorefine.models.autoregressive_cells import _Before
+from calorefine.models.cell_windows import NEXT, windows_of
 from calorefine.models.two_step import TwoStep
 from calorefine.nets import Noise
 from tests.data.shower_toy import GEOMETRY, described, draw
@@ -133,7 +134,7 @@ def test_blocks_hold_no_neighbors(showers):
     """Each cell sees only blocks before its own; of those that are made at once none are next to each other."""
     model = untrained(showers)
     block = model.block.numpy()
-    every = np.stack(_windows(GEOMETRY))
+    every = np.stack(windows_of(GEOMETRY))
     near = np.logical_or.reduce(every[list(NEXT)])
     assert near.sum(1).max() == 8  # with those over a corner
     assert not (near & (block[:, None] == block)).any()
