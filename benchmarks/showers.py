@@ -341,8 +341,12 @@ def configuration(label: str, sample: Sample, work: Path) -> dict[str, Any]:
 
 def train(label: str, seed: int, sample: Sample, work: Path) -> Path:
     """Train a configuration on the rows that train, unless that is done; return the checkpoint."""
-    told = configuration(label, sample, work)
-    content = json.dumps([told["data"]["columns"], told["model"], told["trainer"], seed, digest(sample.path)])
+    return fitted(label, configuration(label, sample, work), seed, work)
+
+
+def fitted(label: str, told: dict[str, Any], seed: int, work: Path) -> Path:
+    """Train as this configuration tells, unless that is done; return the checkpoint, with the CPU seconds beside."""
+    content = json.dumps([told["data"], told["model"], told["trainer"], seed, digest(Path(told["data"]["files"]))])
     checkpoint = work / f"{label}_{seed}_{sha256(content.encode()).hexdigest()[:12]}.ckpt"
     if not checkpoint.exists():
         config = checkpoint.with_suffix(".yaml")
