@@ -7,7 +7,6 @@ Files and binnings are made here: 368, 533, 6480 and 40 500 voxels with the laye
   XML, and energies of layers and centers of energy are those of a computation of its own, by `xml.etree`; 0 otherwise;
 - `rss_gb_flow_6480`, `rss_gb_gan_6480`: largest memory of a training, all of its process: an epoch of the
   configuration with `--showers` showers, the preprocessing by an epoch of its own network;
-- `rss_gb_autoregressive_6480`: likewise, of the slowest of the recipes, with a tenth of the showers;
 - `rss_gb_io_40500`: largest memory of a process that writes `--showers-io` showers, reads them, and writes them with an
   observable beside, in chunks; `io_file_gb` is what these showers take in memory;
 - `seconds_<...>` of each.
@@ -51,7 +50,7 @@ from calorefine.io.writer import write_tree
 CONFIGS = Path(__file__).parent.parent / "configs" / "showers"
 ROWS = 400  # showers that are made, and read, at a time
 THRESHOLD_MEV = 0.01515
-RECIPES = {"flow": "shower_flow", "gan": "two_step_gan", "autoregressive": "shower_autoregressive"}
+RECIPES = {"flow": "shower_flow", "gan": "two_step_gan"}
 N_ROUND_TRIP = 1000
 FRONT, BACK = "0,5,10,30,50,100,200,400,600", "0,50,100,200,400,600"
 PHOTONS = {
@@ -268,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--showers", type=int, default=20_000, help="of 6480 voxels, in a training")
     parser.add_argument("--showers-io", type=int, default=16_000, help="of 40 500 voxels, written and read")
-    parser.add_argument("--only", nargs="*", help="flow_6480, gan_6480, autoregressive_6480, io_40500, or layouts")
+    parser.add_argument("--only", nargs="*", help="flow_6480, gan_6480, io_40500, or layouts")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--write", nargs=4, help=argparse.SUPPRESS)
@@ -282,7 +281,6 @@ def main() -> None:
     counts = {
         "flow_6480": options.showers,
         "gan_6480": options.showers,
-        "autoregressive_6480": options.showers // 10,
         "io_40500": options.showers_io,
     }
     figures: dict[str, float] = {}

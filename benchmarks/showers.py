@@ -58,6 +58,7 @@ from calorefine.data.frame import Frame
 from calorefine.fit.command import lightning
 from calorefine.geometry import Geometry, segmented
 from calorefine.io.provenance import digest
+from calorefine.models.autoregressive_cells import MOST_CELLS
 from calorefine.models.density import standard_normal_log_prob
 from calorefine.reweighting import BoostingRatio
 from calorefine.reweighting.ratio import WeightedRows, fit_ratio
@@ -89,7 +90,6 @@ GEOMETRY = segmented([(3, 96), (12, 12), (12, 6)], (480.0, 480.0), 0.1)
 TRAINS, E_INC_GEV, ENTRY_MM = 0.6, (1.0, 16.0), 20.0
 ENTRY = ("entry_x_mm", "entry_y_mm")
 BATCHES = {1: 200, 100: 20, 10_000: 1}  # showers in a call: calls
-MOST_CELLS = 2000  # of autoregressive cells, whose windows are matrices of all pairs
 
 
 @dataclass(frozen=True)

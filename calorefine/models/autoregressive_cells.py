@@ -36,6 +36,7 @@ from calorefine.models.layer_integral import log_integral, log_jacobian
 from calorefine.models.updates import averaged, check_decay
 from calorefine.nets import MLP, Activation, activation
 
+MOST_CELLS = 2500  # 275 MB of windows
 VALUES = 2_000_000  # numbers of a block of showers whose likelihood is computed at once
 
 
@@ -78,11 +79,16 @@ class AutoregressiveCells(LikelihoodModel):
         """Divide the cells into blocks, and create the network and its moving average.
 
         Raises:
-            ConfigError: it isn't the second part of a `TwoStep` of showers.
+            ConfigError: it isn't the second part of a `TwoStep` of showers, or these have too many cells.
         """
         if not isinstance(self.features, GivenCells):
             msg = f"AutoregressiveCells: {type(self.features).__name__} found"
             raise ConfigError(f"{msg}, expected the cells of preprocessing Showers: as `then` of a TwoStep")
+        if n_features > MOST_CELLS:
+            msg = f"AutoregressiveCells: {n_features} cells found, expected at most {MOST_CELLS}: what each may see of the "
+            raise ConfigError(
+                f"{msg}others are matrices of all pairs; take AffineFlow (configs/showers/shower_flow.yaml)"
+            )
         self.latent_size = n_features
         geometry = self.features.geometry
         self.block = nn.Buffer(torch.from_numpy(blocks_of(geometry, self._typical(n_context), self.n_alone)))
