@@ -85,10 +85,9 @@ class AutoregressiveCells(LikelihoodModel):
             msg = f"AutoregressiveCells: {type(self.features).__name__} found"
             raise ConfigError(f"{msg}, expected the cells of preprocessing Showers: as `then` of a TwoStep")
         if n_features > MOST_CELLS:
-            msg = f"AutoregressiveCells: {n_features} cells found, expected at most {MOST_CELLS}: what each may see of the "
-            raise ConfigError(
-                f"{msg}others are matrices of all pairs; take AffineFlow (configs/showers/shower_flow.yaml)"
-            )
+            msg = f"AutoregressiveCells: {n_features} cells found, expected at most {MOST_CELLS}: what each may see of "
+            msg += "the others are matrices of all pairs; take AffineFlow (configs/showers/shower_flow.yaml)"
+            raise ConfigError(msg)
         self.latent_size = n_features
         geometry = self.features.geometry
         self.block = nn.Buffer(torch.from_numpy(blocks_of(geometry, self._typical(n_context), self.n_alone)))
