@@ -19,7 +19,15 @@ from calorefine.cli import calorefine
 from calorefine.data import module as data
 from calorefine.data.batches import ShuffledBatches
 from calorefine.datasets import ImpureToy
-from calorefine.errors import CheckpointError, ConfigError, KeyColumnError, TrainingError, ValueRangeError, WeightError
+from calorefine.errors import (
+    BranchError,
+    CheckpointError,
+    ConfigError,
+    KeyColumnError,
+    TrainingError,
+    ValueRangeError,
+    WeightError,
+)
 from calorefine.fit import runs
 from calorefine.fit.command import lightning
 from calorefine.models import MODELS
@@ -352,6 +360,27 @@ def test_replicas_with_positive_weights_of_0_have_as_many_batches(toy_file, splo
     zeros = [np.mean(module.train.weight == 0) for module in modules]
     assert min(zeros) < 0.05 < 0.1 < max(zeros)
     assert len({(module.epoch, len(module.train) >= module.epoch.n_events) for module in modules}) == 1
+
+
+def test_positive_weights_by_other_inputs_than_the_features(toy_file, splot):
+    """The regression sees these and the context, also where a replica refits it; the features stay what is learned."""
+    inputs = ["x + y", "x * c"]
+    positive = PositiveWeights(n_folds=2, inputs=inputs)
+    module = data_module(toy_file, weights=splot, positive=positive)
+    events, signed = module.read(), data_module(toy_file, weights=splot).read()
+    np.testing.assert_array_equal(events.x, signed.x)
+    x, y, c = (column.astype(np.float64) for column in (*signed.x.T, signed.context[:, 0]))
+    seen = replace(signed, x=np.stack([x + y, x * c], axis=1).astype(np.float32))
+    expected = PositiveWeights(n_folds=2).fit(seen).weight
+    np.testing.assert_allclose(events.weight, expected, atol=1e-3)
+    assert np.abs(events.weight - PositiveWeights(n_folds=2).fit(signed).weight).max() > 0.01
+    assert set(module.positive_result.regions) >= {"x + y"} or any(
+        "x + y" in name for name in module.positive_result.regions
+    )
+    other = data_module(toy_file, weights=splot, positive=positive, replica=Replica(1)).read()
+    assert not np.array_equal(other.weight[other.weight > 0][:9], events.weight[other.weight > 0][:9])
+    with pytest.raises(BranchError, match=r"'z'.*regression of positive weights"):
+        data_module(toy_file, weights=splot, positive=PositiveWeights(inputs=["z"])).read()
 
 
 def test_positive_weights_at_set_up(toy_file, splot):

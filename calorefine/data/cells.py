@@ -16,13 +16,13 @@ number: cells that depend on each other through the conditions alone become inde
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from calorefine.ddp import Ranks
 from calorefine.nets import MLP, starting_small
 
 N_BISECTIONS, N_NEWTON = 12, 3
@@ -121,14 +121,18 @@ class CellNetwork(nn.Module):
         self.register_buffer("offset", torch.zeros(n_cells, 1 + 3 * n_components))
 
     @torch.no_grad()
-    def start(self, y: torch.Tensor, hit: torch.Tensor, weight: torch.Tensor) -> None:
-        """Begin with the occupancy, mean and width of each cell, from y and hits (n, N) with weights (n,)."""
-        w = (weight / weight.sum())[:, None]
-        n = (w * hit).sum(0)
-        share = (n * len(y) + 0.5) / (len(y) + 1)
-        mean = (w * torch.where(hit, y, 0.0)).sum(0) / n.clamp_min(1e-12)
-        width = ((w * torch.where(hit, y - mean, 0.0).square()).sum(0) / n.clamp_min(1e-12)).sqrt()
-        seen = hit.sum(0) > 1
+    def start(self, showers: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+        """Begin with the occupancy, mean and width of each cell, from y and hits (n, N) with weights (n,), in parts."""
+        sums, n, n_hits = self.offset.new_zeros(3, self.n_cells).double(), 0, torch.zeros(self.n_cells)
+        total = 0.0
+        for y, hit, weight in showers:
+            w, own = weight.double() @ hit.double(), torch.where(hit, y, 0.0).double()
+            sums += torch.stack([w, weight.double() @ own, weight.double() @ own.square()])
+            total, n, n_hits = total + float(weight.double().sum()), n + len(y), n_hits + hit.sum(0)
+        share = (sums[0] / total * n + 0.5) / (n + 1)
+        mean = sums[1] / sums[0].clamp_min(1e-12 * total)
+        width = (sums[2] / sums[0].clamp_min(1e-12 * total) - mean.square()).clamp_min(0.0).sqrt()
+        seen = n_hits > 1
         mean, width = torch.where(seen, mean, 0.0), torch.where(seen, width, 1.0).clamp_min(0.1)
         k = torch.linspace(-0.7, 0.7, self.n_components) if self.n_components > 1 else torch.zeros(1)
         self.offset[:, 0] = torch.logit(share)
@@ -201,12 +205,6 @@ def spread(marginals: Marginals, z: torch.Tensor, uniform: torch.Tensor) -> torc
     none = torch.special.ndtr(-z) >= p
     below = -torch.special.ndtri((p + (1 - p) * uniform).double().clamp(SMALLEST, 1 - SMALLEST)).to(z.dtype)
     return torch.where(none, below, z)
-
-
-def dequantized(marginals: Marginals, z: torch.Tensor, noise: torch.Generator, ranks: Ranks) -> torch.Tensor:
-    """Normal numbers z (n, N), those of no hit drawn anew, for all processes that share a batch by one of them."""
-    uniform = ranks.own(torch.rand(ranks.whole(z.shape), generator=noise, device=noise.device)).to(z.device)
-    return spread(marginals, z, uniform).clamp(-CLIP, CLIP)
 
 
 def moved_below(of: Marginals, to: Marginals, z: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,7 @@ class HitCounts(nn.Module):
         self.spread = variance.sqrt().clamp_min(LEAST_SPREAD)
         for index, network in enumerate(cast("list[CellNetwork]", list(self.networks))):
             y = self._scaled(counts[:, index].clamp_min(1), index).float()
-            network.start(y[:, None], seen[:, index, None], weight)
+            network.start([(y[:, None], seen[:, index, None], weight)])
 
     def log_prob(self, given: torch.Tensor, counts: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
         """Log probability (n,) of counts (n, L), at conditions (n, m), of at most so many (n, L); float64."""

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from calorefine.weights.source import EVENT, Dependence
 
 logger = logging.getLogger(__name__)
 VALIDATION_EVENTS = 8192
+_INPUT = "\0regression of positive weights, "
 
 
 @dataclass(frozen=True)
@@ -237,17 +238,28 @@ class EventDataModule(pl.LightningDataModule):
         stats.require_positive_sum(signed, f"{self.source}, weights '{self._weight_name()}'")
         x, context = self.columns.encode_features(table), self.columns.encode_context(table)
         if self.positive is not None:
-            names = self.columns.feature_names + self.columns.context_names
-            arrays = {name: self.columns.slices[name] for name in self.columns.shapes}
             events = Events(x, context, weight, key, event_key)
-            self.positive_result = self.positive.fit(events, multiplicity=counts, names=names, arrays=arrays)
+            self.positive_result = self._positive(self.positive, events, table, counts)
             weight = self.positive_result.weight
         return Events(x, context, counts * weight, key, event_key), signed, used
+
+    def _positive(
+        self, positive: PositiveWeights, events: Events, table: Mapping[str, NDArray[Any]], counts: NDArray[Any]
+    ) -> PositiveResult:
+        """Positive weights by the features, or by what the regression is to see in their place, and the context."""
+        names, arrays = self.columns.feature_names, {n: self.columns.slices[n] for n in self.columns.shapes}
+        if positive.inputs:
+            names, arrays = positive.inputs, {}
+            values = np.stack([table[_INPUT + text] for text in positive.inputs], axis=1)
+            events = replace(events, x=values.astype(np.float32))
+        names = names + self.columns.context_names
+        return positive.fit(events, multiplicity=counts, names=names, arrays=arrays)
 
     def _read_rows(self) -> tuple[dict[str, NDArray[Any]], keys.KeyArray, keys.KeyArray]:
         """Columns (n,), keys (n,) and event keys (n,) of the selected rows."""
         named = self.columns.expressions("features", "context") | self.columns.block_expressions
-        wanted = self._weight_expressions() | named
+        inputs = self.positive.inputs if self.positive else []
+        wanted = self._weight_expressions() | named | {_INPUT + text: text for text in inputs}
         request = Request.of(self.columns, wanted, nonfinite=self.nonfinite)
         return read_table(self.source, request, max_memory_gb=self.max_memory_gb, cache_dir=self.cache_dir)
 

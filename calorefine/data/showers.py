@@ -19,7 +19,8 @@ little about counts and energies too, and where they differ, these win.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -39,7 +40,7 @@ from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.events import Columns, Events
 from calorefine.geometry import Geometry
 
-ROWS = 1024
+VALUES, LEAST_ROWS = 4_000_000, 16  # numbers of the cells' network at a time, and rows at least
 WEIGHT_DECAY = 0.3
 WIDTH_OF_LOG = 3.0
 NO_SLOPE = (
@@ -115,7 +116,7 @@ class Showers(Preprocessing):
         stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
         self.context_map.fit(events, columns)
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
-        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in _rows(len(x))])
+        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in self._rows(len(x))])
         self.energies.fit(dataclasses.replace(events, x=layers.numpy()), columns)
         self._fit_networks(x, context, layers, torch.from_numpy(events.weight).float())
         return self
@@ -165,17 +166,16 @@ class Showers(Preprocessing):
 
     def _fit_networks(self, x: torch.Tensor, context: torch.Tensor, layers: torch.Tensor, weight: torch.Tensor) -> None:
         """Fit the networks of counts and cells by their weighted likelihood."""
-        before = torch.cat(
-            [self.given_energies(self.context_map(context[rows]), layers[rows]) for rows in _rows(len(x))]
-        )
-        y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
-        counts, most = self.hits(hit), self.most(layers)
+        blocks = self._rows(len(x))
+        before = self.given_energies(self.context_map(context), layers)
+        counts = torch.cat([self.hits(self._energies(x[rows], context[rows])[1]) for rows in blocks])
+        most = self.most(layers)
         given = torch.cat([before, scaled_logs(counts).float()], dim=1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.counts, self.network = self._networks(before.shape[1])
             self.counts.start(counts, weight)
-            self.network.start(y, hit, weight)
+            self.network.start((*self._energies(x[rows], context[rows]), weight[rows]) for rows in blocks)
             weight = weight / weight.mean()
             self._minimize(
                 self.counts,
@@ -184,7 +184,12 @@ class Showers(Preprocessing):
             )
             self._minimize(
                 self.network,
-                lambda rows: -(weight[rows] * self.network(given[rows]).log_prob(y[rows], hit[rows]).mean(1)).mean(),
+                lambda rows: (
+                    -(
+                        weight[rows]
+                        * self.network(given[rows]).log_prob(*self._energies(x[rows], context[rows])).mean(1)
+                    ).mean()
+                ),
                 len(x),
             )
 
@@ -215,11 +220,19 @@ class Showers(Preprocessing):
         """Counts (n, L) of hits (n, N) in the layers."""
         return torch.stack([hit[:, at].sum(1) for at in self.calorimeter.slices], dim=1)
 
-    def _energies(self, x: torch.Tensor, context: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _rows(self, n: int) -> list[slice]:
+        """Rows of n showers, so many at a time that what the cells' network gives of them stays small."""
+        size = max(LEAST_ROWS, VALUES // (self.calorimeter.n_cells * (1 + 3 * self.n_components)))
+        ends = np.linspace(0, n, max(1, -(-n // size)) + 1).astype(int).tolist()
+        return [slice(*pair) for pair in pairwise(ends)]
+
+    def _energies(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logs y of energies over the threshold, and hits (n, N), in the canonical frame."""
-        for rows in _rows(len(x)):
-            own = self.frame.canonical(self._read(x[rows]), self.context_map.entry_of(context[rows]))
-            yield self.energies_over_threshold(own)
+        return self.energies_over_threshold(self._canonical(x, context))
+
+    def _canonical(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Cells (n, N) in MeV that are read out, in the canonical frame."""
+        return self.frame.canonical(self._read(x), self.context_map.entry_of(context))
 
     def energies_over_threshold(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logs y of energies over the threshold, and hits, of cells (n, N) in MeV."""
@@ -231,15 +244,16 @@ class Showers(Preprocessing):
         """Map showers (n, N) in MeV to network values (n, 2 L + N): energies, counts, cells in the canonical frame."""
         if not len(x):
             return x.new_zeros(0, self.n_columns)
-        layers = self.layers_of(self._read(x))
-        values = self.energies(layers, context)
-        y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
-        return torch.cat([values, self.normal_of(y, hit, self.context_map(context), layers)], dim=1)
+        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in self._rows(len(x))])
+        others = [
+            self.normal_of(self._canonical(x[rows], context[rows]), self.context_map(context[rows]), layers[rows])
+            for rows in self._rows(len(x))
+        ]
+        return torch.cat([self.energies(layers, context), torch.cat(others)], dim=1)
 
-    def normal_of(
-        self, y: torch.Tensor, hit: torch.Tensor, context: torch.Tensor, layers: torch.Tensor
-    ) -> torch.Tensor:
-        """Normal numbers (n, L + N) of counts and of cells with logs y over the threshold and hits (n, N)."""
+    def normal_of(self, own: torch.Tensor, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+        """Normal numbers (n, L + N) of counts and of cells (n, N) in MeV, in the canonical frame."""
+        y, hit = self.energies_over_threshold(own)
         counts = self.hits(hit)
         number = self.counts.to_normal(self.given_energies(context, layers), counts, self.most(layers))
         z = cells.to_normal(self.network(self.given(context, layers, counts)), y, hit)
@@ -272,6 +286,10 @@ class Showers(Preprocessing):
 
     def cells_of(self, z: torch.Tensor, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         """Cells (n, N) in MeV, in the canonical frame, of normal numbers (n, L + N) and energies of layers (n, L)."""
+        parts = [self._some_cells_of(z[rows], context[rows], layers[rows]) for rows in self._rows(len(z))]
+        return torch.cat(parts) if parts else z[:, 2 * self.n_first :]
+
+    def _some_cells_of(self, z: torch.Tensor, context: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
         number, z = z[:, : self.n_first], z[:, self.n_first :]
         counts = self.counts_made(number, context, layers)
         y, hit = self.decoded(z, self.network(self.given(context, layers, counts)), counts)
@@ -335,14 +353,19 @@ class Showers(Preprocessing):
         self, z: torch.Tensor, noise: torch.Generator, context: torch.Tensor, layers: torch.Tensor, ranks: Ranks
     ) -> torch.Tensor:
         """Spread normal numbers (n, L + N) of counts and of cells without a hit over their intervals."""
-        number, z = z[:, : self.n_first], z[:, self.n_first :]
-        counts = self.counts_made(number, context, layers)
-        shape = ranks.whole(number.shape)
-        uniform = ranks.own(torch.rand(shape, generator=noise, device=noise.device)).to(z.device)
-        number = self.counts.spread_over(self.given_energies(context, layers), counts, self.most(layers), uniform)
-        return torch.cat(
-            [number, cells.dequantized(self.network(self.given(context, layers, counts)), z, noise, ranks)], dim=1
-        )
+        uniform = ranks.own(torch.rand(ranks.whole(z.shape), generator=noise, device=noise.device)).to(z.device)
+        parts = [self._spread(z[rows], uniform[rows], context[rows], layers[rows]) for rows in self._rows(len(z))]
+        return torch.cat(parts).clamp(-cells.CLIP, cells.CLIP)
+
+    def _spread(
+        self, z: torch.Tensor, uniform: torch.Tensor, context: torch.Tensor, layers: torch.Tensor
+    ) -> torch.Tensor:
+        """Normal numbers (n, L + N) over their intervals, by uniform numbers (n, L + N)."""
+        given, most, n = self.given_energies(context, layers), self.most(layers), self.n_first
+        counts = self.counts.from_normal(given, z[:, :n], most)
+        number = self.counts.spread_over(given, counts, most, uniform[:, :n])
+        marginals = self.network(self.given(context, layers, counts))
+        return torch.cat([number, cells.spread(marginals, z[:, n:], uniform[:, n:])], dim=1)
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
@@ -379,8 +402,7 @@ class GivenCells(Preprocessing):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map cells (n, N) to network values (n, L + N); arguments as in the base."""
-        y, hit = self.whole.energies_over_threshold(x)
-        return self.whole.normal_of(y, hit, self._conditions(context), self.layers(context))
+        return self.whole.normal_of(x, self._conditions(context), self.layers(context))
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, L + N) to cells (n, N) with the energies of the layers; arguments as in the base."""
@@ -446,7 +468,3 @@ class GivenCells(Preprocessing):
         given = self.whole.given(self._conditions(context), layers, counts)
         marginals: cells.Marginals = self.whole.network(given)
         return marginals
-
-
-def _rows(n: int) -> list[slice]:
-    return [slice(first, first + ROWS) for first in range(0, n, ROWS)]

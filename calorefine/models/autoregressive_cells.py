@@ -35,6 +35,7 @@ from calorefine.models.layer_budget import ToCome, draw_energies, draw_hits, exp
 from calorefine.models.updates import averaged, check_decay
 from calorefine.nets import MLP, Activation, activation
 
+MOST_CELLS = 2500  # 275 MB of windows
 VALUES = 2_000_000  # numbers of a block of showers whose likelihood is computed at once
 N_SEEN = 3 * N_WINDOWS + 8
 _LEAST = 1e-12
@@ -79,11 +80,15 @@ class AutoregressiveCells(LikelihoodModel):
         """Divide the cells into blocks, and create the network and its moving average.
 
         Raises:
-            ConfigError: it isn't the second part of a `TwoStep` of showers.
+            ConfigError: it isn't the second part of a `TwoStep` of showers, or these have too many cells.
         """
         if not isinstance(self.features, GivenCells):
             msg = f"AutoregressiveCells: {type(self.features).__name__} found"
             raise ConfigError(f"{msg}, expected the cells of preprocessing Showers: as `then` of a TwoStep")
+        geometry = self._of.geometry
+        if geometry.n_cells > MOST_CELLS:
+            msg = f"AutoregressiveCells: {geometry.n_cells} cells found, expected at most {MOST_CELLS}: what each may"
+            raise ConfigError(f"{msg} see of the others are matrices of all pairs; take AffineFlow (shower_flow.yaml)")
         self.latent_size, self.n_counts = n_features, self._of.n_counts
         geometry = self.features.geometry
         self.block = nn.Buffer(torch.from_numpy(blocks_of(geometry, self._typical(n_context), self.n_alone)))

@@ -28,7 +28,8 @@ of a normal number has the mean 0.40.
 
 What it costs: the variance moves from the weights to the regression.  The number of effective events of the positive
 weights overstates the information; quote that of the signed ones, and estimate errors by a bootstrap that redoes
-the regression.  What depends on anything else than (x, c) is lost: the weights serve these columns only.
+the regression.  What depends on anything else than (x, c) is lost: the weights serve these columns only.  With
+functions of them as `inputs` they serve these functions, and x as far as these tell the species apart as well as x.
 
 References: Borisyak and Kazeev, arXiv:1905.11719 (sWeights); Nachman and Thaler, arXiv:2007.11586 (event generators).
 """
@@ -105,6 +106,9 @@ class PositiveWeights:
         seed: of the folds and the estimator.
         bounds: where the conditional mean lies; (0, 1) for weights that `source` describes.  None for weights that are
             products with something else: from 0 to the largest weight.
+        inputs: expressions that the regression sees in the place of the features, beside the context: functions of
+            features and context that hold what tells the species apart, such as a few observables of showers with
+            hundreds of cells.  Whoever reads the events evaluates them.
 
     Raises:
         ConfigError: fewer than two folds, or bounds that are not in order.
@@ -117,6 +121,7 @@ class PositiveWeights:
         n_folds: int = 5,
         seed: int = 0,
         bounds: tuple[float, float] | None = (0.0, 1.0),
+        inputs: list[str] = [],  # noqa: B006 (never changed; shown by --print_config)
     ) -> None:
         """Check the options."""
         if n_folds < 2:
@@ -127,6 +132,7 @@ class PositiveWeights:
         self.n_folds = n_folds
         self.seed = seed
         self.bounds = bounds
+        self.inputs = inputs
 
     def fit(
         self,

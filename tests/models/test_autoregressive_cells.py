@@ -186,9 +186,12 @@ def test_energies_are_shares_of_what_is_left():
     torch.testing.assert_close(made, torch.tensor([[4.0, 0.0, 3.6, 0.4], [5.0, 1.0, 0.0, 0.0]]).double())
 
 
-def test_what_is_refused():
+def test_what_is_refused(showers, monkeypatch):
     with pytest.raises(ConfigError, match="n_alone -1 and n_embedded 8 found, expected 0 or more"):
         AutoregressiveCells(n_alone=-1)
+    monkeypatch.setattr("calorefine.models.autoregressive_cells.MOST_CELLS", 30)
+    with pytest.raises(ConfigError, match=r"36 cells found, expected at most 30: .* take AffineFlow"):
+        untrained(showers)
     alone = AutoregressiveCells()
     alone.features = AsItIs(10)
     with pytest.raises(ConfigError, match="AsItIs found, expected the cells of preprocessing Showers"):
