@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.scale import LogScale
 
 from calorefine.geometry import Geometry
 from calorefine.pages import style
@@ -12,9 +14,9 @@ from calorefine.pages.figures.panels import Curve, Panel, panel_figure
 from calorefine.pages.figures.showers import ImageRow, images_figure
 from calorefine.pages.page import Picture
 from calorefine.pages.style import SAMPLES
-from calorefine.pages.validation import RATIO, overlay_figure
+from calorefine.pages.validation import RATIO, overlay_figure, overlay_panel
 from calorefine.stats import FloatArray
-from calorefine.text import number
+from calorefine.text import labelled, number
 from calorefine.twosample.binned import ContextBin
 from calorefine.twosample.comparison import Comparison
 from calorefine.twosample.shower_distances import Observable
@@ -27,6 +29,8 @@ LABELS = {
     "occupancy": ("layer", "mean share of cells that are read out"),
     "spectrum": ("energy of a cell [MeV]", "mean number of cells / bin"),
 }
+UNITS = {"e_": "MeV", "ec_": "mm", "width_": "mm"}  # by how the names of observables begin
+TICKS = np.outer(10.0 ** np.arange(-3, 5), [1, 2, 5]).ravel()  # of energies in GeV
 LOGARITHMIC = ("lateral", "spectrum")
 MOST_OF_LAYERS = 12  # layers whose observables are drawn: those of the largest separation power
 
@@ -38,19 +42,17 @@ def means_picture(name: str, found: Means, geometry: Geometry) -> Picture:
     around = {"low": made - error, "high": made + error}
     curves = [
         Curve("generated", made, line=line, color=color, bands=[around]),
-        Curve("reference", *found.reference, options={"markersize": 3}),
+        Curve("reference", found.reference[0], found.reference[1], options={"markersize": 3}),
     ]
-    ratio = Curve("", *found.ratio, color=color, options={"markersize": 3})
+    ratio = Curve("", found.ratio[0], found.ratio[1], color=color, options={"markersize": 3})
     labels = LABELS.get(name) or _lateral_labels(name)
     numbers = [layer.number for layer in geometry.layers]
     blocks = None
     if labels[0] == "layer" and numbers != list(range(len(numbers))):
         blocks = {str(number): 1 for number in numbers}
     log = name.startswith(LOGARITHMIC)
-    options = {"xscale": "log"} if name == "spectrum" else {}
-    panel = Panel(
-        found.edges, curves, labels[0], labels[1], [ratio], RATIO, None if log else 0.0, log, options=options, blocks=blocks
-    )
+    look: dict[str, Any] = {"options": {"xscale": "log"} if name == "spectrum" else {}, "blocks": blocks, "log": log}
+    panel = Panel(found.edges, curves, *labels, [ratio], RATIO, None if log else 0.0, **look)
     title = about(name)
     return Picture(panel_figure(panel), f"{title} of both samples, with their ratio", title)
 
@@ -87,10 +89,17 @@ def response_pictures(found: ShowerValidation) -> list[Picture]:
         ]
         ratio = Curve("", *_values(pairs, "ratio"), color=color, index=1, x=middle)
         label = f"{title.lower()} of the response"
-        panel = Panel(edges, curves, "E_inc [GeV]", label, [ratio], RATIO, None, options={"xscale": "log"})
+        panel = Panel(edges, curves, "E_inc [GeV]", label, [ratio], RATIO, None, options=_log_axis(edges))
         text = f"{title} of the response e_tot / E_inc"
         pictures.append(Picture(panel_figure(panel), f"{text} of both samples, with their ratio", text))
     return pictures
+
+
+def _log_axis(edges: FloatArray) -> dict[str, Any]:
+    """Options of an axis of energies, with ticks at 1, 2, 5, 10 and so on."""
+    ticks = TICKS[(edges[0] <= TICKS) & (edges[-1] >= TICKS)]
+    scale = LogScale(None, subs=range(2, 10))  # whose other marks have no labels
+    return {"xscale": scale, "xticks": ticks, "xticklabels": [f"{tick:g}" for tick in ticks]}
 
 
 def energy_edges(bins: Sequence[ContextBin]) -> FloatArray:
@@ -123,17 +132,28 @@ def observable_pictures(observables: Sequence[Observable], geometry: Geometry) -
         by_layer.setdefault(end if end.isdecimal() else "", {})[found.name] = found
     whole = by_layer.pop("", {})
     worst = list(by_layer)[:MOST_OF_LAYERS]
-    pictures = [_overlays(whole, "Observables of whole showers")]
+    pictures = [_distribution(one) for _, one in sorted(whole.items())]
     for layer in geometry.layers:
         if str(layer.number) in worst:
             pictures.append(_overlays(by_layer[str(layer.number)], f"Observables of layer {layer.number}"))
     return pictures
 
 
+def _distribution(observable: Observable) -> Picture:
+    name = observable.name
+    figure = panel_figure(overlay_panel(_labelled(name), observable.overlay))
+    return Picture(figure, f"Distribution of {name} in both samples, with their ratio", name)
+
+
 def _overlays(observables: dict[str, Observable], title: str) -> Picture:
-    drawn = {name: observables[name].overlay for name in sorted(observables)}
+    drawn = {_labelled(name): observables[name].overlay for name in sorted(observables)}
     figure = overlay_figure(drawn)
     return Picture(style.svg(figure), f"{title}: distributions of both samples, with ratios", title, wide=True)
+
+
+def _labelled(name: str) -> str:
+    """Name of an observable with its unit."""
+    return labelled(name, next((unit for start, unit in UNITS.items() if name.startswith(start)), None))
 
 
 def average_picture(pictures: ShowerPictures) -> Picture:
@@ -180,4 +200,4 @@ def traversal_picture(traversal: Traversal, pictures: ShowerPictures) -> Picture
     ]
     titles = [f"layer {layer.number}" for layer in layers]
     text = f"{traversal.column} varied, everything else and the noise the same"
-    return Picture(style.png(images_figure(layers, rows, titles, label="energy [MeV]")), text, text)
+    return Picture(style.png(images_figure(layers, rows, titles, label="energy [MeV]")), text, text, wide=True)

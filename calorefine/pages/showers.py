@@ -1,4 +1,4 @@
-"""The page of `calorefine validate --showers true`: classifiers, response, profiles, pictures, observables, distances."""
+"""The page of `calorefine validate --showers true`: classifiers, response, showers, profiles, distances."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from calorefine.pages.shower_panels import (
 )
 from calorefine.text import first_three, number, percent, with_error
 from calorefine.twosample.results import SampleNumbers
+from calorefine.twosample.separation_power import SeparationPower
 from calorefine.twosample.shower_judges import SEEN, Judgment
 from calorefine.twosample.shower_pictures import MOST_LAYERS, ShowerPictures
 from calorefine.twosample.shower_results import (
     GROWS,
+    TIMES,
     ShowerValidation,
+    calls_text,
     classifier_rows,
     distance_rows,
     posterior_rows,
@@ -89,13 +92,24 @@ def _classifiers(found: ShowerValidation) -> Section:
         return Section("Classifiers", ["Refused: see the samples."], missing=["refused"])
     rows = classifier_rows(found.classifiers)
     text = [
-        f"AUC of 0.5: the classifier can't tell generated from reference showers. {GROWS.capitalize()}.",
+        f"AUC of 0.5: the classifier can't tell generated from reference showers. {_upper(GROWS)}.",
         "What a classifier can't see: one half of the reference, each of its cells times 1 + s z with a standard "
         f"normal z, against the other half. It sees s where the AUC is {SEEN:g} errors above 0.5 and above that of the "
         f"halves as they are. {' '.join(_weakness(one) for one in found.classifiers.values())}",
     ]
     numbers = [(f"AUC, {one.about}", f"{with_error(one.auc, one.auc_error)} of {n_of(one)}") for one in _all(found)]
-    return Section("Classifiers", text, tables=[_table("Classifiers", rows), _smearings(found)], numbers=numbers)
+    tables = [_table("Classifiers; halves are those of the reference", rows), _smearings(found)]
+    return Section("Classifiers", text, _told_apart(found), tables, numbers=numbers)
+
+
+def _told_apart(found: ShowerValidation) -> list[str]:
+    """Classifiers that can tell."""
+    effect = f"more than {SIGNIFICANT:g} errors above 0.5: generated showers are told from the reference's"
+    return [
+        f"{_upper(one.about)}: AUC {with_error(one.auc, one.auc_error)} of {n_of(one)}, {effect}"
+        for one in _all(found)
+        if one.auc - 0.5 > SIGNIFICANT * one.auc_error
+    ]
 
 
 def _all(found: ShowerValidation) -> list[Judgment]:
@@ -107,20 +121,23 @@ def n_of(judgment: Judgment) -> str:
     return f"{judgment.n_generated} + {judgment.n_reference} showers"
 
 
+def _upper(text: str) -> str:
+    """Begin a sentence."""
+    return text[0].upper() + text[1:]
+
+
 def _weakness(judgment: Judgment) -> str:
-    return f"{judgment.about.capitalize()}: sees {sees_text(judgment)}."
+    return f"{_upper(judgment.about)}: {sees_text(judgment)}."
 
 
 def _smearings(found: ShowerValidation) -> Table:
     levels = list(_all(found)[0].smeared)
-    header = ["classifier", "halves as they are", *(f"smeared by {100 * float(level):g} %" for level in levels), "of n"]
+    header = ["classifier", "not smeared", *(f"{100 * float(level):g} %" for level in levels), "of n"]
     rows = []
     for one in _all(found):
         aucs = [with_error(one.smeared[level], one.smeared_error[level]) for level in levels]
-        rows.append(
-            [one.about, with_error(one.floor, one.floor_error), *aucs, " + ".join(map(str, one.n_floor))]
-        )
-    return Table("AUC of one half of the reference, smeared, against the other", header, rows)
+        rows.append([one.about, with_error(one.floor, one.floor_error), *aucs, " + ".join(map(str, one.n_floor))])
+    return Table("AUC of one half of the reference, its cells smeared by so much, against the other", header, rows)
 
 
 def _table(caption: str, rows: Sequence[Sequence[str]], marked: Sequence[int] = ()) -> Table:
@@ -132,28 +149,31 @@ def _response(found: ShowerValidation) -> Section:
         "Response: energy of all cells over the incident energy. Errors of ratios hold the statistics of the "
         "generator's training sample, if the generated file tells it.",
     ]
-    worst = []
-    for what, title in (("mean", "mean"), ("std", "width")):
-        pairs = [(getattr(one, what), at) for one, at in zip(found.responses, found.energy_bins, strict=True)]
-        known = [(pair, at) for pair, at in pairs if pair.ratio is not None]
-        if known:
-            pair, at = max(known, key=lambda one: abs(one[0].ratio - 1))
-            ratio = with_error(pair.ratio, pair.ratio_error)
-            worst.append((f"response, worst {title}", f"{ratio} of the reference's at {at.center / 1000:.3g} GeV"))
     pulls = [[abs(getattr(one, k).pull or 0) for k in ("mean", "std")] for one in found.responses]
     marked = [k for k, row in enumerate(pulls) if max(row) > SIGNIFICANT]
     table = _table(f"Response; rows beyond {SIGNIFICANT:g} errors are marked", response_rows(found), marked)
-    return Section("Response", text, tables=[table], figures=response_pictures(found), numbers=worst)
+    beyond = f"The response at {len(marked)} of {len(pulls)} energies is more than {SIGNIFICANT:g} errors off"
+    numbers = [*_worst_response(found, "mean", "mean"), *_worst_response(found, "std", "width")]
+    return Section("Response", text, [beyond] if marked else [], [table], response_pictures(found), numbers=numbers)
+
+
+def _worst_response(found: ShowerValidation, what: str, title: str) -> list[tuple[str, str]]:
+    pairs = [(getattr(one, what), at) for one, at in zip(found.responses, found.energy_bins, strict=True)]
+    known = [(pair, at) for pair, at in pairs if pair.ratio is not None]
+    if not known:
+        return []
+    pair, at = max(known, key=lambda one: abs(one[0].ratio - 1))
+    ratio = with_error(pair.ratio, pair.ratio_error)
+    return [(f"response, {title} farthest from the reference's", f"{ratio} of it at {at.center / 1000:.3g} GeV")]
 
 
 def _showers(pictures: ShowerPictures) -> Section:
     n = len(pictures.geometry.layers)
-    text = ["Cells without energy are gray. "]
-    text[0] += "Single showers are where they entered; for averages all are moved to enter at the same cell."
+    text = ["Cells without energy are gray."]
+    if any(pictures.geometry.mirrors):
+        text[0] += " Single showers are where they entered; for averages all are moved to enter at the same cell."
     if n > MOST_LAYERS:
         text.append(f"{MOST_LAYERS} of {n} layers are shown, those of most energy.")
-    if not any(pictures.geometry.mirrors):
-        text[0] = "Cells without energy are gray."
     return Section("Showers", text, figures=[average_picture(pictures), singles_picture(pictures)])
 
 
@@ -163,9 +183,7 @@ def _means(found: ShowerValidation, pictures: ShowerPictures) -> Section:
         "as large in any of the bins, as if these were independent."
     ]
     rows = worst_rows(found.means)
-    marked = [
-        k for k, one in enumerate(found.means.values()) if one.worst and abs(one.worst[1]) > SIGNIFICANT
-    ]
+    marked = [k for k, one in enumerate(found.means.values()) if one.worst and abs(one.worst[1]) > SIGNIFICANT]
     table = _table("Largest pulls of generated over reference", rows, marked)
     drawn: list[Picture] = [
         means_picture(name, one, pictures.geometry) for name, one in found.means.items() if _is_shown(name, pictures)
@@ -179,33 +197,37 @@ def _is_shown(name: str, pictures: ShowerPictures) -> bool:
 
 
 def _observables(found: ShowerValidation, pictures: ShowerPictures) -> Section:
-    ranked = [one for one in found.observables if one.separation][:MOST_SEPARATIONS]
-    rows = [["observable", "separation power", "by accident", "errors above"]]
-    marked = []
-    for k, one in enumerate(ranked):
-        power = one.separation
-        if power:
-            above = (power.value - power.floor) / power.floor_error
-            rows.append(
-                [
-                    one.name,
-                    with_error(power.value, power.error),
-                    with_error(power.floor, power.floor_error),
-                    f"{above:+.1f}",
-                ]
-            )
-            marked += [k] if above > SIGNIFICANT else []
+    ranked = [(one.name, one.separation) for one in found.observables if one.separation]
+    apart = [name for name, power in ranked if _above(power) > SIGNIFICANT]
     text = [
         "Separation power: 0 for equal distributions, 1 for those that have nothing in common. By accident it is above "
-        f"0; rows more than {SIGNIFICANT:g} standard deviations above that are marked."
+        f"0; rows more than {SIGNIFICANT:g} standard deviations above that are marked.",
+        f"Listed are the worst {MOST_SEPARATIONS} at most of {len(found.observables)}; the JSON file has all.",
     ]
-    if len(found.observables) > len(ranked):
-        text.append(f"The worst {len(ranked)} of {len(found.observables)} observables are listed; the JSON file has all.")
     if len(pictures.geometry.layers) > MOST_OF_LAYERS:
         text.append(f"Drawn are those of the {MOST_OF_LAYERS} layers with the largest separation power.")
-    worst = [("worst separation power", f"{rows[1][1]} ({rows[1][0]}; by accident {rows[1][2]})")] if ranked else []
+    table = Table.of(
+        "Worst first",
+        ranked[:MOST_SEPARATIONS],
+        {
+            "observable": lambda one: one[0],
+            "separation power": lambda one: with_error(one[1].value, one[1].error),
+            "by accident": lambda one: with_error(one[1].floor, one[1].floor_error),
+            "deviations above": lambda one: f"{_above(one[1]):+.1f}",
+        },
+        marked=lambda one: one[0] in apart,
+    )
+    worst = [
+        ("worst separation power", f"{value} ({name}; by accident {floor})") for name, value, floor, _ in table.rows[:1]
+    ]
+    warned = [f"{len(apart)} of {len(ranked)} observables are distributed differently: {', '.join(apart)}"]
     drawn = observable_pictures(found.observables, pictures.geometry)
-    return Section("Observables", text, [], [_table("Worst first", rows, marked)], drawn, numbers=worst)
+    return Section("Observables", text, warned if apart else [], [table], drawn, numbers=worst)
+
+
+def _above(power: SeparationPower) -> float:
+    """How far a separation power is above what is by accident, in standard deviations of the latter."""
+    return (power.value - power.floor) / power.floor_error
 
 
 def _distances(found: ShowerValidation) -> Section:
@@ -227,9 +249,15 @@ def _distances(found: ShowerValidation) -> Section:
 def _training(found: ShowerValidation) -> Section:
     if found.training is None:
         return absent("Training showers", "training", "the file that the generator was trained on")
-    text = [f"{training_text(found.training).capitalize()}. Well below 1: showers were learned by heart."]
-    copied = [("copies of training showers", percent(found.training.copies))]
-    return Section("Training showers", text, numbers=copied)
+    ratio, error = found.training.median.ratio, found.training.median.ratio_error
+    text = [f"{_upper(training_text(found.training))}. Well below 1: showers were learned by heart."]
+    near = ratio is not None and error is not None and 1 - ratio > SIGNIFICANT * error
+    learned = [f"Generated showers are nearer to training showers than the reference's: {with_error(ratio, error)}"]
+    numbers = [
+        ("median distance to the nearest training shower", f"{with_error(ratio, error)} of the reference's"),
+        ("copies of training showers", percent(found.training.copies)),
+    ]
+    return Section("Training showers", text, learned if near else [], numbers=numbers)
 
 
 def _generator(found: ShowerValidation, pictures: ShowerPictures) -> Section:
@@ -240,4 +268,4 @@ def _generator(found: ShowerValidation, pictures: ShowerPictures) -> Section:
         "Below, one condition is varied, and everything else, the noise included, is the same.",
     ]
     drawn = [traversal_picture(one, pictures) for one in pictures.traversals]
-    return Section("Generator", text, figures=drawn, numbers=[("times", times_text(found.times))])
+    return Section("Generator", text, figures=drawn, numbers=[(TIMES, calls_text(found.times))])

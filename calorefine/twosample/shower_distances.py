@@ -18,6 +18,7 @@ from calorefine.errors import CalorefineWarning, WeightError
 from calorefine.geometry import Geometry
 from calorefine.io.sample import SampleRows
 from calorefine.shares import display_edges
+from calorefine.stats import FloatArray
 from calorefine.twosample.distances import Points, standardized
 from calorefine.twosample.embedding import (
     PhysicsDistance,
@@ -76,14 +77,23 @@ def observables(samples: Pair, geometry: Geometry) -> Iterator[Observable]:
     """Compare all observables, one after the other; weights of any sign."""
     for name in observable_names(geometry):
         values = [shower_observables.evaluate(name, s.cells, geometry, s.e_inc) for s in samples]
-        edges = display_edges(values[1], samples[1].weight)
+        edges = _edges(name, values[1], samples[1].weight, geometry)
         points = [Points(v, s.weight, s.key) for v, s in zip(values, samples, strict=True)]
         rows = [SampleRows({name: v}, s.weight, s.key, s.key) for v, s in zip(values, samples, strict=True)]
-        drawn = overlay(name, rows[0], rows[1])
+        drawn = overlay(name, rows[0], rows[1], edges=edges)
         try:
             yield Observable(name, separation_power(points[0], points[1], edges), drawn)
         except WeightError as error:
             yield Observable(name, None, drawn, str(error))
+
+
+def _edges(name: str, values: FloatArray, weight: FloatArray, geometry: Geometry) -> FloatArray:
+    """Bins of an observable; of an occupancy whole numbers of cells."""
+    quantity, _, number = name.rpartition("_")
+    if quantity != "occupancy":
+        return display_edges(values, weight)
+    n_cells = next(len(layer) for layer in geometry.layers if layer.number == int(number))
+    return display_edges(np.rint(values * n_cells), weight) / n_cells
 
 
 def physics_distances(samples: Pair, geometry: Geometry, *, seed: int) -> dict[str, WithFloor]:

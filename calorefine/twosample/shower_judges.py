@@ -110,7 +110,7 @@ def rows_of(geometry: Geometry) -> dict[str, Rows]:
 
 def about(options: NetworkOptions) -> dict[str, str]:
     """What each classifier looks at, and what it is, in words."""
-    network = f"network {' x '.join(map(str, options.hidden))}"
+    network = f"network of {' x '.join(map(str, options.hidden))}"
     return {
         "lin": f"cells over E_inc, {network}",
         "frame": f"cells in the entry's frame, {network}",

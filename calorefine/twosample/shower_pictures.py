@@ -96,8 +96,9 @@ def _singles(samples: tuple[Showers, Showers], geometry: Geometry) -> list[Singl
     for energy in np.unique(np.quantile(target.e_inc, LEVELS, method="nearest")):
         first = int(np.argmin(np.abs(np.log(target.e_inc / energy))))
         second = int(np.argmin(np.abs(np.log(made.e_inc / energy))))
-        cells = (
-            shower_observables.read_out(one.cells[k : k + 1], geometry)[0] for one, k in ((made, second), (target, first))
-        )
-        singles.append(Single((float(made.e_inc[second]), float(target.e_inc[first])), next(cells), next(cells)))
+        cells = [
+            shower_observables.read_out(showers.cells[k : k + 1], geometry)[0]
+            for showers, k in ((made, second), (target, first))
+        ]
+        singles.append(Single((float(made.e_inc[second]), float(target.e_inc[first])), cells[0], cells[1]))
     return singles

@@ -18,6 +18,7 @@ from calorefine.twosample.shower_distances import Observable, Overlap, WithFloor
 from calorefine.twosample.shower_judges import Judgment
 from calorefine.twosample.shower_means import Means
 
+TIMES = "CPU ms per shower"
 SHOWN = 10  # observables of largest separation power in the terminal
 GROWS = "an AUC grows with the number of showers: compare it only with others of as many, by the same classifier"
 OVERLAP = ("precision", "recall", "density", "coverage")
@@ -142,7 +143,7 @@ class ShowerValidation:
 
 def classifier_rows(classifiers: dict[str, Judgment]) -> list[list[str]]:
     """Table of the classifiers; the first row is the header."""
-    rows = [["classifier", "AUC", "JSD", "of n", "AUC of the reference's halves", "of n", "sees cells smeared by"]]
+    rows = [["classifier", "AUC", "JSD", "of n", "AUC of halves", "of n", "sees smearing"]]
     for one in classifiers.values():
         n, n_floor = f"{one.n_generated} + {one.n_reference}", " + ".join(map(str, one.n_floor))
         aucs = with_error(one.auc, one.auc_error), with_error(one.floor, one.floor_error)
@@ -153,7 +154,7 @@ def classifier_rows(classifiers: dict[str, Judgment]) -> list[list[str]]:
 def sees_text(judgment: Judgment) -> str:
     """Smallest smearing that is seen."""
     if judgment.sees is None:
-        return f"none up to {100 * float(list(judgment.smeared)[-1]):g} %"
+        return f"not {100 * float(list(judgment.smeared)[-1]):g} %"
     return f"{100 * judgment.sees:g} %"
 
 
@@ -229,5 +230,9 @@ def posterior_rows(posterior: LogPosterior) -> list[list[str]]:
 
 def times_text(times: Times) -> str:
     """Times of the generator."""
-    each = ", ".join(f"{number(ms, 3)} in calls of {n}" for n, ms in times.per_shower.items())
-    return f"CPU ms per shower with {times.threads} thread{'s' * (times.threads > 1)}: {each}"
+    return f"{TIMES} with {times.threads} thread{'s' * (times.threads > 1)}: {calls_text(times)}"
+
+
+def calls_text(times: Times) -> str:
+    """Milliseconds by the number of showers in a call."""
+    return ", ".join(f"{number(ms, 3)} in calls of {n}" for n, ms in times.per_shower.items())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from calorefine import keys, stats
+from calorefine.data.shower_conditions import showers_of
 from calorefine.events import Columns
 from calorefine.simulator import AnySimulator
 from calorefine.stats import FloatArray
@@ -61,9 +62,7 @@ def traversals(
         columns: of showers.
         seed: of the noise.
     """
-    showers = columns.showers
-    if showers is None:
-        raise ValueError("columns of no showers")
+    showers = showers_of(columns)
     middle = {name: float(stats.quantile(values, weight, [0.5])[0]) for name, values in context.items()}
     key = keys.make_keys([np.zeros(STEPS, np.int64)])
     found = []

@@ -28,7 +28,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from calorefine.errors import ConfigError
-from calorefine.events import Columns, Events, adapted_columns, unknown_columns
+from calorefine.events import Columns, adapted_columns, unknown_columns
 from calorefine.io.provenance import made_by, recorded, write_json
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.writer import check_outputs, replacing

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calorefine.data.shower_conditions import showers_of
 from calorefine.errors import CalorefineWarning, ConfigError
 from calorefine.events import Columns, Events
 from calorefine.io.provenance import made_by, write_json
@@ -103,9 +104,7 @@ def _shower_samples(
         ConfigError: the columns don't say that they are showers.
     """
     described = samples.columns
-    if described.showers is None:
-        msg = f"columns: {', '.join(described.features)} without the geometry of showers found, expected `showers` with"
-        raise ConfigError(f"{msg} geometry and e_inc, as in configs/showers/photon_columns.yaml")
+    geometry = showers_of(described).calorimeter
     if GENERATED in others:
         raise ConfigError(f"others: '{GENERATED}' is the name of the model of the option generated; take another one")
     known = read_training(training, files[1].source.tree, columns or files[0].columns) if training else None
@@ -115,25 +114,23 @@ def _shower_samples(
         for name, one in others.items()
     }
     return ShowerSamples(
-        generated=showers_of(samples.generated, described),
-        reference=showers_of(samples.reference, described),
-        geometry=described.showers.calorimeter,
+        generated=shower_record(samples.generated, described),
+        reference=shower_record(samples.reference, described),
+        geometry=geometry,
         twins=samples.twins,
-        training=known and showers_of(known, described),
-        others={name: showers_of(events, described) for name, events in further.items()},
+        training=None if known is None else shower_record(known, described),
+        others={name: shower_record(events, described) for name, events in further.items()},
     )
 
 
-def showers_of(events: Events, columns: Columns) -> Showers:
+def shower_record(events: Events, columns: Columns) -> Showers:
     """Showers of events whose columns say that they are.
 
     Raises:
         ConfigError: the columns don't.
         ValueRangeError: incident energies that are not positive.
     """
-    showers = columns.showers
-    if showers is None:
-        raise ConfigError("columns: no showers")
+    showers = showers_of(columns)
     context = context_values(columns, events)
     entry = [np.asarray(context[name], np.float64) for name in showers.entry]
     return Showers(

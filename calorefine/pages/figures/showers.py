@@ -59,9 +59,8 @@ def images_figure(layers: Sequence[Layer], rows: Sequence[ImageRow], titles: Seq
                 for k in chosen
                 for column, (layer, values) in enumerate(zip(layers, rows[k].values, strict=True))
             ]
-            figure.colorbar(
-                drawn[0], ax=panels[chosen].ravel().tolist(), label=text, pad=0.01, aspect=14 * len(chosen), extend="both"
-            )
+            beside: dict[str, Any] = {"ax": panels[chosen].ravel().tolist(), "aspect": 14 * len(chosen)}
+            figure.colorbar(drawn[0], label=text, pad=0.01, extend="both", **beside)
     _label(panels, rows, titles)
     return style.finished(figure)
 
@@ -101,6 +100,7 @@ def draw_layer(axes: Axes, layer: Layer, values: NDArray[np.floating], scale: No
     if layer.grid and layer.pitch_mm:
         rows, columns = layer.grid
         edges = [(np.arange(n + 1) - n / 2) * pitch for n, pitch in zip((columns, rows), layer.pitch_mm, strict=True)]
+        axes.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
         return axes.pcolormesh(edges[0], edges[1], shown.reshape(rows, columns), **look)
     drawn = axes.scatter(layer.eta, layer.phi, c=shown, s=_mark(len(layer)), linewidths=0, plotnonfinite=False, **look)
     reach = 1.1 * max(float(np.abs([layer.eta, layer.phi]).max()), 1e-3)
