@@ -125,10 +125,17 @@ def least_mev(samples: tuple[Showers, Showers], geometry: Geometry) -> float:
     """
     if geometry.threshold_mev > 0:
         return geometry.threshold_mev
-    energies = samples[1].cells[samples[1].cells > 0]
+    energies = _used(samples[1])
+    energies = energies[energies > 0]
     if not energies.size:
         raise EmptySelectionError(f"reference: no cell of {len(samples[1].key)} showers has energy")
     return float(energies.min())
+
+
+def _used(showers: Showers) -> Cells:
+    """Cells of the showers whose weight is not 0."""
+    used: Cells = showers.cells[showers.weight != 0]
+    return used
 
 
 def longitudinal(samples: tuple[Showers, Showers], geometry: Geometry) -> Means:
@@ -201,7 +208,7 @@ def lateral_edges(layer: Layer, place: int, energy: FloatArray) -> FloatArray:
 
 def spectrum(samples: tuple[Showers, Showers], geometry: Geometry) -> Means:
     """Mean number of cells of a shower in bins of their energy in MeV, equally wide in the logarithm."""
-    low, high = least_mev(samples, geometry), max(float(showers.cells.max()) for showers in samples)
+    low, high = least_mev(samples, geometry), max(float(_used(showers).max(initial=0.0)) for showers in samples)
     edges = np.geomspace(low * (1 - 1e-6), max(high, 2 * low) * (1 + 1e-6), SPECTRUM_BINS + 1)
     return _means_of(lambda showers: _counted(showers.cells, edges), samples, edges=edges, unit=1.0)
 

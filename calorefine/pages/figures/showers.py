@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from calorefine.geometry import Layer
 from calorefine.pages import style
 from calorefine.pages.style import escaped, styled
+from calorefine.stats import FloatArray
 
 DECADES = 4.0  # of energy that the colors span
 RATIO_REACH = 0.5  # of the colors of ratios around 1
 ENERGY_COLORS, RATIO_COLORS, EMPTY = "viridis", "RdBu_r", "0.9"
+ANGLES = 72  # corners of a circle at least
 SIZE = 2.0  # inches of a layer
 
 
@@ -92,7 +94,7 @@ def _scale(rows: Sequence[ImageRow]) -> Normalize:
 
 
 def draw_layer(axes: Axes, layer: Layer, values: NDArray[np.floating], scale: Normalize, colors: str) -> Any:
-    """Draw cells (n,): a grid as it is, others as marks at their centers; those at 0 or NaN are left gray."""
+    """Draw cells (n,): grids and rings as they are, others as marks at their centers; 0 and NaN are left gray."""
     axes.set_facecolor(EMPTY)
     axes.set_aspect("equal")
     shown = np.where(values == 0, np.nan, np.asarray(values, np.float64))
@@ -102,10 +104,23 @@ def draw_layer(axes: Axes, layer: Layer, values: NDArray[np.floating], scale: No
         edges = [(np.arange(n + 1) - n / 2) * pitch for n, pitch in zip((columns, rows), layer.pitch_mm, strict=True)]
         axes.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
         return axes.pcolormesh(edges[0], edges[1], shown.reshape(rows, columns), **look)
+    if layer.edges_mm:
+        x, y, repeated = _rings(layer)
+        axes.set(xlim=(-layer.edges_mm[-1], layer.edges_mm[-1]), ylim=(-layer.edges_mm[-1], layer.edges_mm[-1]))
+        return axes.pcolormesh(x, y, np.repeat(shown.reshape(-1, len(layer.edges_mm) - 1), repeated, axis=0), **look)
     drawn = axes.scatter(layer.eta, layer.phi, c=shown, s=_mark(len(layer)), linewidths=0, plotnonfinite=False, **look)
     reach = 1.1 * max(float(np.abs([layer.eta, layer.phi]).max()), 1e-3)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
     return drawn
+
+
+def _rings(layer: Layer) -> tuple[FloatArray, FloatArray, int]:
+    """Corners along eta and phi (angles, radii) of cells in rings, each cell divided into so many to look round."""
+    radii = np.asarray(layer.edges_mm)
+    n_alpha = len(layer) // (len(radii) - 1)
+    repeated = -(-ANGLES // n_alpha)
+    angles = np.linspace(-np.pi, np.pi, n_alpha * repeated + 1)
+    return np.outer(np.cos(angles), radii), np.outer(np.sin(angles), radii), repeated
 
 
 def _mark(n: int) -> float:
