@@ -52,14 +52,15 @@ def means_picture(name: str, found: Means, geometry: Geometry) -> Picture:
         blocks = {str(number): 1 for number in numbers}
     log = name.startswith(LOGARITHMIC)
     look: dict[str, Any] = {"options": {"xscale": "log"} if name == "spectrum" else {}, "blocks": blocks, "log": log}
-    panel = Panel(found.edges, curves, *labels, [ratio], RATIO, None if log else 0.0, **look)
+    edges = found.edges + 1 if blocks else found.edges  # groups are counted from 1
+    panel = Panel(edges, curves, *labels, [ratio], RATIO, None if log else 0.0, **look)
     title = about(name)
     return Picture(panel_figure(panel), f"{title} of both samples, with their ratio", title)
 
 
 def _lateral_labels(name: str) -> tuple[str, str]:
     axis = name.rpartition("_")[2]
-    return f"{axis} from the point of entry [mm]", "mean energy / bin [MeV]"
+    return f"{axis} [mm]", "mean energy / bin [MeV]"
 
 
 def about(name: str) -> str:

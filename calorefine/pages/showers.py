@@ -127,7 +127,8 @@ def _upper(text: str) -> str:
 
 
 def _weakness(judgment: Judgment) -> str:
-    return f"{_upper(judgment.about)}: {sees_text(judgment)}."
+    told = "doesn't see" if judgment.sees is None else "sees"
+    return f"{_upper(judgment.about)}: {told} {sees_text(judgment).removeprefix('not ')}."
 
 
 def _smearings(found: ShowerValidation) -> Table:
@@ -180,9 +181,10 @@ def _showers(pictures: ShowerPictures) -> Section:
 def _means(found: ShowerValidation, pictures: ShowerPictures) -> Section:
     text = [
         "Weighted means per shower, with errors as bands and bars. The probability of the largest pull is that of one "
-        "as large in any of the bins, as if these were independent."
+        "as large in any of the bins, as if these were independent.",
+        "Lateral profiles are around the point of entry where it is known; they span 99 % of a layer's energy.",
     ]
-    rows = worst_rows(found.means)
+    rows = worst_rows(found)
     marked = [k for k, one in enumerate(found.means.values()) if one.worst and abs(one.worst[1]) > SIGNIFICANT]
     table = _table("Largest pulls of generated over reference", rows, marked)
     drawn: list[Picture] = [

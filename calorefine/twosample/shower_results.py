@@ -21,6 +21,7 @@ from calorefine.twosample.shower_means import Means
 TIMES = "CPU ms per shower"
 SHOWN = 10  # observables of largest separation power in the terminal
 GROWS = "an AUC grows with the number of showers: compare it only with others of as many, by the same classifier"
+OF_LAYERS = ("longitudinal", "occupancy")  # means in bins that are layers
 OVERLAP = ("precision", "recall", "density", "coverage")
 
 
@@ -48,6 +49,7 @@ class ShowerValidation:
         reference: the reference.
         twins: how showers of the samples that share their conditions are known.
         n_cells: of the geometry.
+        layers: their numbers.
         threshold_mev: of the readout, on both sides.
         classifiers: `lin`, `frame` and `high` to what they say.
         observables: all of them, the one of largest separation power first.
@@ -69,6 +71,7 @@ class ShowerValidation:
     reference: SampleNumbers
     twins: Twins
     n_cells: int
+    layers: list[int]
     threshold_mev: float
     classifiers: dict[str, Judgment]
     observables: list[Observable]
@@ -94,6 +97,7 @@ class ShowerValidation:
             "page": str(self.page),
             "twins": self.twins,
             "n_cells": self.n_cells,
+            "layers": self.layers,
             "threshold_mev": self.threshold_mev,
             **{name: getattr(self, name) and asdict(getattr(self, name)) for name in plain},
             "classifiers": {name: found.to_dict() for name, found in self.classifiers.items()},
@@ -111,7 +115,7 @@ class ShowerValidation:
             [*aligned(classifier_rows(self.classifiers)), GROWS] if self.classifiers else [],
             self._separations(),
             aligned(response_rows(self)),
-            aligned(worst_rows(self.means)),
+            aligned(worst_rows(self)),
             aligned(distance_rows(self)) if self.distances or self.overlap else [],
             aligned(posterior_rows(self.posterior)) if self.posterior else [],
             self._lines(),
@@ -182,15 +186,16 @@ def is_discrete(bins: list[ContextBin]) -> bool:
     return bins[0].center == bins[0].low and bins[-1].center == bins[-1].high
 
 
-def worst_rows(found: dict[str, Means]) -> list[list[str]]:
+def worst_rows(result: ShowerValidation) -> list[list[str]]:
     """Table of the largest pulls of mean numbers; the first row is the header."""
     rows = [["mean per shower of", "bins", "worst bin", "at", "ratio", "pull", "p (of all)"]]
-    for name, one in found.items():
+    for name, one in result.means.items():
         if one.worst is None:
             rows.append([name, str(len(one.edges) - 1), *["-"] * 5])
             continue
         place, pull, p_value = one.worst
         at = number(float(np.mean(one.edges[place : place + 2])), 3)
+        at = f"layer {result.layers[place]}" if name in OF_LAYERS else at
         ratio = with_error(*one.ratio[:, place].tolist())
         rows.append([name, str(len(one.edges) - 1), str(place + 1), at, ratio, f"{pull:+.1f}", number(p_value, 2)])
     return rows

@@ -114,6 +114,7 @@ def shower_validation(
         reference=numbers[1],
         twins=samples.twins,
         n_cells=geometry.n_cells,
+        layers=[layer.number for layer in geometry.layers],
         threshold_mev=geometry.threshold_mev,
         classifiers=classifiers or {},
         observables=observables,

@@ -18,7 +18,8 @@ from calorefine.errors import CheckpointError, ConfigError
 from calorefine.models.flow import Flow
 from calorefine.models.two_step import TwoStep
 from calorefine.models.vae import VAE
-from calorefine.pages import style
+from calorefine.pages import shower_panels, style
+from calorefine.pages.validation import overlay_figure
 from calorefine.twosample import embedding, shower_classifier
 from calorefine.verbs import shower_generator, validate_showers
 from tests.data.shower_toy import COLUMNS, ENTRY, draw
@@ -35,6 +36,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(embedding, "N_REPLICAS", 3)
     monkeypatch.setattr(style, "fit_texts", lambda *_: None)  # which measures all texts of a picture again and again
     monkeypatch.setattr(style, "DPI", 40)
+    two = lambda drawn: overlay_figure(dict(list(drawn.items())[:2]))  # noqa: E731  # of the panels of a layer
+    monkeypatch.setattr(shower_panels, "overlay_figure", two)
     monkeypatch.setattr(shower_generator, "TIMED_FOR", 0.01)
     monkeypatch.setattr(shower_generator, "BATCHES", (1, 20))
 
