@@ -143,7 +143,7 @@ class Columns:
         collection: what the names of lists begin with (`Electron` for `Electron_pt`) whose entries are the candidates
             of their event; branches of one number per event count for each of them.
         showers: of showers in a calorimeter: its geometry, and which columns are the incident energy and the point of
-            entry.  The cells, in MeV, are the only feature that is an array.
+            entry; observables of showers (`shower.e_tot`) may then stand in expressions.
 
     Raises:
         ConfigError: no feature, a name used twice, a categorical feature, units that don't fit, or showers with other
@@ -190,25 +190,25 @@ class Columns:
     def _check_showers(self, showers: ShowerColumns) -> None:
         """Refuse cells, or columns of the incident energy and of the point of entry, that can't be those of showers."""
         n_cells, sizes = showers.calorimeter.n_cells, {name: math.prod(shape) for name, shape in self.shapes.items()}
-        if list(sizes.values()) != [n_cells]:
-            found = ", ".join(f"'{name}' with {size} numbers" for name, size in sizes.items()) or "none"
-            msg = f"showers: arrays among the features: {found}; expected one, of {n_cells} cells as the geometry has"
-            raise ConfigError(msg)
+        if (showers.cells is None and len(sizes) > 1) or sizes.get(self.cells, n_cells) != n_cells:
+            found = ", ".join(f"'{name}' with {size} numbers" for name, size in sizes.items())
+            msg = f"showers: arrays among the features: {found}; expected one, of {n_cells} cells as the geometry has, "
+            raise ConfigError(f"{msg}or `cells` that tells which one they are")
         for name in (showers.e_inc, *showers.entry):
             if name not in self.context:
                 msg = f"showers: there is no context column '{name}'{nearest(name, self.context)}"
                 raise ConfigError(f"{msg}; there are {', '.join(self.context)}")
         self.mev(showers.e_inc)
-        for name in (self.cells, *showers.entry):
-            column = self.feature_columns.get(name) or self.context_columns[name]
-            expected = "MeV" if name == self.cells else "mm"
+        described = {name: column for name, column in self.feature_columns.items() if name == self.cells}
+        for name, column in (described | {name: self.context_columns[name] for name in showers.entry}).items():
+            expected = "MeV" if name in described else "mm"
             if (unit := unit_of(name, column)) not in (None, expected):
                 raise ConfigError(f"showers: '{name}': unit {unit} found, expected {expected} (branch_unit converts)")
 
     @property
     def cells(self) -> str:
-        """Name of the feature that holds the cells of showers: the only array."""
-        return next(iter(self.shapes))
+        """Feature that holds the cells of showers; or, if no feature does, their branch or expression."""
+        return (self.showers and self.showers.cells) or next(iter(self.shapes), "showers")
 
     def mev(self, name: str) -> float:
         """Factor from the unit of a context column to MeV.

@@ -41,6 +41,8 @@ class ShowerColumns:
         e_inc: context column of the incident energy.
         entry: context columns of the point of entry along eta and phi, in mm; needed for a geometry with mirrors, as
             `grids` have.
+        cells: feature that is the array of cells or, where none has this name, branch or expression of the cells in
+            MeV; if left out, the only feature that is an array or, where none is, `showers`.
 
     Raises:
         ConfigError: a geometry that says something else, a number of entry columns that isn't 0 or 2, or no point of
@@ -51,6 +53,7 @@ class ShowerColumns:
     geometry: dict[str, Any]
     e_inc: str
     entry: list[str] = field(default_factory=list)
+    cells: str | None = None
 
     def __post_init__(self) -> None:
         """Turn the geometry into plain containers that need no file."""

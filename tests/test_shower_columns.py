@@ -90,7 +90,6 @@ def test_columns_that_are_refused():
     with pytest.raises(ConfigError, match=r"entry \[\] found, expected the two context columns.*geometry has mirrors"):
         ShowerColumns(GRIDS, "e_inc_gev")
     refused(r"arrays among the features: 'showers' with 35 numbers; expected one, of 36", features={"showers": of(35)})
-    refused(r"arrays among the features: none; expected one, of 36 cells", features={"x": None})
     refused(r"'a' with 36 numbers, 'b' with 36 numbers; expected one", features={"a": of(36), "b": of(36)})
     refused(r"'showers': unit GeV found, expected MeV", features={"showers": dataclasses.replace(of(36), unit="GeV")})
     refused(r"no context column 'e_inc_gev'; did you mean 'e_gev'", context=context("e_gev", "x_mm"))

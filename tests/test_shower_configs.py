@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import h5py
@@ -26,17 +27,23 @@ def few(tmp_path_factory):
     return path
 
 
+def command_after(run_dir):
+    """Arguments of the command that a training says comes next."""
+    lines = (run_dir / "summary.txt").read_text().splitlines()
+    (line,) = [line.strip() for line in lines if line.strip().startswith("next ")]
+    return shlex.split(line)[2:]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_an_epoch_and_a_sample(name, few, tmp_path):
+def test_an_epoch_and_a_sample(name, few, tmp_path, monkeypatch):
     options = ["--data.files", str(few), "--data.columns.key", "[row]", "--runs", str(tmp_path / "runs")]
     options += ["--trainer.max_epochs", "1", "--data.preprocessing.init_args.epochs", "1", "--data.batch_size", "64"]
     finished = lightning(["fit", "-c", str(ROOT / "configs" / "showers" / f"{name}.yaml"), *options])
-    output = tmp_path / "generated.h5"
-    checkpoint = finished.run_dir / "checkpoints" / "best.ckpt"
-    told = ["--conditions", str(few), "--output", str(output), "--pass_through", "incident_energies,entry_mm,row"]
-    calorefine(["sample", "--checkpoint", str(checkpoint), "--tree", "/", *told])
-    with h5py.File(few) as file, h5py.File(output) as made:
+    monkeypatch.chdir(tmp_path)
+    calorefine(command_after(finished.run_dir))
+    with h5py.File(few) as file, h5py.File("generated.h5") as made:
         assert made["showers"].shape == (400, 504)
+        np.testing.assert_array_equal(made["entry_mm"], file["entry_mm"])
         np.testing.assert_array_equal(made["incident_energies"], file["incident_energies"])
         cells = made["showers"][:]
         assert ((cells == 0) | (cells >= 0.1 * (1 - 1e-5))).all()

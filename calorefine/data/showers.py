@@ -125,8 +125,8 @@ class Showers(Preprocessing):
         return self
 
     def _check(self, events: Events, columns: Columns) -> None:
-        if others := [name for name in columns.features if name != columns.cells]:
-            msg = f"showers: features {', '.join(others)} beside '{columns.cells}' found, expected the cells alone"
+        if list(columns.features) != [columns.cells]:
+            msg = f"showers: features {', '.join(columns.features)} found, expected the cells '{columns.cells}' alone"
             raise ConfigError(msg)
         for name in self.context_map.entry:
             if offset := columns.context_columns[name].offset:

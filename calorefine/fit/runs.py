@@ -24,6 +24,8 @@ from calorefine.errors import TrainingError
 from calorefine.events import Columns
 from calorefine.fit.progress import progress
 from calorefine.fit.resume import OPTIONS_KEY, options
+from calorefine.io.hdf5 import is_hdf5
+from calorefine.io.names import owner
 from calorefine.io.reductions import branches
 from calorefine.models.base import GenerativeModel
 from calorefine.nets import n_parameters
@@ -184,12 +186,13 @@ class RunSummary(pl.Callback):
 def _next(trainer: pl.Trainer, spec: dict[str, Any], checkpoint: str | Path) -> str:
     """The command that generates events at the conditions of the training sample, with the branches that tell them."""
     source, columns = trainer.datamodule.source, Columns.from_dict(spec["columns"])  # type: ignore[attr-defined]
-    context = [name for text in columns.expressions("context").values() for name in branches(text)]
+    context = [owner(name) for text in columns.expressions("context").values() for name in branches(text)]
     generated = {*map(columns.branch, columns.features), "in_domain", "copy"}
     carried = [name for name in dict.fromkeys([*columns.key_branches, *context]) if name not in generated]
+    output = "generated.h5" if is_hdf5(source.paths[0]) else "generated.root"
     words = ["calorefine", "sample", "--checkpoint", str(checkpoint), "--tree", source.tree, "--conditions"]
     files = str(source.paths[0]) if len(source.paths) == 1 else json.dumps(list(map(str, source.paths)))
-    return shlex.join([*words, files, "--output", "generated.root", "--pass_through", ",".join(carried)])
+    return shlex.join([*words, files, "--output", output, "--pass_through", ",".join(carried)])
 
 
 def _check(trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Path) -> str:

@@ -20,6 +20,7 @@ from calorefine import keys
 from calorefine.errors import KeyColumnError
 from calorefine.events import Columns
 from calorefine.io import expressions, names, reductions
+from calorefine.io.shower_branches import ShowerBranches
 
 NonFinite = Literal["error", "drop"]
 Content = Literal["number", "array", "list"]
@@ -98,6 +99,7 @@ class Request:
             None, for those who have no option for it.
         shapes: names of the expressions whose value is an array for each row, and its shape.
         collection: what the names of the lists begin with whose entries are the rows.
+        showers: where the files hold showers, for their observables (`shower.e_tot`).
     """
 
     expressions: Mapping[str, str]
@@ -108,11 +110,13 @@ class Request:
     nonfinite: NonFinite | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     collection: str | None = None
+    showers: ShowerBranches | None = None
 
     @classmethod
     def of(cls, columns: Columns, texts: Mapping[str, str], **options: Any) -> Request:
-        """Request of these expressions; keys, cut, collection and shapes as the columns say, or as options do."""
-        told = {name: getattr(columns, name) for name in ("key", "candidate", "cut", "collection")}
+        """Request of these expressions; keys, cut, collection, shapes and showers as the columns say, or options do."""
+        told: dict[str, Any] = {name: getattr(columns, name) for name in ("key", "candidate", "cut", "collection")}
+        told["showers"] = ShowerBranches.of(columns) if columns.showers else None
         told["shapes"] = {name: shape for name, shape in columns.shapes.items() if name in texts}
         return cls(texts, **{**told, **options})
 

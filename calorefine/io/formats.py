@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from calorefine.errors import ConfigError
 from calorefine.io.friends import WithFriends
 from calorefine.io.hdf5 import is_hdf5
 from calorefine.io.root import RootFiles
-from calorefine.io.showers import ShowerFiles
 from calorefine.io.sources import Source, expanded
 
-FORMATS: list[tuple[Callable[[Path], bool], type[Source]]] = [(is_hdf5, ShowerFiles), (lambda _: True, RootFiles)]
-"""Whether a format can read a file, and its source: the first that can does.  ROOT's errors tell what isn't its own."""
+
+def _kind(path: Path) -> type[Source]:
+    """Source that can read a file; ROOT's errors tell what isn't its own.  h5py is imported for HDF5 alone."""
+    if not is_hdf5(path):
+        return RootFiles
+    from calorefine.io.showers import ShowerFiles
+
+    return ShowerFiles
 
 
 def open_source(
@@ -35,8 +40,7 @@ def open_source(
     Raises:
         FileError: a path or glob matches no file; friends that don't fit.
     """
-    first = expanded(files)[0]
-    source = next(source for reads, source in FORMATS if reads(first))(files, tree)
+    source = _kind(expanded(files)[0])(files, tree)
     if not friends:
         return source
     named = [re.fullmatch(r"(.+\.(?:root|h5|hdf5)):(\S+)", name) for name in friends]

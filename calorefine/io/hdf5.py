@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import h5py
+from typing import TYPE_CHECKING
 
 from calorefine.errors import CalorefineWarning, FileError
 from calorefine.io.root import undamaged
+
+if TYPE_CHECKING:
+    import h5py
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".h5", ".hdf5")
@@ -35,6 +37,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     Warns:
         CalorefineWarning: it is longer than it says, so that bytes may have come in between.
     """
+    import h5py  # some 20 ms, which commands that open no such file are spared
+
     if not path.is_file():
         raise FileError(f"{path}: no such file")
     head = _head(path)

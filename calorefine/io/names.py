@@ -1,4 +1,7 @@
-"""Names of branches in expressions: the exact name wins, and back-quotes enclose any."""
+"""Names of branches in expressions: the exact name wins, and back-quotes enclose any.
+
+Of names with a dot, only observables of showers (`shower.e_tot`) need none.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numexpr
 ENTRY, TEXT = re.compile(r"(.+?)((?:\[-?\d+\])+)"), re.compile(r'(.+) == "([^"]*)"')
 """Names of one entry of an array and of a comparison with text, which sources make of other branches."""
 _BRANCH = re.compile(
-    r"""(?P<name>`[^`]+`|\b[^\W\d]\w*)(?:(?P<entry>(?:\s*\[\s*-?\s*\d+\s*\])+)|\s*(?P<operator>==|!=)\s*(["'])(?P<text>[^"']*)\4)?"""
+    r"""(?P<name>`[^`]+`|\bshower\.[^\W\d]\w*|\b[^\W\d]\w*)(?:(?P<entry>(?:\s*\[\s*-?\s*\d+\s*\])+)|\s*(?P<operator>==|!=)\s*(["'])(?P<text>[^"']*)\4)?"""
 )
 HIDDEN = re.compile(r"branch_([0-9a-f]+)__")
 """An identifier that stands for a branch whose name is none."""
@@ -34,9 +37,20 @@ def mangled(text: str) -> str:
         if operator:
             comparison = identifier(f'{branch} == "{value}"')
             return f"({'not ' * (operator == '!=')}{comparison})"
-        return branch if branch == name and branch.isascii() else identifier(branch)
+        is_word = branch == name and branch.isascii() and "." not in branch  # a keyword as well
+        return branch if is_word else identifier(branch)
 
     return _BRANCH.sub(stand_in, text)
+
+
+def owner(name: str) -> str:
+    """The branch whose entry, or whose comparison with text, this is; any other name itself.
+
+    >>> owner("entry_mm[0]"), owner('label == "TT"'), owner("pt")
+    ('entry_mm', 'label', 'pt')
+    """
+    derived = ENTRY.fullmatch(name) or TEXT.fullmatch(name)
+    return derived[1] if derived else name
 
 
 def is_plain(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from calorefine.events import Columns, Events
 from calorefine.io import reductions
 from calorefine.io.chunks import Chunk, Request
 from calorefine.io.formats import open_source
-from calorefine.io.names import exact, quoted
+from calorefine.io.names import exact, owner, quoted
 from calorefine.io.provenance import read_provenance
+from calorefine.io.shower_branches import PREFIX, ShowerBranches
 from calorefine.io.sources import Source
 from calorefine.io.table import read_table
 from calorefine.keys import KeyArray
@@ -65,10 +66,13 @@ class WeightedFiles:
     weight: str = "none"
     friends: list[str] | None = None
     friends_by: list[str] | None = None
+    described: Columns | None = field(default=None, init=False, repr=False)
 
-    def within(self, tree: str) -> WeightedFiles:
-        """Return the same with this tree, if none is named."""
-        return replace(self, tree=self.tree or tree)
+    def within(self, tree: str, columns: Columns | None = None) -> WeightedFiles:
+        """Return the same with this tree, if none is named, and columns that tell of its showers."""
+        named = replace(self, tree=self.tree or tree)
+        object.__setattr__(named, "described", columns or self.described)
+        return named
 
     @cached_property
     def source(self) -> Source:
@@ -77,7 +81,7 @@ class WeightedFiles:
         Raises:
             FileError: a path or glob matches no file.
         """
-        return open_source(self.files, self.tree or "events", self.friends, self.friends_by)
+        return open_source(self.files, self.tree or "events", self.friends, self.friends_by).with_showers(self.showers)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -122,11 +126,26 @@ class WeightedFiles:
                 out[name] = quoted(branch) if named else text
         return out
 
+    def showers(self, columns: Columns | None = None) -> ShowerBranches | None:
+        """Where the files hold showers; None if `shower_columns` are none.  Generated ones needn't be possible."""
+        told = self.shower_columns(columns)
+        if told is None:
+            return None
+        generated = bool(self.provenance.get("columns"))
+        return ShowerBranches.of(told, self.texts(told, "features", "context"), generated=generated)
+
+    def shower_columns(self, columns: Columns | None = None) -> Columns | None:
+        """Columns that tell of showers: these, those that were described, or those that the files were made with."""
+        made_with = self.columns if self.provenance.get("columns", {}).get("showers") else None
+        return next((told for told in (columns, self.described, made_with) if told and told.showers), None)
+
     def lacking(self, texts: Iterable[str]) -> list[str]:
-        """Branches that expressions need and the files don't have."""
+        """Branches that expressions need and the files don't have; observables of showers are none."""
         known = self.branches
-        needed = dict.fromkeys(name for text in texts for name in reductions.branches(exact(text, known)))
-        return [name for name in needed if not {name, re.split(r"(?:\[-?\d+\])+$| == \"", name)[0]} & set(known)]
+        needed = dict.fromkeys(
+            name for text in texts for name in reductions.branches(exact(text, known)) if not name.startswith(PREFIX)
+        )
+        return [name for name in needed if not {name, owner(name)} & set(known)]
 
     def is_keyed(self, columns: Columns) -> bool:
         """Whether the files have key branches by which their events are known."""
@@ -135,6 +154,7 @@ class WeightedFiles:
     def request(self, columns: Columns | None, texts: Mapping[str, str], **options: Any) -> Request:
         """Request of these expressions and the weight; events go by file and row where there are no key branches."""
         wanted = {**texts} if self.weight == "none" else {**texts, WEIGHT: self.weight}
+        options = {"showers": self.showers(columns)} | options
         if columns is None:
             return Request(wanted, **options)
         keyed: dict[str, Any] = {} if self.is_keyed(columns) else {"key": [], "candidate": None}

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from calorefine.errors import ConfigError, ValueRangeError, nearest
 from calorefine.io.provenance import PROVENANCE, stamped
-from calorefine.io.showers import CALOGAN, ENERGIES, SHOWERS
+from calorefine.io.shower_checks import ENERGIES, SHOWERS
+from calorefine.io.showers import CALOGAN
 
 _CHUNK_BYTES, _CHUNK_ROWS = 2**19, 2**15
 _FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import math
 import os
@@ -13,11 +14,11 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import awkward as ak  # type: ignore[import-untyped]  # neither py.typed nor stubs exist
 import numpy as np
@@ -25,7 +26,8 @@ import numpy as np
 from calorefine.errors import BranchError, CalorefineWarning, FileError, KeyColumnError, ValueRangeError, nearest
 from calorefine.io import remote
 from calorefine.io.chunks import CHUNK_ROWS, Chunk, Content, NonFinite, Request, rows_of, select
-from calorefine.io.names import ENTRY, TEXT
+from calorefine.io.names import ENTRY, TEXT, owner
+from calorefine.io.shower_branches import PREFIX, UNKNOWN, ShowerBranches
 from calorefine.text import first_three
 
 TreeFormat = Literal["ttree", "rntuple"]
@@ -74,6 +76,7 @@ class Source(ABC):
     files: str | Path | Sequence[str] | Sequence[Path]
     tree: str
     paths: list[Path] = field(init=False, repr=False)
+    showers: Callable[[], ShowerBranches | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Expand globs."""
@@ -90,6 +93,12 @@ class Source(ABC):
         Raises:
             FileError: the file is missing, truncated or unclosed, or holds no such table.
         """
+
+    def with_showers(self, showers: Callable[[], ShowerBranches | None]) -> Self:
+        """The same files, of which a function tells where they hold showers once their observables are asked for."""
+        described = copy.copy(self)
+        object.__setattr__(described, "showers", showers)
+        return described
 
     def told(self) -> dict[str, Any]:
         """Names of files and tree, for the provenance."""
@@ -138,26 +147,57 @@ class Source(ABC):
             return {name: tree.counter(name) for name in names}
 
     def tables(
-        self, needed: Mapping[str, Content], rows: int, askers: Mapping[str, str] | None = None
+        self,
+        needed: Mapping[str, Content],
+        rows: int,
+        askers: Mapping[str, str] | None = None,
+        showers: ShowerBranches | None = None,
     ) -> Iterator[tuple[Path, dict[str, Any], range]]:
         """Yield the branches of consecutive rows, with their file, and the range of those rows.
 
         Args:
-            needed: branches, entries of arrays as `branch[3]`, or comparisons as `branch == "TT"`, to the most that
-                they may hold for an event: arrays (n,) of a number, (n, k, ...) of a fixed-size array, awkward arrays
-                (n, var) of a list.
+            needed: branches, entries of arrays as `branch[3]`, comparisons as `branch == "TT"`, or observables of
+                showers as `shower.e_tot`, to the most that they may hold for an event: arrays (n,) of a number,
+                (n, k, ...) of a fixed-size array, awkward arrays (n, var) of a list.
             rows: at a time; fewer of large arrays.
             askers: who asks for a branch, by branch, for the message that it is missing.
+            showers: where the files hold showers; as the source was told, if left out.
 
         Raises:
             FileError: a file or tree can't be read.
-            BranchError: a branch is missing, or holds something else.
+            BranchError: a branch is missing, or holds something else; nothing tells where showers are.
+            ValueRangeError: showers that can't be.
         """
+        observed = self.observed(needed)
+        if not observed:
+            yield from self._tables(needed, rows, askers or {})
+            return
+        showers = showers or (self.showers() if self.showers else None)
+        if showers is None:
+            asked = (askers or {}).get(observed[0])
+            raise BranchError(f"{self}: '{observed[0]}'{f' (asked for by {asked})' if asked else ''}: {UNKNOWN}")
+        showers.require(observed, str(self))
+        of_showers = showers.needed(observed)
+        inner = {name: most for name, most in needed.items() if name not in observed}
+        asking = {name: asker for name, asker in (askers or {}).items() if name not in observed}
+        for path, table, at in self._tables(inner | dict.fromkeys(of_showers, "array"), rows, of_showers | asking):
+            yield path, table | showers.evaluate(observed, table, self._where(path)), at
+
+    def observed(self, needed: Iterable[str]) -> list[str]:
+        """Which of these names are observables of showers, and no branches."""
+        named = [name for name in needed if name.startswith(PREFIX)]
+        known = set(self.branch_paths()) if named else set()
+        return [name for name in named if name not in known]
+
+    def _tables(
+        self, needed: Mapping[str, Content], rows: int, askers: Mapping[str, str]
+    ) -> Iterator[tuple[Path, dict[str, Any], range]]:
+        """The same, without observables of showers."""
         for path in self.paths:
             with self.open(path) as tree:
                 where, paths = self._where(path), set(tree.paths())
-                for text, asker in (askers or {}).items():
-                    if (name := text if text in paths else _branch(text)) not in paths:
+                for text, asker in askers.items():
+                    if (name := text if text in paths else owner(text)) not in paths:
                         raise BranchError(f"{_missing(tree, name, where)} (asked for by {asker})")
                 derived = [text for text in needed if text not in paths]
                 entries = {text: _entry(tree, text, where) for text in derived if ENTRY.fullmatch(text)}
@@ -180,7 +220,7 @@ class Source(ABC):
             FileError: a file is missing, truncated or unclosed, or holds no such tree.
             BranchError: a branch or the collection is missing, or a branch holds something else than it should.
             KeyColumnError: a key branch is no integer.
-            ValueRangeError: NaN or infinite values, counted by column.
+            ValueRangeError: NaN or infinite values, counted by column; showers that can't be.
             ExpressionError: an expression can't be evaluated.
         """
         request = request.exact(self.branch_paths())
@@ -189,9 +229,13 @@ class Source(ABC):
         types: dict[str, Any] = {}
         counting = self._counting(request) if request.collection else None
         needed: dict[str, Content] = request.needed() | ({counting: "list"} if counting else {})
-        for path, table, at in self.tables(needed, rows, request.askers()):
+        for path, table, at in self.tables(needed, rows, request.askers(), request.showers):
             self._check_types(types, {name: table[name] for name in request.branches}, path)
+            if request.showers:
+                request.showers.check_cells(table, self._where(path))
             chunk, counts, n_bad = select(table, at, path, request, counting)
+            if request.showers:
+                request.showers.check(chunk.values, self._where(path))
             bad.update(counts)
             dropped += n_bad
             if chunk.n_events and (request.nonfinite == "drop" or not bad):
@@ -288,12 +332,6 @@ def row_type(array: Any) -> Any:
 def content(shape: BranchShape) -> Any:
     """Name of what a branch holds for each event: a number, an array of fixed size, a list, or None."""
     return "array" if isinstance(shape, tuple) and shape else "number" if shape == () else shape
-
-
-def _branch(text: str) -> str:
-    """The branch whose entry, or whose comparison with text, this is."""
-    derived = ENTRY.fullmatch(text) or TEXT.fullmatch(text)
-    return derived[1] if derived else text
 
 
 def _missing(tree: Tree, name: str, where: str) -> str:

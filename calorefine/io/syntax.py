@@ -117,6 +117,8 @@ def _hint(node: ast.AST) -> str:
         return "; write ** for powers"
     if isinstance(node, ast.Subscript):
         return "; of arrays write one entry, from 0, as in v[3] or cov[1][2]"
+    if isinstance(node, ast.Attribute):
+        return "; a name with a dot stands in back-quotes, unless it is an observable of showers, as in shower.e_tot"
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return '; text is compared with a branch, as in label == "TT"'
     return ""

@@ -19,7 +19,6 @@ import uproot
 from calorefine.errors import ConfigError, FileError
 from calorefine.io.hdf5 import SUFFIXES
 from calorefine.io.provenance import PROVENANCE, stamped
-from calorefine.io.shower_writer import create_showers
 from calorefine.io.sources import TreeFormat, row_type
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -174,6 +173,8 @@ def write_tree(
     """
     with replacing(path, overwrite=overwrite) as beside:
         if path.suffix.lower() in SUFFIXES:
+            from calorefine.io.shower_writer import create_showers  # and h5py with it
+
             with create_showers(beside, path) as writer:
                 yield writer
         else:

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from calorefine.events import Columns
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Histogram, Measured, Observable, Weights, measure
 from calorefine.stats import FloatArray, IntArray
@@ -59,6 +60,10 @@ class Closure:
 
     generated: WeightedFiles
     reference: WeightedFiles
+
+    def within(self, tree: str, columns: Columns | None) -> Closure:
+        """The same as `WeightedFiles.within` of both."""
+        return Closure(self.generated.within(tree, columns), self.reference.within(tree, columns))
 
 
 @dataclass(frozen=True)

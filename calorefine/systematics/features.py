@@ -76,6 +76,7 @@ def measure_features(
         raise ConfigError(f"bins: {bins} found, expected at least 1")
     samples = {name: sample.within(tree) for name, sample in samples.items()}
     described = next((files.columns for name, files in samples.items() if name != REFERENCE and _tells(files)), None)
+    samples = {name: sample.within(tree, described) for name, sample in samples.items()}
     texts, lacking = _expressions(samples, described, names)
     for name in samples if REFERENCE in samples else ():
         if name != REFERENCE:

@@ -25,6 +25,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from calorefine.errors import ConfigError, FileError, nearest
+from calorefine.events import Columns
 from calorefine.io.sample import WeightedFiles
 from calorefine.observables import Observable
 from calorefine.systematics.bias import OF_MEAN, OF_NOMINAL, Bias, closure_bias, ensemble_bias
@@ -106,7 +107,9 @@ class Propagated:
             raise ConfigError(f"{msg}run 'calorefine propagate' again")
         known = self.provenance.get("entries", {})
         totals = {name: known[name]["sum_w"] for name in bins if name in known and is_sum(observables[name])}
-        return at_totals(sample.within(tree), {name: observables[name] for name in bins}, totals)
+        told = self.provenance.get("columns")
+        described = sample.within(tree, Columns.from_dict(told) if told else None)
+        return at_totals(described, {name: observables[name] for name in bins}, totals)
 
     def comparisons(self, truth: Compared | None) -> list[Agreement]:
         """What should agree; with the truth that `calorefine propagate` was given, if there is no other one."""

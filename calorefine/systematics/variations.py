@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calorefine.errors import ConfigError
+from calorefine.events import Columns
 from calorefine.io.provenance import digest, read_provenance
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import Source, expanded
@@ -68,13 +69,19 @@ class Variables:
         observables: by name.
         weight: nominal weight.
         sources: name to its variations.
+        columns: that tell of showers in files of variations, which don't themselves.
     """
 
     def __init__(
-        self, source: Source, observables: Mapping[str, Observable], weight: str, sources: Mapping[str, Variations]
+        self,
+        source: Source,
+        observables: Mapping[str, Observable],
+        weight: str,
+        sources: Mapping[str, Variations],
+        columns: Columns | None = None,
     ) -> None:
         """Measure the nominal file once, and each other file."""
-        self.source, self.weight = source, weight
+        self.source, self.weight, self.columns = source, weight, columns
         every = [Weights(weight), *(column for variations in sources.values() for column in variations.columns)]
         self.nominal = measure(source, observables, weights=every)
         further = iter(self.nominal.values[1:])
@@ -109,7 +116,8 @@ class Variables:
 
     def samples(self, name: str) -> list[WeightedFiles]:
         """The files of a source's variations; none if these are weights."""
-        return [WeightedFiles(path, self.source.tree, self.weight) for path in self.files.get(name, [])]
+        tree = self.source.tree
+        return [WeightedFiles(path, tree, self.weight).within(tree, self.columns) for path in self.files.get(name, [])]
 
     def retrained(self, name: str) -> bool:
         """Whether a source's variations are of other trainings than the nominal sample, as far as the files tell."""

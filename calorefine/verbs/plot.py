@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 
 from calorefine.errors import ConfigError, nearest
+from calorefine.events import Columns
 from calorefine.io.provenance import recorded
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import check_outputs, replacing
@@ -25,6 +26,7 @@ def plot_files(
     features: list[str] | None = None,
     tree: str = "events",
     bins: int = 40,
+    columns: Columns | None = None,
     overwrite: bool = False,
 ) -> str:
     """Draw the distribution of each feature in a generated and a reference file.
@@ -39,6 +41,8 @@ def plot_files(
         features: branches or expressions in both files; the generated features if left out.
         tree: name of the tree in samples that don't name theirs.
         bins: number of bins.
+        columns: of showers, for their observables (`shower.width_eta_1`); those that the generated file was made with,
+            if left out.
         overwrite: replace an existing picture.
 
     Returns:
@@ -52,7 +56,8 @@ def plot_files(
         raise ConfigError(f"bins: {bins} found, expected at least 1")
     picture = _format(Path(output))
     check_outputs(Path(output), overwrite=overwrite)
-    files = generated.within(tree), reference.within(tree)
+    made = generated.within(tree, columns)
+    files = made, reference.within(tree, made.shower_columns())
     names = features or list(files[0].provenance.get("columns", {}).get("features", {}))
     if not names:
         raise ConfigError(f"{generated.files}: has no provenance that names its features; name them with --features")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calorefine.errors import ConfigError, FitError, ValueRangeError
-from calorefine.io.formats import open_source
+from calorefine.events import Columns
 from calorefine.io.names import ENTRY
 from calorefine.io.provenance import read_provenance, recorded
 from calorefine.io.reductions import branches
@@ -101,6 +101,7 @@ def propagate_files(
     replica_bias: bool = False,
     inflated: Inflate = "no",
     fit: Fit | None = None,
+    columns: Columns | None = None,
     overwrite: bool = False,
 ) -> PropagateSummary:
     """Measure observables in generated events and in their variations; write values with a covariance by source.
@@ -128,6 +129,8 @@ def propagate_files(
         inflated: enlarge the uncertainty to cover the truth: by a factor on the calibration's errors, or by the
             deviation itself.
         fit: names and signal for the pyhf workspace.
+        columns: of showers, for their observables (`shower.width_eta_1`); those that the nominal files were made with,
+            if left out.
         overwrite: replace existing outputs.
 
     Raises:
@@ -137,12 +140,14 @@ def propagate_files(
         raise ConfigError(f"inflated: {inflated} found without truth, expected events that tell by how much")
     replicated = {name: given for name, given in (("calibration", calibration), ("training", training)) if given}
     check_outputs(*output_paths(Path(output)), overwrite=overwrite)
-    variables = Variables(open_source(nominal, tree), observables, weight, replicated | (alternatives or {}))
+    sample = WeightedFiles(nominal, tree, weight).within(tree, columns)
+    columns = sample.shower_columns()
+    variables = Variables(sample.source, observables, weight, replicated | (alternatives or {}), columns)
     measured, rows = variables.nominal, variables.rows
     lines = [*_outside(measured, outside), *measured.notes()]
-    missing, resolved_lines = _unresolved(variables, WeightedFiles(nominal, tree, weight), replicated)
+    missing, resolved_lines = _unresolved(variables, sample, replicated)
     own, noise_lines = variables.own_noise(noise)
-    deviation, closes = residual(measured, closure, tree) if closure else (None, [])
+    deviation, closes = residual(measured, closure.within(tree, columns), tree) if closure else (None, [])
     systematics = assemble(
         measured.values[0],
         bins_of(measured),
@@ -158,7 +163,7 @@ def propagate_files(
         data_dof=_data_dof(variables.source),
         outside=measured.outside if outside == "uncertainty" and measured.outside.any() else None,
     )
-    true = at_totals(truth.within(tree), measured.observables, totals_of(measured)) if truth else None
+    true = at_totals(truth.within(tree, columns), measured.observables, totals_of(measured)) if truth else None
     biases = checks.biases(systematics, true)
     systematics = with_bias(systematics) if replica_bias else systematics
     if true and inflated != "no":
@@ -225,6 +230,7 @@ def _provenance(
     }
     return {
         "files": variables.provenance(),
+        "columns": variables.columns.to_dict() if variables.columns else None,
         "weight": variables.weight,
         "outside_domain": measured.outside_counts.tolist(),
         "messages": lines,

@@ -19,7 +19,7 @@ from calorefine.io.hdf5 import SUFFIXES
 from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import CONTEXTS, WeightedFiles
-from calorefine.io.showers import ENERGIES, SHOWERS
+from calorefine.io.shower_checks import ENERGIES, SHOWERS
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import check_unique, warn_of_row_keys
 from calorefine.keys import KeyArray

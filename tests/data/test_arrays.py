@@ -277,7 +277,7 @@ def test_preprocessing_of_ones_own(data, tmp_path, name):
 def test_preprocessing_that_is_not_known_is_refused():
     state = {"mean": torch.zeros(1), "width": torch.ones(1)}
     with pytest.raises(CheckpointError, match=r"'Centred' is not known; did you mean 'Centered'.*import the module"):
-        Preprocessing.from_dict({"name": "Centred", "init_args": {}}, state)
+        Preprocessing.from_dict({"name": "Centred", "init_args": {}}, state, COLUMNS)
     with pytest.raises(ConfigError, match=r"'ColumnTransforms': .*column_transforms and elsewhere define it"):
         type("ColumnTransforms", (Centered,), {"__module__": "elsewhere"})
 

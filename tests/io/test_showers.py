@@ -29,7 +29,8 @@ from calorefine.io.formats import open_source
 from calorefine.io.provenance import PROVENANCE, read_provenance
 from calorefine.io.rewrite import rewriting
 from calorefine.io.root import RootFiles
-from calorefine.io.showers import ShowerFiles, check_showers
+from calorefine.io.shower_checks import check_showers
+from calorefine.io.showers import ShowerFiles
 from calorefine.io.writer import write_tree
 from calorefine.models import MODELS
 from calorefine.verbs.sample import sample_file
