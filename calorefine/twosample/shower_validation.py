@@ -21,7 +21,7 @@ from calorefine.twosample.binned import BinWidths, ContextBin, PairedBins, binne
 from calorefine.twosample.neighbors import TrainingDistances
 from calorefine.twosample.pair import Twins
 from calorefine.twosample.results import SampleNumbers
-from calorefine.twosample.shower_classifier import NetworkOptions
+from calorefine.twosample.shower_classifier import LogPosterior, NetworkOptions
 from calorefine.twosample.shower_distances import Observable, Pair
 from calorefine.twosample.shower_judges import Tell
 from calorefine.twosample.shower_means import Means
@@ -100,13 +100,7 @@ def shower_validation(
     classifiers = refused.unless(
         "classifiers", lambda: shower_judges.judgments(pair, geometry, options, tell=tell, **random)
     )
-    posterior = None
-    if samples.others:
-        tell("classifier of models")
-        models = {"generated": samples.generated, **samples.others}
-        posterior = refused.unless(
-            "posterior", lambda: shower_judges.ranked(models, pair[1], geometry, options, **random)
-        )
+    posterior = _posterior(samples, refused, options, tell, **random)
     return ShowerValidation(
         output=outputs[0],
         page=outputs[1],
@@ -143,6 +137,17 @@ class Refusals:
         except WeightError as error:
             self.reasons[name] = str(error)
             return None
+
+
+def _posterior(
+    samples: ShowerSamples, refused: Refusals, options: NetworkOptions, tell: Tell, **random: Any
+) -> LogPosterior | None:
+    if not samples.others:
+        return None
+    tell("classifier of models")
+    models = {"generated": samples.generated, **samples.others}
+    rank = shower_judges.ranked
+    return refused.unless("posterior", lambda: rank(models, samples.reference, samples.geometry, options, **random))
 
 
 def _training_distances(samples: ShowerSamples, refused: Refusals, seed: int) -> TrainingDistances | None:
