@@ -181,7 +181,8 @@ def _showers(pictures: ShowerPictures) -> Section:
 def _means(found: ShowerValidation, pictures: ShowerPictures) -> Section:
     text = [
         "Weighted means per shower, with errors as bands and bars. The probability of the largest pull is that of one "
-        "as large in any of the bins, as if these were independent.",
+        "as large in any of the bins, as if these were independent. Errors here don't hold the statistics of the "
+        "generator's training sample.",
         "Lateral profiles are around the point of entry where it is known; they span 99 % of a layer's energy.",
     ]
     rows = worst_rows(found)
@@ -242,7 +243,8 @@ def _distances(found: ShowerValidation) -> Section:
     if found.posterior:
         text.append(
             "A network that tells the models apart, asked for the reference: the mean logarithm of each model's "
-            "probability. It ranks models, and says nothing about how good the best one is."
+            "probability. It ranks models, and says nothing about how good the best one is. Differences that "
+            "the models' own showers have as well are the network's."
         )
         tables.append(_table("Models, the most probable first", posterior_rows(found.posterior)))
     return Section("Distances", text, tables=tables, numbers=numbers)

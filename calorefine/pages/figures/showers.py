@@ -22,7 +22,7 @@ DECADES = 4.0  # of energy that the colors span
 RATIO_REACH = 0.5  # of the colors of ratios around 1
 ENERGY_COLORS, RATIO_COLORS, EMPTY = "viridis", "RdBu_r", "0.9"
 ANGLES = 72  # corners of a circle at least
-SIZE = 2.0  # inches of a layer
+SIZE, HIGH = 2.0, 1.7  # inches of a layer with its labels
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def images_figure(layers: Sequence[Layer], rows: Sequence[ImageRow], titles: Seq
         titles: of each column.
         label: of the scale of energies.
     """
-    size = (SIZE * len(layers) + 1.4, SIZE * len(rows) + 0.5)
+    size = (SIZE * len(layers) + 1.4, HIGH * len(rows) + 0.5)
     figure, panels = style.canvas(len(rows), len(layers), size=size, sharex="col", sharey="col")
     for kind, text in ((False, label), (True, "ratio")):
         chosen = [k for k, row in enumerate(rows) if row.ratios == kind]
