@@ -230,7 +230,7 @@ def _provenance(
     }
     return {
         "files": variables.provenance(),
-        "columns": variables.columns.to_dict() if variables.columns else None,
+        **({"columns": variables.columns.to_dict()} if variables.columns else {}),
         "weight": variables.weight,
         "outside_domain": measured.outside_counts.tolist(),
         "messages": lines,

@@ -22,6 +22,7 @@ from calorefine.io.writer import write_tree
 from calorefine.observables import Mean, Quantile
 from calorefine.shower_columns import ShowerColumns
 from calorefine.systematics import load
+from calorefine.systematics.propagated import Propagated
 from calorefine.systematics.variations import Variations
 from calorefine.verbs.propagate import propagate_files
 
@@ -204,6 +205,10 @@ def test_propagate(few, columns, files, tmp_path):
     np.testing.assert_allclose(summary.systematics.nominal[:2], wanted[:2], rtol=1e-6)
     np.testing.assert_allclose(summary.systematics.nominal[2], wanted[2], rtol=2e-3)
     assert "calibration" in load(tmp_path / "s.npz").sources
+    again = Propagated.load(str(tmp_path / "s.npz")).truth(WeightedFiles(reference), "/")
+    truth = expected("response", few, columns, slice(N))
+    low = few["incident_energies"][:N, 0] < 4000
+    np.testing.assert_allclose(again.values[:2], [truth[low].mean(), truth[~low].mean()], rtol=1e-6)
     assert summary.biases
 
 
