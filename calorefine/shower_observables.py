@@ -172,7 +172,37 @@ def lateral_profile(
     center_mm: FloatArray | None = None,
     event_key: keys.KeyArray | None = None,
 ) -> Profile:
-    """Mean energy (b,) of a layer's cells whose centers lie in bins of the coordinate along one axis.
+    """Weighted mean (b,) of `lateral_energies`, and its error; it raises their errors as well.
+
+    Args:
+        cells: (n, n_cells) in MeV.
+        geometry: of the cells.
+        layer: its number.
+        axis: along which.
+        edges_mm: (b + 1,) of the bins.
+        weight: (n,) any sign, positive sum.
+        center_mm: (n,) position that is subtracted; 0 without.
+        event_key: (n,) equal for showers that are correlated; none are without.
+
+    Raises:
+        EmptySelectionError: no shower has energy in the layer.
+        WeightError: weights of another length, or without a positive sum.
+    """
+    energies = lateral_energies(cells, geometry, layer=layer, axis=axis, edges_mm=edges_mm, center_mm=center_mm)
+    index = [part.number for part in geometry.layers].index(layer)
+    return _profile(energies, _least(cells, geometry, [index]), weight, event_key)
+
+
+def lateral_energies(
+    cells: Cells,
+    geometry: Geometry,
+    *,
+    layer: int,
+    axis: Axis,
+    edges_mm: FloatArray,
+    center_mm: FloatArray | None = None,
+) -> FloatArray:
+    """Energy (n, b) of a layer's cells whose centers lie in bins of the coordinate along one axis.
 
     Args:
         cells: (n, n_cells) in MeV.
@@ -180,26 +210,22 @@ def lateral_profile(
         layer: its number.
         axis: along which; the other one is summed over.
         edges_mm: (b + 1,) of the bins, each without its upper edge; cells outside don't count.
-        weight: (n,) any sign, positive sum.
         center_mm: (n,) position that is subtracted, such as the entry point or the center of energy; 0 without.
-        event_key: (n,) equal for showers that are correlated; none are without.
 
     Raises:
         ConfigError: cells of another shape, no such layer or axis.
-        EmptySelectionError: no shower has energy in the layer.
         ValueRangeError: a cell is NaN or infinite.
-        WeightError: weights of another length, or without a positive sum.
     """
     _check_shape(cells, geometry)
     numbers = [part.number for part in geometry.layers]
     if layer not in numbers or axis not in AXES:
         raise ConfigError(f"layer {layer} and axis '{axis}' found, expected one of {numbers} and one of {AXES}")
     index, center = numbers.index(layer), np.zeros(len(cells)) if center_mm is None else np.asarray(center_mm)
-    where, energies, first = getattr(geometry.layers[index], axis), [], 0
+    where, energies, first = getattr(geometry.layers[index], axis), [np.empty((0, len(edges_mm) - 1))], 0
     for part in _blocks(cells, geometry, index):
         energies.append(_in_bins(part, where - center[first : first + len(part), None], edges_mm))
         first += len(part)
-    return _profile(np.concatenate(energies), _least(cells, geometry, [index]), weight, event_key)
+    return np.concatenate(energies)
 
 
 def _in_bins(part: FloatArray, where: FloatArray, edges: FloatArray) -> FloatArray:

@@ -83,6 +83,14 @@ def svg(figure: Figure) -> bytes:
 
 
 @styled
+def png(figure: Figure) -> bytes:
+    """Return the figure as PNG, for pictures of so many parts that SVG would be large."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    return out.getvalue()
+
+
+@styled
 def save_picture(figure: Figure, path: Path, kind: str = "png") -> None:
     """Write the figure with so many pixels that a page shows it sharp; in the style that it was drawn with."""
     figure.savefig(path, format=kind, dpi=DPI)

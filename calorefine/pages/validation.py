@@ -26,16 +26,18 @@ def overlay_figure(overlays: Mapping[str, Overlay]) -> Figure:
     Args:
         overlays: feature to both distributions.
     """
+    return grid_figure([overlay_panel(name, one) for name, one in overlays.items()], per_row=PANELS_PER_ROW)
+
+
+def overlay_panel(name: str, one: Overlay) -> Panel:
+    """Distribution of a feature with the ratio generated over reference below it."""
     color, line = SAMPLES["generated"]
-    panels = []
-    for name, one in overlays.items():
-        curves = [
-            Curve("reference", one.reference[0], one.reference[1], options={"markersize": 3}),
-            Curve("generated", one.generated[0], line=line, color=color),
-        ]
-        ratio = Curve("", one.ratio[0], one.ratio[1], color=color, options={"markersize": 3, "marker": "."})
-        panels.append(Panel(one.edges, curves, name, "events / bin", [ratio], RATIO))
-    return grid_figure(panels, per_row=PANELS_PER_ROW)
+    curves = [
+        Curve("reference", one.reference[0], one.reference[1], options={"markersize": 3}),
+        Curve("generated", one.generated[0], line=line, color=color),
+    ]
+    ratio = Curve("", one.ratio[0], one.ratio[1], color=color, options={"markersize": 3, "marker": "."})
+    return Panel(one.edges, curves, name, "events / bin", [ratio], RATIO)
 
 
 def efficiency_figure(

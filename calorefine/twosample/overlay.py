@@ -33,14 +33,16 @@ class Overlay:
     ratio: FloatArray
 
 
-def overlay(name: str, generated: SampleRows, reference: SampleRows, *, bins: int = 40) -> Overlay:
-    """Distributions of one column.
+def overlay(
+    name: str, generated: SampleRows, reference: SampleRows, *, bins: int = 40, edges: FloatArray | None = None
+) -> Overlay:
+    """Distributions of one column, in bins with these edges (b + 1,) or as `display_edges` chooses them.
 
     In the errors, the weights of equal event key in a bin are summed before squaring: copies of an event, and an event
     and its pair in the ratio, count as correlated.  They hold `UNSEEN` more events of the mean weight, so that an
     empty bin has an error too; those of ratios, in which pairs cancel, only where the generated bin is empty.
     """
-    edges = display_edges(reference.table[name], reference.weight, bins=bins)
+    edges = display_edges(reference.table[name], reference.weight, bins=bins) if edges is None else edges
     shares = _event_shares(edges, name, (generated, reference))
     unseen = [_unseen(share) for share in shares]
     values = [

@@ -58,7 +58,7 @@ def separation_power(generated: Points, reference: Points, edges: FloatArray) ->
 
     Args:
         generated: one column; weights of any sign, whose scale is irrelevant.
-        reference: likewise.
+        reference: likewise; events of weight 0 change nothing.
         edges: (b + 1,) rising edges of the bins, such as from `calorefine.shares.display_edges` of the reference.
 
     Raises:
@@ -73,7 +73,8 @@ def separation_power(generated: Points, reference: Points, edges: FloatArray) ->
     weights = generated.weight, reference.weight
     group = keys.group(generated.key, reference.key)
     shares, covariance = shares_in_cells((cells[0], cells[1]), weights, group, len(edges) + 1)
-    total, filled = shares.sum(axis=0), np.bincount(np.concatenate(cells), minlength=len(edges) + 1) > 0
+    used = np.concatenate(cells)[np.concatenate(weights) != 0]
+    total, filled = shares.sum(axis=0), np.bincount(used, minlength=len(edges) + 1) > 0
     if bad := int(np.sum(filled & (total <= 0))):
         raise WeightError(f"separation power: weights in {bad} bins sum to 0 or less, expected more; take wider bins")
     half = np.divide(0.5, total, out=np.zeros_like(total), where=total > 0)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -205,7 +205,8 @@ def compare_models(
             generated, validated = (str(folder / f"{name}{end}") for end in (".root", ".json"))
             sample_file(checkpoint=checkpoint, output=generated, overwrite=True, **conditions)
             sample = replace(reference, files=generated)
-            validations[name] = validate_files(generated=sample, output=validated, overwrite=True, **judged)
+            found = validate_files(generated=sample, output=validated, overwrite=True, **judged)
+            validations[name] = cast("Validation", found)  # not of showers
             rows.append(_row(name, load_simulator(checkpoint), validations[name], seconds, reference.source))
             if name in planned:
                 pair = read_samples(sample, reference, columns=None)

@@ -13,6 +13,8 @@ tells if their contexts are distributed differently (`context_check`), which the
 Errors and pulls of means, widths and efficiencies hold the statistics of the generator's training sample where the
 generated file's provenance tells its effective number of events.  The other p-values and the AUC's error don't: they
 say whether the two samples differ, and those of a perfect generator, trained on finite data, do so a little.
+
+Showers have numbers and a page of their own (`validate_showers`).
 """
 
 from __future__ import annotations
@@ -22,13 +24,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from calorefine.errors import CheckpointError, ConfigError
-from calorefine.events import Columns, Events, adapted_columns, unknown_columns
-from calorefine.io.provenance import digest, made_by, recorded, write_json
+from calorefine.errors import ConfigError
+from calorefine.events import Columns, adapted_columns, unknown_columns
+from calorefine.io.provenance import made_by, recorded, write_json
 from calorefine.io.sample import SampleRows, WeightedFiles
 from calorefine.io.writer import check_outputs, replacing
 from calorefine.pages.style import save_picture
@@ -37,8 +38,14 @@ from calorefine.simulator import Simulator
 from calorefine.twosample.context_check import warn_of_contexts
 from calorefine.twosample.overlay import overlay
 from calorefine.twosample.pair import Samples, read_samples, read_training, warn_of_columns
-from calorefine.twosample.results import LatentDistance, SampleNumbers, Validation
+from calorefine.twosample.results import LatentDistance, Validation
+from calorefine.twosample.shower_classifier import N_TRAININGS, SMALL, NetworkOptions
+from calorefine.twosample.shower_results import ShowerValidation
 from calorefine.twosample.validation import validation
+from calorefine.verbs.judged_files import require_made_with, sample_numbers, training_n_eff
+from calorefine.verbs.validate_showers import validate_showers
+
+REPETITIONS = 10
 
 
 @recorded("validate")
@@ -51,10 +58,13 @@ def validate_files(
     tree: str = "events",
     training: str | None = None,
     checkpoint: str | None = None,
-    repetitions: int = 10,
+    showers: bool = False,
+    others: dict[str, WeightedFiles] | None = None,
+    network: NetworkOptions = SMALL,
+    repetitions: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-) -> Validation:
+) -> Validation | ShowerValidation:
     """Compare a generated sample with a weighted reference: numbers with errors and p-values as JSON, and pictures.
 
     If the generated file lacks the context, it has to be the output of `calorefine sample` for the reference file: its
@@ -63,15 +73,20 @@ def validate_files(
     Args:
         generated: generated events, with a weight of any sign if they have one.
         reference: reference events, likewise.
-        output: JSON file to write; pictures with the same stem go beside it.
+        output: JSON file to write; pictures with the same stem go beside it, of showers a page.
         columns: features, context, key and cut; those that the generated file was made with, without their cut, if
             left out.
         tree: name of the tree in samples that don't name theirs.
         training: ROOT file that the generator was trained on, to look for memorized events; its tree is named as the
             reference's.
         checkpoint: that the generated events are of, if it is one of a model that encodes events (a VAE): how far the
-            codes of the reference are from the prior that was sampled from.
-        repetitions: how often the classifier is trained on another half of the events.
+            codes of the reference are from the prior that was sampled from.  Of any generator of showers: its times,
+            and showers of the same noise at varied conditions.
+        showers: compare showers in a calorimeter: the columns tell its geometry.
+        others: of showers, name of another model to its files, generated for the same reference: which of them the
+            reference resembles most.
+        network: of showers, the classifier of cells.
+        repetitions: how often the classifier is trained on another part of the events; 10, of showers 3, if left out.
         seed: of splits, multipliers and directions.
         overwrite: replace existing outputs.
 
@@ -86,6 +101,21 @@ def validate_files(
         raise ConfigError(f"output: {output} found, expected a name that ends in .json; pictures go beside it")
     check_outputs(Path(output), overwrite=overwrite)
     files = generated.within(tree), reference.within(tree)
+    if showers:
+        return validate_showers(
+            files,
+            output=Path(output),
+            columns=columns,
+            training=training,
+            checkpoint=checkpoint,
+            others=others or {},
+            network=network,
+            n_trainings=repetitions or N_TRAININGS,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    if others or network != SMALL:
+        raise ConfigError("others, network: given without showers, expected --showers true as well, or none of them")
     samples = _samples(files, columns)
     paths = [Path(output), *_pictures(Path(output), samples.columns.feature_names)]
     with ExitStack() as stack:
@@ -94,11 +124,11 @@ def validate_files(
         result = validation(
             samples,
             known,
-            (_numbers(files[0], samples.generated), _numbers(files[1], samples.reference)),
+            (sample_numbers(files[0], samples.generated.weight), sample_numbers(files[1], samples.reference.weight)),
             outputs=(paths[0], paths[1:]),
-            training_n_eff=_n_eff(files[0].provenance),
+            training_n_eff=training_n_eff(files[0].provenance),
             latent_distance=_latent_distance(Path(checkpoint), files, samples.columns) if checkpoint else None,
-            repetitions=repetitions,
+            repetitions=repetitions or REPETITIONS,
             seed=seed,
         )
         write_json(partial[0], result.to_dict() | {"provenance": made_by()})
@@ -128,15 +158,8 @@ def _latent_distance(checkpoint: Path, files: tuple[WeightedFiles, WeightedFiles
         CheckpointError: the generated events are not of this checkpoint.
         ConfigError: its model encodes no events, or has other columns.
     """
-    simulator, told = Simulator.load(checkpoint), files[0].provenance
-    if (made_with := told.get("checkpoint_sha256") or "") != digest(checkpoint):
-        wanted = (
-            f"{told['checkpoint']} ({made_with[:12]}), with which" if made_with else "none: it isn't told with which"
-        )
-        msg = (
-            f"checkpoint: {checkpoint} ({digest(checkpoint)[:12]}) found, expected {wanted} {files[0].source} was made"
-        )
-        raise CheckpointError(msg)
+    require_made_with(checkpoint, files[0])
+    simulator = Simulator.load(checkpoint)
     given = {**columns.feature_columns, **columns.context_columns}
     known = simulator.columns
     unknown_columns(given, [*known.features, *known.context], option="columns")
@@ -149,17 +172,6 @@ def _pictures(output: Path, features: list[str]) -> list[Path]:
     """Names of the pictures."""
     parts = ["features", "widths", *(f"efficiency_{re.sub(r'[^0-9A-Za-z_.-]', '_', name)}" for name in features)]
     return [output.with_name(f"{output.stem}_{part}.png") for part in parts]
-
-
-def _numbers(files: WeightedFiles, events: Events) -> SampleNumbers:
-    return SampleNumbers([str(path) for path in files.source.paths], **files.numbers(events.weight))
-
-
-def _n_eff(provenance: dict[str, Any]) -> float | None:
-    """Effective number of training events, of the signed weights where positive ones were made of them."""
-    training = provenance.get("training", {})
-    n_eff = training.get("n_eff_signed") or training.get("n_eff")
-    return None if n_eff is None else float(n_eff)
 
 
 def _figures(samples: Samples, result: Validation) -> Iterator[Figure]:
