@@ -115,6 +115,10 @@ class Preprocessing(nn.Module, ABC):
         """Spread network values (n, k) of atoms and integers at context (n, c) over what is mapped to them."""
         return u
 
+    def projected(self, u: torch.Tensor) -> torch.Tensor:
+        """Network values (..., k) of what a generator makes, those that stand for one atom made equal."""
+        return u
+
     def exact(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Network values (n, k), float32, whose inverse is x (n, d), also where `forward` has a limit."""
         limited: torch.Tensor = self(x, context)

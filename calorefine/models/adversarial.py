@@ -26,7 +26,7 @@ from calorefine.data.module import Prepared
 from calorefine.errors import ConfigError
 from calorefine.events import Events
 from calorefine.io.provenance import plain
-from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced, records
+from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced, Matched, records
 from calorefine.models.base import TrainedModel
 from calorefine.models.critics import ALL_FEATURES, Critic, CriticOptions
 from calorefine.models.quantities import Quantities
@@ -44,6 +44,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         act: activation of both; that of `swish` is trained, layer by layer.
         critics: what each critic sees, and its weight; one of all features if left out.
         attributes: properties of the event that networks tell from its features, of generated as of reference events.
+        matched: quantities whose joint distribution with the context is compared by an energy distance, without a critic.
         enforce: means and widths that generated events are to have as the training sample has them.
         learning_rate: initial rate of both, for Adam.
         betas: moments of Adam.
@@ -71,6 +72,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         act: Activation = "leaky_relu",
         critics: list[CriticOptions] = [ALL_FEATURES],  # noqa: B006 (never changed; shown by --print_config)
         attributes: list[Attribute] = [],  # noqa: B006
+        matched: list[Matched] = [],  # noqa: B006
         enforce: list[Enforced] = [],  # noqa: B006
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.0, 0.9),
@@ -90,8 +92,9 @@ class AdversarialModel(TrainedModel, recipe=False):
             raise ConfigError("critics: none given, expected at least one")
         check_decay(average_decay)
         self.critic_options, self.attributes = records(CriticOptions, critics), records(Attribute, attributes)
-        self.enforced = records(Enforced, enforce)
-        described = {"critics": self.critic_options, "attributes": self.attributes, "enforce": self.enforced}
+        self.matched, self.enforced = records(Matched, matched), records(Enforced, enforce)
+        described = {"critics": self.critic_options, "attributes": self.attributes}
+        described |= {"matched": self.matched, "enforce": self.enforced}
         self.hparams.update({name: plain(options) for name, options in described.items()})
         self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
         self.learning_rate, self.betas = learning_rate, betas
@@ -111,6 +114,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         """Expressions in physical units, to the option that each is of."""
         options = {text: "critics" for critic in self.critic_options for text in critic.quantities}
         options |= {attribute.expression: "attributes" for attribute in self.attributes}
+        options |= {text: "matched" for matched in self.matched for text in matched.quantities}
         return options | {enforced.expression: "enforce" for enforced in self.enforced}
 
     def take_events(self, train: Events) -> None:
@@ -118,14 +122,23 @@ class AdversarialModel(TrainedModel, recipe=False):
         if self.quantities.options:
             self.moments.copy_(self.quantities.moments(train))
 
+    def dequantized(self, batch: Batch, noise: Noise) -> Batch:
+        """Batch as critics see it: atoms that a generator can make are left as they are."""
+        spread = super().dequantized(batch, noise)
+        return Batch(self.features.projected(spread.x), spread.context, spread.weight)
+
     def build(self, n_features: int, n_context: int) -> None:
         """Create generator, critics, networks of attributes, and the averaged generator."""
-        self.generator = LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
+        self.generator = self.make_generator(n_features, n_context)
         sizes, hidden = (n_features, n_context, self.critic_outputs), self.critic_hidden
         self.critic, *others = (each.network(*sizes, hidden=hidden, act=self.act) for each in self.critic_options)
         self.other_critics = nn.ModuleList(others)
         self.regressions = nn.ModuleList(each.network(n_features, hidden, self.act) for each in self.attributes)
         self.average = averaged(self.generator)
+
+    def make_generator(self, n_features: int, n_context: int) -> nn.Module:
+        """Network that makes events (..., B, d) of latent numbers and context (..., B, latent_size + c)."""
+        return LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
 
     def critics(self) -> list[Critic]:
         """Critics, each of networks that `build` creates."""
@@ -138,7 +151,8 @@ class AdversarialModel(TrainedModel, recipe=False):
     def auxiliaries(self) -> list[Auxiliary]:
         """Auxiliary terms, of networks that `build` creates."""
         pairs = zip(self.attributes, self.regressions, strict=True)
-        return [self._attribute(*pair) for pair in pairs] + [self._enforced(enforced) for enforced in self.enforced]
+        terms = [self._attribute(*pair) for pair in pairs] + [self._matched(matched) for matched in self.matched]
+        return terms + [self._enforced(enforced) for enforced in self.enforced]
 
     def standardized(self, texts: list[str], x: Tensor, context: Tensor) -> Tensor:
         """Quantities (..., B, k) of events and context in network units, less their mean, in standard deviations."""
@@ -164,8 +178,7 @@ class AdversarialModel(TrainedModel, recipe=False):
 
     def generate(self, latent: Tensor, context: Tensor) -> Tensor:
         """Generate with the averaged generator."""
-        generated: Tensor = self.average(torch.cat([latent, context], dim=1))
-        return generated
+        return self.features.projected(self.average(torch.cat([latent, context], dim=1)))
 
     def setup(self, stage: str) -> None:
         """Set up; refuse several processes for critics that take statistics of a batch, of which each has a part."""
@@ -246,6 +259,20 @@ class AdversarialModel(TrainedModel, recipe=False):
 
         return Auxiliary(term, attribute.weight, network, loss)
 
+    def _matched(self, matched: Matched) -> Auxiliary:
+        def points(x: Tensor, context: Tensor) -> Tensor:
+            return torch.cat([self.standardized(matched.quantities, x, context), context], dim=-1)
+
+        def term(batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool) -> Tensor:
+            with torch.no_grad():
+                reference = points(batch.x, batch.context)
+            samples, weight = (reference, points(generated, batch.context)), batch.weight
+            if not full:
+                *samples, weight = map(self.ranks.gathered, (*samples, weight))
+            return losses.energy_distance(*samples, weight=weight, mean_weight=mean_weight, unbiased=not full)
+
+        return Auxiliary(term, matched.weight)
+
     def _enforced(self, enforced: Enforced) -> Auxiliary:
         def term(batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool) -> Tensor:
             z = self.standardized([enforced.expression], generated, batch.context)[..., 0]
@@ -259,5 +286,4 @@ class AdversarialModel(TrainedModel, recipe=False):
     def _generated(self, batch: Batch, noise: Noise) -> Tensor:
         """Events (..., B, d) of the current generator at the batch's contexts."""
         latent = noise.normal(batch.weight.shape[-1], self.latent_size)
-        generated: Tensor = self.generator(torch.cat([latent, batch.context], dim=-1))
-        return generated
+        return self.features.projected(self.generator(torch.cat([latent, batch.context], dim=-1)))
