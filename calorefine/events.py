@@ -1,7 +1,8 @@
 """Columns say which branch means what, in which unit; Events are the record that flows.
 
 `Columns` is the one description of a dataset: it is written in the configuration, used by every stage, and stored in
-the checkpoint.  Its context may hold categories (charge, species, sector), which become one 0/1 column each.
+the checkpoint.  Its context may hold categories (charge, species, sector), which become one 0/1 column each.  Of
+showers it also tells where their cells are, so that nothing else is written for one detector.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calorefine.errors import ConfigError, KeyColumnError, ValueRangeError, nearest
 from calorefine.keys import KeyArray, make_keys
+from calorefine.shower_columns import ShowerColumns
 
 Arrays = Mapping[str, NDArray[Any]]
 _BLOCK = "\0block "
@@ -140,9 +142,12 @@ class Columns:
             correlated: bootstrap counts then go by group instead of by event.
         collection: what the names of lists begin with (`Electron` for `Electron_pt`) whose entries are the candidates
             of their event; branches of one number per event count for each of them.
+        showers: of showers in a calorimeter: its geometry, and which columns are the incident energy and the point of
+            entry.  The cells, in MeV, are the only feature that is an array.
 
     Raises:
-        ConfigError: no feature, a name used twice, a categorical feature, units that don't fit.
+        ConfigError: no feature, a name used twice, a categorical feature, units that don't fit, or showers with other
+            cells than their geometry has.
     """
 
     features: dict[str, Column | None]
@@ -152,6 +157,7 @@ class Columns:
     cut: str | None = None
     block: list[str] = field(default_factory=list)
     collection: str | None = None
+    showers: ShowerColumns | None = None
 
     def __post_init__(self) -> None:
         """Fill in left-out columns and check them."""
@@ -178,6 +184,42 @@ class Columns:
                 raise ConfigError(
                     f"context '{name}': expected at least two distinct categories, not {column.categories}"
                 )
+        if self.showers is not None:
+            self._check_showers(self.showers)
+
+    def _check_showers(self, showers: ShowerColumns) -> None:
+        """Refuse cells, or columns of the incident energy and of the point of entry, that can't be those of showers."""
+        n_cells, sizes = showers.calorimeter.n_cells, {name: math.prod(shape) for name, shape in self.shapes.items()}
+        if list(sizes.values()) != [n_cells]:
+            found = ", ".join(f"'{name}' with {size} numbers" for name, size in sizes.items()) or "none"
+            msg = f"showers: arrays among the features: {found}; expected one, of {n_cells} cells as the geometry has"
+            raise ConfigError(msg)
+        for name in (showers.e_inc, *showers.entry):
+            if name not in self.context:
+                msg = f"showers: there is no context column '{name}'{nearest(name, self.context)}"
+                raise ConfigError(f"{msg}; there are {', '.join(self.context)}")
+        self.mev(showers.e_inc)
+        for name in (self.cells, *showers.entry):
+            column = self.feature_columns.get(name) or self.context_columns[name]
+            expected = "MeV" if name == self.cells else "mm"
+            if (unit := unit_of(name, column)) not in (None, expected):
+                raise ConfigError(f"showers: '{name}': unit {unit} found, expected {expected} (branch_unit converts)")
+
+    @property
+    def cells(self) -> str:
+        """Name of the feature that holds the cells of showers: the only array."""
+        return next(iter(self.shapes))
+
+    def mev(self, name: str) -> float:
+        """Factor from the unit of a context column to MeV.
+
+        Raises:
+            ConfigError: it is no energy.
+        """
+        unit = unit_of(name, self.context_columns[name])
+        if unit not in UNITS["energy"]:
+            raise ConfigError(f"context '{name}': unit {unit} found, expected one of {', '.join(UNITS['energy'])}")
+        return UNITS["energy"][unit]
 
     @property
     def feature_columns(self) -> dict[str, Column]:
@@ -381,8 +423,10 @@ class Columns:
             ConfigError: something is missing, is unknown, or is of another kind than it should be.
         """
         try:
-            groups = {g: {k: _typed(Column, v) for k, v in values[g].items()} for g in ("features", "context")}
-            return cast(Columns, _typed(cls, {**values, **groups}))
+            told = {g: {k: _typed(Column, v) for k, v in values[g].items()} for g in ("features", "context")}
+            if (showers := values.get("showers")) is not None:
+                told["showers"] = _typed(ShowerColumns, showers)
+            return cast(Columns, _typed(cls, {**values, **told}))
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ConfigError(f"columns that can't be: {error}") from error
 
@@ -403,6 +447,8 @@ def _typed(kind: type, values: Mapping[str, Any]) -> Any:
 def _is(value: Any, hint: Any) -> bool:
     """Whether a value of plain containers is of a kind; a list may stand for a tuple."""
     origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
     if origin is Literal:
         return value in inner
     if origin in (Union, UnionType):
@@ -486,4 +532,4 @@ def adapted_columns(columns: Columns, changed: Mapping[str, Column], *, option: 
                 msg = f"{option} {name}: unit {column.unit} found, expected {unit_of(name, known)} as in training; "
                 raise ConfigError(msg + "give the unit in the file as branch_unit")
             group[name] = replace(known, expression=column.expression, branch_unit=column.branch_unit)
-    return Columns(groups["features"], groups["context"], columns.key, columns.candidate, collection=columns.collection)
+    return replace(columns, features=groups["features"], context=groups["context"], cut=None, block=[])

@@ -6,8 +6,8 @@ Nothing else in calorefine is written for one detector: sources, preprocessing a
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ class Layer:
         grid: (rows, columns) if the cells are a regular grid, eta along a row and phi along a column; None otherwise.
         pitch_mm: size of a cell of the grid along (eta, phi).
         resolved: whether the layer is divided along (eta, phi), so that a center and a width there mean something.
+        edges_mm: of the bins in the radius, if the cells are bins in radius and angle, the radius the faster index.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Layer:
     grid: tuple[int, int] | None = None
     pitch_mm: tuple[float, float] | None = None
     resolved: tuple[bool, bool] = (True, True)
+    edges_mm: tuple[float, ...] | None = None
 
     @classmethod
     def of_grid(cls, number: int, grid: tuple[int, int], pitch_mm: tuple[float, float]) -> Layer:
@@ -53,9 +55,52 @@ class Layer:
         eta, phi = ((np.arange(n) - (n - 1) / 2) * size for n, size in zip((columns, rows), pitch_mm, strict=True))
         return cls(number, np.tile(eta, rows), np.repeat(phi, columns), grid, pitch_mm, (columns > 1, rows > 1))
 
+    @classmethod
+    def of_rings(cls, number: int, edges_mm: Sequence[float], n_alpha: int) -> Layer:
+        """Layer of bins in the radius, with these edges, times bins in the angle, from -pi to pi.
+
+        Centers are at the middle of a bin; those of rings that aren't divided are at 0.
+
+        >>> Layer.of_rings(0, (0.0, 2.0, 6.0), 4).eta.round(3)
+        array([-0.707, -2.828,  0.707,  2.828,  0.707,  2.828, -0.707, -2.828])
+        """
+        edges = np.asarray(edges_mm, np.float64)
+        r = (edges[:-1] + edges[1:]) / 2 if n_alpha > 1 else np.zeros(len(edges) - 1)
+        alpha = math.pi * ((2 * np.arange(n_alpha) + 1) / n_alpha - 1)
+        eta, phi = (np.outer(turn, r).reshape(-1) for turn in (np.cos(alpha), np.sin(alpha)))
+        return cls(number, eta, phi, resolved=(n_alpha > 2, n_alpha > 1), edges_mm=tuple(edges.tolist()))
+
     def __len__(self) -> int:
         """Return the number of cells."""
         return len(self.eta)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers; a grid or rings in short, all other layers cell by cell."""
+        if self.edges_mm is not None:
+            short: dict[str, Any] = {"edges_mm": list(self.edges_mm), "n_alpha": len(self) // (len(self.edges_mm) - 1)}
+        elif self.grid is not None and self.pitch_mm is not None:
+            short = {"grid": list(self.grid), "pitch_mm": list(self.pitch_mm)}
+        else:
+            cells = {"eta": self.eta.tolist(), "phi": self.phi.tolist()}
+            return {"number": self.number, **cells, "resolved": list(self.resolved)}
+        return {"number": self.number, **short}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Layer:
+        """Inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        number = int(values["number"])
+        if "edges_mm" in values:
+            return cls.of_rings(number, [float(edge) for edge in values["edges_mm"]], int(values["n_alpha"]))
+        if "grid" in values:
+            (rows, columns), (width, height) = values["grid"], values["pitch_mm"]
+            return cls.of_grid(number, (int(rows), int(columns)), (float(width), float(height)))
+        eta, phi = (np.asarray(values[axis], np.float64) for axis in AXES)
+        along_eta, along_phi = values.get("resolved", (True, True))
+        return cls(number, eta, phi, resolved=(bool(along_eta), bool(along_phi)))
 
 
 @dataclass(frozen=True)
@@ -100,26 +145,24 @@ class Geometry:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for checkpoints and provenance."""
-        layers = [
-            {**dataclasses.asdict(layer), "eta": layer.eta.tolist(), "phi": layer.phi.tolist()} for layer in self.layers
-        ]
+        layers = [layer.to_dict() for layer in self.layers]
         return {"layers": layers, "threshold_mev": self.threshold_mev, "mirrors": list(self.mirrors)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Geometry:
-        """Inverse of `to_dict`."""
-        layers = tuple(
-            Layer(
-                layer["number"],
-                np.asarray(layer["eta"], np.float64),
-                np.asarray(layer["phi"], np.float64),
-                layer["grid"] and tuple(layer["grid"]),
-                layer["pitch_mm"] and tuple(layer["pitch_mm"]),
-                tuple(layer["resolved"]),
-            )
-            for layer in values["layers"]
-        )
-        return cls(layers, values["threshold_mev"], tuple(values["mirrors"]))
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        try:
+            layers = tuple(map(Layer.from_dict, values["layers"]))
+            along_eta, along_phi = values.get("mirrors", (False, False))
+            threshold = float(values.get("threshold_mev", 0.0))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"geometry: layers that can't be found ({error!r}), expected each with number, and with grid and "
+            raise ConfigError(f"{msg}pitch_mm, edges_mm and n_alpha, or eta and phi") from error
+        return cls(layers, threshold, (bool(along_eta), bool(along_phi)))
 
 
 def segmented(grids: list[tuple[int, int]], size_mm: tuple[float, float], threshold_mev: float = 0.0) -> Geometry:

@@ -156,7 +156,7 @@ def _described(columns: Columns) -> dict[str, Any]:
     """What has to be the same, by what it is called; names come first, so that all further entries are there."""
     groups = {"feature": columns.feature_columns, "context": columns.context_columns}
     told: dict[str, Any] = {"features": [*columns.features], "context": [*columns.context]}
-    told |= {name: getattr(columns, name) for name in ("key", "candidate", "block", "collection")}
+    told |= {name: getattr(columns, name) for name in ("key", "candidate", "block", "collection", "showers")}
     for group, described in groups.items():
         for name, column in described.items():
             told[f"{group} '{name}': unit"] = unit_of(name, column)

@@ -98,10 +98,11 @@ class Prepared:
         default, default_context = (  # of checkpoints before there was a choice
             {"name": kind.__name__, "init_args": {}} for kind in (ColumnTransforms, Conditions)
         )
+        columns = Columns.from_dict(values["columns"])
         return cls(
-            columns=Columns.from_dict(values["columns"]),
-            features=Preprocessing.from_dict(values.get("preprocessing", default), maps["features"]),
-            context=Preprocessing.from_dict(values.get("conditions", default_context), maps["context"]),
+            columns=columns,
+            features=Preprocessing.from_dict(values.get("preprocessing", default), maps["features"], columns),
+            context=Preprocessing.from_dict(values.get("conditions", default_context), maps["context"], columns),
             domain=np.asarray(values["domain"], np.float64).reshape(-1, 2),
             mean_weight=values["mean_weight"],
             provenance=values["provenance"],

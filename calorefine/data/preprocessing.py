@@ -73,6 +73,17 @@ class Preprocessing(nn.Module, ABC):
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, k) at context (n, c) to physical values (n, d), float32."""
 
+    def bind(self, columns: Columns) -> Self:  # noqa: ARG002
+        """Take what the map needs of the description of the data, in place: before a fit, and out of a checkpoint.
+
+        Args:
+            columns: as given to `fit`.
+
+        Returns:
+            The same object.
+        """
+        return self
+
     @property
     @abstractmethod
     def n_columns(self) -> int:
@@ -173,8 +184,8 @@ class Preprocessing(nn.Module, ABC):
         return {"name": type(self).__name__, "init_args": {name: getattr(self, name) for name in arguments}}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Preprocessing:
-        """Inverse of `to_dict` and `state_dict`.
+    def from_dict(cls, values: Mapping[str, Any], state: Mapping[str, torch.Tensor], columns: Columns) -> Preprocessing:
+        """Inverse of `to_dict` and `state_dict`, for data that are described so.
 
         Raises:
             CheckpointError: no class of this name is known.
@@ -182,7 +193,7 @@ class Preprocessing(nn.Module, ABC):
         if (name := values["name"]) not in cls.known:
             msg = f"preprocessing '{name}' is not known{nearest(name, cls.known)}; import the module that defines it"
             raise CheckpointError(f"{msg} before the checkpoint is loaded")
-        return cls.known[name](**values["init_args"]).restore(state)
+        return cls.known[name](**values["init_args"]).bind(columns).restore(state)
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted: buffers by name."""

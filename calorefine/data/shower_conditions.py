@@ -1,4 +1,4 @@
-"""The context of showers, in the canonical frame, and what a configuration says of their geometry."""
+"""The context of showers, in the canonical frame."""
 
 from __future__ import annotations
 
@@ -10,30 +10,35 @@ import torch
 from calorefine.data.column_transforms import Conditions
 from calorefine.data.frame import Frame
 from calorefine.data.preprocessing import Preprocessing
-from calorefine.errors import ConfigError, nearest
+from calorefine.errors import ConfigError
 from calorefine.events import Columns, Events
-from calorefine.geometry import Geometry, segmented
-
-GRID_OPTIONS = ("grids", "size_mm", "threshold_mev")
+from calorefine.shower_columns import ShowerColumns
 
 
 class ShowerConditions(Preprocessing):
-    """Map of the context of showers: the entry mirrored, and where in its fine cell it is told beside.
+    """Map of the context of showers: the entry mirrored, and where in its fine cell it is told beside."""
 
-    Args:
-        geometry: of the calorimeter, or what `Geometry.to_dict` gives.
-        entry: context columns of the point of entry along eta and phi, in mm; none of them without mirrors.
-    """
+    frame: Frame
+    entry: list[str]
 
-    def __init__(self, geometry: Geometry | dict[str, Any], entry: list[str]) -> None:
-        """Keep the options."""
+    def __init__(self) -> None:
+        """Take no options: what it needs is told by the description of the showers."""
         super().__init__()
-        self.geometry, self.entry = geometry, entry
-        self.frame = Frame(geometry_of(geometry))
         self.columns = Conditions()
+
+    def bind(self, columns: Columns) -> Self:
+        """Take geometry and point of entry.
+
+        Raises:
+            ConfigError: the columns don't tell.
+        """
+        told = showers_of(columns)
+        self.frame, self.entry = Frame(told.calorimeter), told.entry
+        return self
 
     def fit(self, events: Events, columns: Columns) -> Self:
         """Fit the map of the mirrored context; arguments as in the base."""
+        self.bind(columns)
         self.register_buffer("places", torch.tensor([columns.context_names.index(name) for name in self.entry]))
         mirrored = self._mirrored(torch.from_numpy(events.context)).numpy()
         self.columns.fit(Events(events.x, mirrored, events.weight, events.key, events.event_key), columns)
@@ -65,11 +70,6 @@ class ShowerConditions(Preprocessing):
         """Number of network values k."""
         return self.columns.n_columns + len(self.frame.fine)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Name and configuration."""
-        told = {"geometry": self.frame.geometry.to_dict(), "entry": self.entry}
-        return {"name": type(self).__name__, "init_args": told}
-
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
         self.register_buffer("places", state["places"])
@@ -77,22 +77,18 @@ class ShowerConditions(Preprocessing):
         return self
 
 
-def geometry_of(given: Geometry | dict[str, Any]) -> Geometry:
-    """Geometry of what a configuration or a checkpoint says.
+def showers_of(columns: Columns) -> ShowerColumns:
+    """What the columns tell of showers.
 
     Raises:
-        ConfigError: it says something else than expected.
+        ConfigError: nothing.
     """
-    if isinstance(given, Geometry):
-        return given
-    if "layers" in given:
-        return Geometry.from_dict(given)
-    if unknown := sorted(set(given) - set(GRID_OPTIONS)) or sorted({"grids", "size_mm"} - set(given)):
-        found = f"{', '.join(given) or 'nothing'} found{nearest(unknown[0], GRID_OPTIONS)}"
-        raise ConfigError(f"geometry: {found}; expected {', '.join(GRID_OPTIONS)}")
-    grids = [(rows, columns) for rows, columns in given["grids"]]
-    width, height = given["size_mm"]
-    return segmented(grids, (width, height), given.get("threshold_mev", 0.0))
+    if columns.showers is None:
+        msg = "columns: `showers` isn't given, expected the geometry of the calorimeter and the column of the incident "
+        raise ConfigError(
+            f"{msg}energy, as in configs/showers/photon_columns.yaml: showers: {{geometry: ..., e_inc: ...}}"
+        )
+    return columns.showers
 
 
 def part_of(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

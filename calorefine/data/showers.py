@@ -27,11 +27,12 @@ from torch.nn.utils import clip_grad_norm_
 from calorefine import stats
 from calorefine.data import cells
 from calorefine.data.column_transforms import ColumnTransforms
+from calorefine.data.frame import Frame
 from calorefine.data.preprocessing import ALONE, Preprocessing
-from calorefine.data.shower_conditions import ShowerConditions, part_of
+from calorefine.data.shower_conditions import ShowerConditions, part_of, showers_of
 from calorefine.ddp import Ranks
-from calorefine.errors import ConfigError, ValueRangeError, nearest
-from calorefine.events import UNITS, Columns, Events, unit_of
+from calorefine.errors import ConfigError, ValueRangeError
+from calorefine.events import Columns, Events
 from calorefine.geometry import Geometry
 
 ROWS = 1024
@@ -44,45 +45,44 @@ _GEV = 1000.0
 class Showers(Preprocessing):
     """Map of the cells of a shower to energies and independent normal numbers, and back.
 
+    Where the cells are, and which columns are the incident energy and the point of entry, `Columns.showers` tells.
+
     Args:
-        geometry: of the calorimeter; or `grids`, numbers of rows and columns of its layers, `size_mm`, the size of
-            all of them along eta and phi, and `threshold_mev`; or what `Geometry.to_dict` gives.
-        e_inc: context column of the incident energy.
-        entry: context columns of the point of entry along eta and phi, in mm; needed for a geometry with mirrors.
         hidden: widths of the hidden layers of the cells' network.
         n_components: normal distributions in the mixture of each cell.
         epochs: passes over the training events that fit that network.
         batch_size: events in a batch of it.
         learning_rate: first rate of AdamW, which falls to 0 like a cosine.
-
-    Raises:
-        ConfigError: a geometry with mirrors, and no point of entry.
     """
+
+    calorimeter: Geometry
+    frame: Frame
+    e_inc: str
 
     def __init__(
         self,
-        geometry: Geometry | dict[str, Any],
         *,
-        e_inc: str,
-        entry: list[str] = [],  # noqa: B006 (never changed; shown by --print_config)
-        hidden: list[int] = [64, 64],  # noqa: B006
+        hidden: list[int] = [64, 64],  # noqa: B006 (never changed; shown by --print_config)
         n_components: int = 3,
         epochs: int = 20,
         batch_size: int = 256,
         learning_rate: float = 3e-3,
     ) -> None:
-        """Check the options."""
+        """Keep the options."""
         super().__init__()
-        self.geometry, self.e_inc, self.entry = geometry, e_inc, entry
         self.hidden, self.n_components = hidden, n_components
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.context_map = ShowerConditions(geometry, entry)
-        self.frame = self.context_map.frame
-        self.calorimeter = self.frame.geometry
-        if any(self.calorimeter.mirrors) and len(entry) != 2:
-            msg = f"showers: entry {entry} found, expected the two context columns of the point of entry: the geometry"
-            raise ConfigError(f"{msg} has mirrors")
-        self.energies = ColumnTransforms()
+        self.context_map, self.energies = ShowerConditions(), ColumnTransforms()
+
+    def bind(self, columns: Columns) -> Self:
+        """Take geometry, incident energy and point of entry.
+
+        Raises:
+            ConfigError: the columns don't tell.
+        """
+        self.frame = self.context_map.bind(columns).frame
+        self.calorimeter, self.e_inc = self.frame.geometry, showers_of(columns).e_inc
+        return self
 
     @property
     def threshold(self) -> float:
@@ -92,23 +92,23 @@ class Showers(Preprocessing):
     @property
     def conditions(self) -> Preprocessing:
         """Map of the context: its entry mirrored."""
-        return ShowerConditions(self.geometry, self.entry)
+        return ShowerConditions()
 
     def fit(self, events: Events, columns: Columns) -> Self:
         """Fit energies and cells; arguments as in the base.
 
         Raises:
-            ConfigError: features that are not one array of as many cells as the geometry has; no column of the
-                incident energy.
+            ConfigError: columns that say nothing of showers, or have further features, or an offset on a point of
+                entry.
             ValueRangeError: negative energies.
             WeightError: negative weights.
         """
-        self._check(events, columns)
+        self.bind(columns)._check(events, columns)
         stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
         self.context_map.fit(events, columns)
         place = columns.context_names.index(self.e_inc)
         offset = columns.context_columns[self.e_inc].offset or 0.0
-        self.register_buffer("incident", torch.tensor([place, _mev(self.e_inc, columns), offset], dtype=torch.float64))
+        self.register_buffer("incident", torch.tensor([place, columns.mev(self.e_inc), offset], dtype=torch.float64))
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
         layers = torch.cat([self._layers(self._read(x[rows])) for rows in _rows(len(x))]).double()
         e_inc = self._e_inc(context)
@@ -125,21 +125,15 @@ class Showers(Preprocessing):
         return self
 
     def _check(self, events: Events, columns: Columns) -> None:
-        n_cells, names = self.calorimeter.n_cells, list(columns.features)
-        if len(names) != 1 or columns.n_features != n_cells:
-            msg = f"showers: features {', '.join(names)} with {columns.n_features} numbers found"
-            raise ConfigError(f"{msg}, expected one array of {n_cells} cells, as the geometry has")
-        for name in (self.e_inc, *self.entry):
-            if name not in columns.context_names:
-                hint = nearest(name, columns.context_names)
-                raise ConfigError(f"showers: there is no context column '{name}'{hint}")
-        for name in self.entry:
-            column = columns.context_columns[name]
-            if (unit := unit_of(name, column)) not in (None, "mm") or column.offset:
-                msg = f"context '{name}': unit {unit} and offset {column.offset or 0:g} found, expected mm and none"
-                raise ConfigError(f"{msg}: it says where a shower enters (branch_unit converts)")
+        if others := [name for name in columns.features if name != columns.cells]:
+            msg = f"showers: features {', '.join(others)} beside '{columns.cells}' found, expected the cells alone"
+            raise ConfigError(msg)
+        for name in self.context_map.entry:
+            if offset := columns.context_columns[name].offset:
+                msg = f"context '{name}': offset {offset:g} found, expected none: it says where a shower enters"
+                raise ConfigError(msg)
         if (negative := int((events.x < 0).sum())) > 0:
-            msg = f"feature '{names[0]}': {negative} negative energies found, the lowest {events.x.min():g}"
+            msg = f"feature '{columns.cells}': {negative} negative energies found, the lowest {events.x.min():g}"
             raise ValueRangeError(f"{msg}; expected 0 or more")
 
     def _read(self, x: torch.Tensor) -> torch.Tensor:
@@ -307,12 +301,6 @@ class Showers(Preprocessing):
         marginals = self.network(self.given(self.context_map(context), layers))
         return torch.cat([values, cells.dequantized(marginals, u[:, n_layers:], noise, ranks)], dim=1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Name and configuration, the geometry included."""
-        told = super().to_dict()
-        told["init_args"]["geometry"] = self.calorimeter.to_dict()
-        return told
-
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
         for name in ("incident", "response"):
@@ -392,14 +380,6 @@ class GivenCells(Preprocessing):
 
 def _rows(n: int) -> list[slice]:
     return [slice(first, first + ROWS) for first in range(0, n, ROWS)]
-
-
-def _mev(name: str, columns: Columns) -> float:
-    """Factor from the unit of a context column to MeV."""
-    unit = unit_of(name, columns.context_columns[name])
-    if unit not in UNITS["energy"]:
-        raise ConfigError(f"context '{name}': unit {unit} found, expected one of {', '.join(UNITS['energy'])}")
-    return UNITS["energy"][unit]
 
 
 def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.float64]) -> torch.Tensor:

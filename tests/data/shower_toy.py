@@ -6,10 +6,20 @@ import numpy as np
 
 from calorefine import Column, Columns, Events
 from calorefine.geometry import Geometry, segmented
+from calorefine.shower_columns import ShowerColumns
 
 GEOMETRY = segmented([(2, 12), (4, 3)], (120.0, 120.0), 0.5)
-COLUMNS = Columns({"showers": Column(shape=[36])}, {"e_inc_gev": None, "x_mm": None, "y_mm": None})
 ENTRY = ["x_mm", "y_mm"]
+
+
+def described(geometry: Geometry = GEOMETRY, entry: list[str] = ENTRY) -> Columns:
+    """Columns of showers in this geometry, entered at these columns."""
+    context: dict[str, Column | None] = {"e_inc_gev": None, **dict.fromkeys(entry)}
+    features: dict[str, Column | None] = {"showers": Column(shape=[geometry.n_cells])}
+    return Columns(features, context, showers=ShowerColumns(geometry.to_dict(), "e_inc_gev", entry))
+
+
+COLUMNS = described()
 
 
 def draw(n: int, seed: int = 0, geometry: Geometry = GEOMETRY) -> Events:

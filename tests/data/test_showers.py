@@ -16,11 +16,12 @@ from calorefine.data.showers import ShowerConditions, Showers
 from calorefine.errors import ConfigError, ValueRangeError, WeightError
 from calorefine.geometry import Geometry, Layer
 from calorefine.models import WGAN, AffineFlow, FlowMatching
-from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
+from calorefine.shower_columns import ShowerColumns
+from tests.data.shower_toy import COLUMNS, GEOMETRY, draw
 
 
 def showers(**options):
-    return Showers(GEOMETRY, e_inc="e_inc_gev", entry=ENTRY, **({"epochs": 8, "hidden": [32]} | options))
+    return Showers(**({"epochs": 8, "hidden": [32]} | options))
 
 
 def prepared(events, fitted):
@@ -140,10 +141,10 @@ def test_a_flow_alone_says_that_it_has_no_likelihood_of_showers(events, fitted):
 
 
 def test_state_without_a_checkpoint(fitted):
-    again = Preprocessing.from_dict(fitted.to_dict(), fitted.state_dict())
+    again = Preprocessing.from_dict(fitted.to_dict(), fitted.state_dict(), Columns.from_dict(COLUMNS.to_dict()))
     x, context = tensors(draw(50, seed=5))
     torch.testing.assert_close(again(x, context), fitted(x, context), rtol=1e-5, atol=1e-5)
-    assert isinstance(again.geometry, dict)
+    assert again.calorimeter.to_dict() == GEOMETRY.to_dict()
 
 
 def test_fitting_leaves_the_global_generator_alone(events):
@@ -155,13 +156,10 @@ def test_fitting_leaves_the_global_generator_alone(events):
 
 
 def test_what_is_refused(events):
-    with pytest.raises(ConfigError, match=r"no context column 'e_gev'"):
-        Showers(GEOMETRY, e_inc="e_gev", entry=ENTRY).fit(events, COLUMNS)
-    with pytest.raises(ConfigError, match=r"entry \[\] found, expected the two context columns"):
-        Showers(GEOMETRY, e_inc="e_inc_gev")
-    wrong = Columns({"showers": Column(shape=[35])}, dict(COLUMNS.context))
-    with pytest.raises(ConfigError, match=r"with 35 numbers found, expected one array of 36 cells"):
-        showers().fit(dataclasses.replace(events, x=events.x[:, :35]), wrong)
+    with pytest.raises(ConfigError, match=r"columns: `showers` isn't given, expected the geometry"):
+        showers().fit(events, dataclasses.replace(COLUMNS, showers=None))
+    with pytest.raises(ConfigError, match=r"features n beside 'showers' found, expected the cells alone"):
+        showers().fit(events, dataclasses.replace(COLUMNS, features={**COLUMNS.features, "n": None}))
     x = events.x.copy()
     x[3, 4] = -2
     with pytest.raises(ValueRangeError, match=r"1 negative energies found, the lowest -2"):
@@ -170,36 +168,22 @@ def test_what_is_refused(events):
     weight[0] = -1
     with pytest.raises(WeightError, match=r"needs positive|negative"):
         showers().fit(dataclasses.replace(events, weight=weight), COLUMNS)
-    for column in (Column(unit="mm", offset=3.0), Column(unit="cm")):
-        name = "x_mm" if column.unit == "mm" else "x"
-        moved = Columns({"showers": Column(shape=[36])}, {"e_inc_gev": None, name: column, "y_mm": None})
-        with pytest.raises(ConfigError, match=rf"'{name}': unit {column.unit} and offset . found, expected mm"):
-            Showers(GEOMETRY, e_inc="e_inc_gev", entry=[name, "y_mm"], epochs=1).fit(events, moved)
-    columns = Columns({"showers": Column(shape=[36])}, {"e_inc": None, "x_mm": None, "y_mm": None})
-    with pytest.raises(ConfigError, match=r"'e_inc': unit None found, expected one of eV, keV"):
-        Showers(GEOMETRY, e_inc="e_inc", entry=ENTRY).fit(events, columns)
-
-
-def test_geometry_of_a_configuration():
-    told = {"grids": [[2, 12], [4, 3]], "size_mm": [120, 120], "threshold_mev": 0.5}
-    made = Showers(told, e_inc="e_inc_gev", entry=ENTRY)
-    assert made.calorimeter.to_dict() == GEOMETRY.to_dict()
-    with pytest.raises(ConfigError, match=r"grid, size_mm found; did you mean 'grids'\?; expected grids, size_mm"):
-        Showers({"grid": [[2, 12]], "size_mm": [120, 120]}, e_inc="e_inc_gev", entry=ENTRY)
-    with pytest.raises(ConfigError, match=r"geometry: grids found.*; expected grids, size_mm, threshold_mev"):
-        Showers({"grids": [[2, 12]]}, e_inc="e_inc_gev", entry=ENTRY)
+    moved = dataclasses.replace(COLUMNS, context={**COLUMNS.context, "x_mm": Column(offset=3.0)})
+    with pytest.raises(ConfigError, match=r"'x_mm': offset 3 found, expected none"):
+        showers().fit(events, moved)
 
 
 def test_a_detector_without_symmetries_and_one_layer():
     """One irregular layer, a fixed incident energy in MeV, no threshold."""
     rng = np.random.default_rng(0)
     geometry = Geometry((Layer(3, rng.normal(size=36), rng.normal(size=36)),))
-    columns = Columns({"showers": Column(shape=[36])}, {"e_inc_mev": None})
+    told = ShowerColumns(geometry.to_dict(), "e_inc_mev")
+    columns = Columns({"showers": Column(shape=[36])}, {"e_inc_mev": None}, showers=told)
     events = draw(500)
     fixed = dataclasses.replace(
         events, context=np.full((500, 1), 3000.0, np.float32) + rng.random((500, 1), np.float32)
     )
-    fitted = Showers(geometry, e_inc="e_inc_mev", epochs=2, hidden=[16]).fit(fixed, columns)
+    fitted = Showers(epochs=2, hidden=[16]).fit(fixed, columns)
     x, context = tensors(fixed)
     torch.testing.assert_close(fitted.inverse(fitted(x, context), context), x, rtol=2e-2, atol=1e-2)
     assert isinstance(fitted.energies, ColumnTransforms)

@@ -15,9 +15,9 @@ import numpy as np
 from fuzz_damage import damaged
 from fuzz_harness import Refused, Silent
 
+from calorefine.binning import read_geometry
 from calorefine.errors import CalorefineError
 from calorefine.geometry import Geometry
-from calorefine.io.binning import read_geometry
 
 _LAYER = re.compile(r"<Layer\s([^>]*?)/?>")
 _ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*["']([^"']*)["']""")

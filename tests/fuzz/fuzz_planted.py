@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from calorefine.io import binning, c_forms, chunks, provenance, root, saved, showers, sources
+from calorefine import geometry
+from calorefine.io import c_forms, chunks, provenance, root, saved, showers, sources
 
 
 def _replace(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
@@ -126,7 +127,7 @@ def _alpha_is_faster() -> None:
         def __getattr__(self, name: str) -> Any:
             return (lambda a, b: np.outer(b, a)) if name == "outer" else getattr(np, name)
 
-    binning.np = Turned()
+    geometry.np = Turned()
 
 
 PLANTED: dict[str, tuple[str, int, Callable[[], None]]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from calorefine import Column, Events
+from calorefine import Events
 from calorefine.data import cells
 from calorefine.data.batches import Batch
 from calorefine.data.preprocessing import AsItIs
@@ -19,7 +19,7 @@ from calorefine.models import AutoregressiveCells, Flow
 from calorefine.models.autoregressive_cells import NEXT, _Before, _windows
 from calorefine.models.two_step import TwoStep
 from calorefine.nets import Noise
-from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
+from tests.data.shower_toy import GEOMETRY, described, draw
 
 N_LAYERS, N_CELLS = len(GEOMETRY.layers), GEOMETRY.n_cells
 LEFT = torch.tensor([k for k in range(24) if k % 12 < 11])  # cells of the first layer with one to their right
@@ -37,8 +37,8 @@ def dependent(n: int, seed: int) -> Events:
 @pytest.fixture(scope="module")
 def showers():
     """Map that is fitted to such showers, without mirrors of theirs: one side of the detector alone."""
-    geometry = GEOMETRY.to_dict() | {"mirrors": [False, False]}
-    return Showers(geometry, e_inc="e_inc_gev", entry=ENTRY, epochs=15, hidden=[32]).fit(dependent(4000, 1), COLUMNS)
+    columns = described(dataclasses.replace(GEOMETRY, mirrors=(False, False)))
+    return Showers(epochs=15, hidden=[32]).fit(dependent(4000, 1), columns)
 
 
 def batch_of(showers: Showers, events: Events) -> Batch:
@@ -101,9 +101,8 @@ def test_neighbors_depend_on_each_other(showers, trained):
 def test_density_is_one():
     """Over independent cells, drawn from their densities, the mean ratio of its density and theirs is 1."""
     small = segmented([(1, 4), (1, 2)], (80.0, 20.0), 0.5)
-    columns = dataclasses.replace(COLUMNS, features={"showers": Column(shape=[6])})
     events = draw(4000, 6, small)
-    showers = Showers(small, e_inc="e_inc_gev", entry=ENTRY, epochs=10, hidden=[16]).fit(events, columns)
+    showers = Showers(epochs=10, hidden=[16]).fit(events, described(small))
     model = after(50, showers, events)
     u, context = Noise(5).normal(400_000, 6), batch_of(showers, events).context[:500].repeat(800, 1)
     with torch.no_grad():

@@ -20,7 +20,7 @@ from calorefine.errors import ConfigError
 from calorefine.models import VAE, WGAN, AffineFlow, AutoregressiveCells, Flow, FlowMatching, Student
 from calorefine.models.two_step import TwoStep
 from calorefine.nets import Noise
-from tests.data.shower_toy import COLUMNS, ENTRY, GEOMETRY, draw
+from tests.data.shower_toy import COLUMNS, draw
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
     table |= {name: events.context[:, k] for k, name in enumerate(COLUMNS.context)}
     with uproot.recreate(path) as file:
         file.mktree("events", {name: (array.dtype, array.shape[1:]) for name, array in table.items()}).extend(table)
-    preprocessing = Showers(GEOMETRY, e_inc="e_inc_gev", entry=ENTRY, epochs=10, hidden=[32])
+    preprocessing = Showers(epochs=10, hidden=[32])
     columns = dataclasses.replace(COLUMNS, key=["event"])
     module = EventDataModule(
         files=str(path), tree="events", columns=columns, weights="weight", preprocessing=preprocessing, batch_size=256

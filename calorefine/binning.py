@@ -7,7 +7,6 @@ single bin in alpha has its centers at 0, and one with less than two edges in r 
 
 from __future__ import annotations
 
-import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -99,10 +98,7 @@ def _layer(element: ET.Element, where: str) -> Layer | None:
         raise FileError(f"{where}: n_bin_alpha is {n_alpha}, expected 1 or more, and no more than {MOST_CELLS} voxels")
     if len(edges) < 2:
         return None
-    r = (edges[:-1] + edges[1:]) / 2 if n_alpha > 1 else np.zeros(len(edges) - 1)
-    alpha = math.pi * ((2 * np.arange(n_alpha) + 1) / n_alpha - 1)
-    eta, phi = (np.outer(turn, r).reshape(-1) for turn in (np.cos(alpha), np.sin(alpha)))
-    return Layer(number, eta, phi, resolved=(n_alpha > 2, n_alpha > 1))
+    return Layer.of_rings(number, edges.tolist(), n_alpha)
 
 
 def _attribute(element: ET.Element, name: str, where: str) -> str:

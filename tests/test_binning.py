@@ -9,9 +9,9 @@ import re
 import numpy as np
 import pytest
 
+from calorefine.binning import read_geometry
 from calorefine.errors import ConfigError, FileError
 from calorefine.geometry import Geometry
-from calorefine.io.binning import read_geometry
 
 FRONT, BACK = "0,5,10,30,50,100,200,400,600", "0,50,100,200,400,600"
 PHOTONS = {
