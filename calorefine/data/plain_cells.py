@@ -1,128 +1,175 @@
 r"""Preprocessing of showers for generators that make all cells at once: logarithms of their energies, cut at 0.
 
 In the canonical frame (`frame`), a cell of the energy E with the threshold T has :math:`v = \max(0, \ln (E / T))`: none
-below the threshold is 0, and a hit just above it nearly so.  Of the standard normal number u that a generator begins
-with, :math:`v = \max(0, m + s u)` has the cell's occupancy and the mean of v, by
+below the threshold is 0, and a hit just above it nearly so.  Network values are u of
 
-.. math:: \Phi(m / s) = \text{occupancy} , \qquad s \, [\varphi(m / s) + (m / s) \, \Phi(m / s)] = \text{mean} .
+.. math:: v = \max(0, m + s u) ,
 
-Network values are u, those of no hit at -m / s.  A generator makes exact zeros by values below it, which critics see as
-if they were at it: there is no gap that tells them from those of reference showers, and a gradient on both sides.
+with m and s of the normal number whose positive part has the cell's mean of v and of v^2, and s within bounds: of rare
+hits they would tell too little.  Standard normal numbers thus are cells of about the right occupancy and spread.
+Values of no hit are at -m / s.  A generator makes exact zeros by values below it, which critics see as if they were at
+it: no gap tells them from those of reference showers, and what they see is continuous in what it makes.
+
+An event comes back from its network values as it was, to single precision.
+
+Critics and checkpoints may go by the event's observables (`shower_sums`), in standard deviations.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from calorefine.data.occupancy import Parts
 from calorefine.data.preprocessing import ALONE
-from calorefine.data.showers import Showers, _mev
-from calorefine.data.preprocessing import Preprocessing
-from calorefine.data.shower_conditions import part_of
+from calorefine.data.shower_map import ShowerMap, row_blocks
 from calorefine.data.shower_sums import ShowerSums
 from calorefine.ddp import Ranks
 from calorefine.events import Columns, Events
 
-LEAST, MOST = 0.3, 1.5
-HIGHEST = 14.0
-APART = 1e-4
+NARROWEST, BROADEST = 0.3, 1.5  # s
+LOWEST, HIGHEST = -4.0, 40.0  # m / s
+HOTTEST = 14.0  # v, that of 120 GeV for a threshold of 0.1 MeV
+SMALLEST = 1e-6  # mean of v; that of cells without hits is 0
+LEAST = 1e-5  # v of a hit at the threshold itself
+APART = 1e-4  # of a hit from the atom
 
 
-class PlainCells(Showers):
-    def __init__(self, geometry, *, e_inc: str, entry: list[str] = []) -> None:
-        super().__init__(geometry, e_inc=e_inc, entry=entry)
+class PlainCells(ShowerMap):
+    """Map of the cells of a shower to their logarithms in the canonical frame, and back."""
+
+    scale: torch.Tensor
+    floor: torch.Tensor
+    moments: torch.Tensor
+
+    def bind(self, columns: Columns) -> Self:
+        """Take geometry, incident energy and point of entry; errors as in the base."""
+        super().bind(columns)
         self.sums = ShowerSums(self.calorimeter, self.threshold)
-
-    def fit(self, events: Events, columns: Columns) -> Self:
-        self._check(events, columns)
-        self.context_map.fit(events, columns)
-        place = columns.context_names.index(self.e_inc)
-        offset = columns.context_columns[self.e_inc].offset or 0.0
-        self.register_buffer("incident", torch.tensor([place, _mev(self.e_inc, columns), offset], dtype=torch.float64))
-        x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
-        w = torch.from_numpy(events.weight)
-        v = self._logs(x, context).double()
-        share = w / w.sum()
-        mean, square = share @ v, share @ v.square()
-        at = _over_width(square / mean.square().clamp_min(1e-12))
-        density = torch.exp(-at.square() / 2) / (2 * torch.pi) ** 0.5
-        s = (mean / (density + at * torch.special.ndtr(at))).clamp(LEAST, MOST)
-        self.register_buffer("scale", s.float())
-        self.register_buffer("floor", -at.float())
-        seen = self.sums(self._canon(x, context), self._e_inc(context)).double()
-        m = share @ seen
-        sd = (share @ (seen - m).square()).sqrt().clamp_min(1e-3)
-        self.register_buffer("moments", torch.stack([m, sd]).float())
         return self
 
-    def _canon(self, x, context):
-        return self.frame.canonical(self._read(x), self.context_map.entry_of(context))
+    def fit(self, events: Events, columns: Columns) -> Self:
+        """Find m and s of each cell, and mean and width of each observable, with weights of any sign.
 
-    def _logs(self, x, context):
-        own = self._canon(x, context)
-        return torch.where(own > 0, torch.log(own.clamp_min(self.threshold) / self.threshold).clamp_min(1e-5), 0.0)
+        Raises:
+            ConfigError: columns that say nothing of showers, or have further features, or an offset on a point of
+                entry.
+            ValueRangeError: negative energies.
+        """
+        self._fit_context(events, columns)
+        x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
+        share = torch.from_numpy(events.weight / events.weight.sum())
+        powers, seen = torch.zeros(2, self.n_columns, dtype=torch.float64), []
+        for rows in row_blocks(len(x)):
+            own = self._in_frame(x[rows], context[rows])
+            v = self._logs(own).double()
+            powers += torch.stack([share[rows] @ v, share[rows] @ v.square()])
+            seen.append(self.sums(own, self._e_inc(context[rows])).double())
+        mean = powers[0].clamp_min(SMALLEST)
+        at = _over_width(torch.where(powers[0] > SMALLEST, powers[1] / mean.square(), torch.inf))
+        self.register_buffer("scale", (mean / _positive_part(at)[0]).clamp(NARROWEST, BROADEST).float())
+        self.register_buffer("floor", -at.float())
+        self.register_buffer("moments", _moments(torch.cat(seen), share).float())
+        return self
 
-    def forward(self, x, context):
-        return self._logs(x, context) / self.scale + self.floor
+    def _logs(self, own: torch.Tensor) -> torch.Tensor:
+        """Logarithms v (n, N) of cells (n, N) in MeV, in the canonical frame."""
+        logs = torch.log(own.clamp_min(self.threshold) / self.threshold).clamp_min(LEAST)
+        return torch.where(own > 0, logs, 0.0)
 
-    def cells_in_frame(self, u):
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map showers (n, N) in MeV to network values (n, N)."""
+        return self._logs(self._in_frame(x, context)) / self.scale + self.floor
+
+    def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Map network values (n, N) to showers (n, N) in MeV."""
+        return self.frame.restored(self.own_cells(u), self.context_map.entry_of(context))
+
+    def own_cells(self, u: torch.Tensor) -> torch.Tensor:
+        """Cells (..., N) in MeV, in the canonical frame, of network values (..., N)."""
         v = (u - self.floor) * self.scale
-        return torch.where(v > 0, self.threshold * v.clamp(0, HIGHEST).exp(), 0.0)
+        return torch.where(v > 0, self.threshold * v.clamp(0.0, HOTTEST).exp(), 0.0)
 
-    def inverse(self, u, context):
-        return self.frame.restored(self.cells_in_frame(u), self.context_map.entry_of(context))
-
-    def projected(self, u):
+    def projected(self, u: torch.Tensor) -> torch.Tensor:
+        """Network values (..., N), those of no hit made equal."""
         return torch.maximum(u, self.floor)
 
-    def observed(self, u, context):
+    def observed(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Observables (n, k) of network values (n, N), in standard deviations from the mean of the training sample."""
         mean, width = self.moments
-        return (self.sums(self.cells_in_frame(u), self._e_inc(context)) - mean) / width
+        seen: torch.Tensor = (self.sums(self.own_cells(u), self._e_inc(context)) - mean) / width
+        return seen
 
     @property
-    def n_observed(self):
+    def n_observed(self) -> int:
+        """Number k of observables."""
         return self.moments.shape[1]
 
-    def dequantize(self, u, noise, context, ranks=ALONE):
+    @property
+    def n_columns(self) -> int:
+        """Number of cells N."""
+        return self.calorimeter.n_cells
+
+    @property
+    def is_discrete(self) -> bool:
+        """Cells without a hit have a probability of their own."""
+        return True
+
+    def dequantize(
+        self,
+        u: torch.Tensor,
+        noise: torch.Generator,
+        context: torch.Tensor,  # noqa: ARG002
+        ranks: Ranks = ALONE,
+    ) -> torch.Tensor:
+        """Spread network values (n, N) of no hit like the normal numbers below where a hit begins."""
         uniform = ranks.own(torch.rand(ranks.whole(u.shape), generator=noise, device=noise.device)).to(u.device)
         below = torch.special.ndtri((uniform * torch.special.ndtr(self.floor)).clamp_min(1e-7))
         return torch.where(u > self.floor, u, torch.minimum(below, self.floor))
 
     @property
-    def n_columns(self):
-        return self.calorimeter.n_cells
-
-    @property
-    def n_first(self):
-        return 0
-
-    @property
-    def maskable(self):
+    def maskable(self) -> torch.Tensor:
+        """Every cell (N,) may have no hit."""
         return torch.ones(self.n_columns, dtype=torch.bool)
 
-    def parts(self, u):
+    def parts(self, u: torch.Tensor) -> Parts:
+        """Network values (..., N) of hits, and which cells have none."""
         masked = u <= self.floor
         return Parts(torch.where(masked, 0.0, u), masked, torch.ones_like(masked))
 
-    def joined(self, y, masked):
+    def joined(self, y: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Network values (..., N) of `parts`."""
         return torch.where(masked, self.floor, torch.maximum(y, self.floor + APART))
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
-        for name in ("incident", "scale", "floor", "moments"):
+        """Take over what was fitted."""
+        self._restore_context(state)
+        for name in ("scale", "floor", "moments"):
             self.register_buffer(name, state[name])
-        self.context_map.restore(part_of(state, "context_map"))
         return self
 
 
-def _over_width(ratio):
-    """m / s (N,) of the normal number whose positive part has these ratios (N,) of mean square to squared mean."""
-    low, high = torch.full_like(ratio, -4.0), torch.full_like(ratio, 40.0)
+def _moments(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Means and standard deviations (2, k) of values (n, k) with shares (n,) of the sum of weights."""
+    mean = share @ values
+    return torch.stack([mean, (share @ (values - mean).square()).clamp_min(1e-6).sqrt()])
+
+
+def _positive_part(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means of max(0, a + z) and of its square (N,), for normal numbers z, at a (N,)."""
+    density, above = torch.exp(-at.square() / 2) / math.sqrt(2 * math.pi), torch.special.ndtr(at)
+    return at * above + density, (1 + at.square()) * above + at * density
+
+
+def _over_width(ratio: torch.Tensor) -> torch.Tensor:
+    """Numbers a (N,) for which max(0, a + z) has these ratios (N,) of mean square to squared mean, within bounds."""
+    low, high = torch.full_like(ratio, LOWEST), torch.full_like(ratio, HIGHEST)
     for _ in range(60):
         at = (low + high) / 2
-        density, above = torch.exp(-at.square() / 2) / (2 * torch.pi) ** 0.5, torch.special.ndtr(at)
-        found = ((1 + at.square()) * above + at * density) / (density + at * above).square()
-        low, high = torch.where(found > ratio, at, low), torch.where(found > ratio, high, at)
+        mean, square = _positive_part(at)
+        too_low = square / mean.square() > ratio
+        low, high = torch.where(too_low, at, low), torch.where(too_low, high, at)
     return (low + high) / 2

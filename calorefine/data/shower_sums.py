@@ -30,7 +30,7 @@ class ShowerSums:
 
     def __call__(self, cells: Tensor, e_inc: Tensor) -> Tensor:
         """Observables (n, k) of cells (n, N) in MeV, those below the threshold at 0, at incident energies (n,)."""
-        parts = [cells[:, at] for at in self.geometry.slices]
+        parts = [cells[..., at] for at in self.geometry.slices]
         layers = torch.stack([part.sum(1) for part in parts], dim=1)
         total = layers.sum(1, keepdim=True)
         response = total / e_inc[:, None].to(total)

@@ -27,22 +27,20 @@ from torch.nn.utils import clip_grad_norm_
 from calorefine import stats
 from calorefine.data import cells
 from calorefine.data.column_transforms import ColumnTransforms
-from calorefine.data.frame import Frame
 from calorefine.data.preprocessing import ALONE, Preprocessing
-from calorefine.data.shower_conditions import ShowerConditions, part_of, showers_of
+from calorefine.data.shower_conditions import part_of
+from calorefine.data.shower_map import ShowerMap, row_blocks
 from calorefine.ddp import Ranks
-from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.events import Columns, Events
 from calorefine.geometry import Geometry
 
-ROWS = 1024
 ALL = 16.0  # logarithm of a ratio of energies of which one is 0
 WEIGHT_DECAY = 0.3
 WIDTH_OF_LOG = 3.0
 _GEV = 1000.0
 
 
-class Showers(Preprocessing):
+class Showers(ShowerMap):
     """Map of the cells of a shower to energies and independent normal numbers, and back.
 
     Where the cells are, and which columns are the incident energy and the point of entry, `Columns.showers` tells.
@@ -54,10 +52,6 @@ class Showers(Preprocessing):
         batch_size: events in a batch of it.
         learning_rate: first rate of AdamW, which falls to 0 like a cosine.
     """
-
-    calorimeter: Geometry
-    frame: Frame
-    e_inc: str
 
     def __init__(
         self,
@@ -72,27 +66,7 @@ class Showers(Preprocessing):
         super().__init__()
         self.hidden, self.n_components = hidden, n_components
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.context_map, self.energies = ShowerConditions(), ColumnTransforms()
-
-    def bind(self, columns: Columns) -> Self:
-        """Take geometry, incident energy and point of entry.
-
-        Raises:
-            ConfigError: the columns don't tell.
-        """
-        self.frame = self.context_map.bind(columns).frame
-        self.calorimeter, self.e_inc = self.frame.geometry, showers_of(columns).e_inc
-        return self
-
-    @property
-    def threshold(self) -> float:
-        """Threshold of the readout, in MeV; a tiny one where there is none."""
-        return self.calorimeter.threshold_mev or 1e-6
-
-    @property
-    def conditions(self) -> Preprocessing:
-        """Map of the context: its entry mirrored."""
-        return ShowerConditions()
+        self.energies = ColumnTransforms()
 
     def fit(self, events: Events, columns: Columns) -> Self:
         """Fit energies and cells; arguments as in the base.
@@ -103,14 +77,10 @@ class Showers(Preprocessing):
             ValueRangeError: negative energies.
             WeightError: negative weights.
         """
-        self.bind(columns)._check(events, columns)
+        self._fit_context(events, columns)
         stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
-        self.context_map.fit(events, columns)
-        place = columns.context_names.index(self.e_inc)
-        offset = columns.context_columns[self.e_inc].offset or 0.0
-        self.register_buffer("incident", torch.tensor([place, columns.mev(self.e_inc), offset], dtype=torch.float64))
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
-        layers = torch.cat([self._layers(self._read(x[rows])) for rows in _rows(len(x))]).double()
+        layers = torch.cat([self._layers(self._read(x[rows])) for rows in row_blocks(len(x))]).double()
         e_inc = self._e_inc(context)
         self.register_buffer("response", _quadratic(e_inc, layers.sum(1) / e_inc, events.weight))
         values = self._columns_of(layers, e_inc).numpy()
@@ -123,32 +93,6 @@ class Showers(Preprocessing):
         self.energies.fit_columns(values, events.weight, kinds, names, whiten=True, bounds=bounds)
         self._fit_cells(x, context, layers.float(), torch.from_numpy(events.weight).float())
         return self
-
-    def _check(self, events: Events, columns: Columns) -> None:
-        if others := [name for name in columns.features if name != columns.cells]:
-            msg = f"showers: features {', '.join(others)} beside '{columns.cells}' found, expected the cells alone"
-            raise ConfigError(msg)
-        for name in self.context_map.entry:
-            if offset := columns.context_columns[name].offset:
-                msg = f"context '{name}': offset {offset:g} found, expected none: it says where a shower enters"
-                raise ConfigError(msg)
-        if (negative := int((events.x < 0).sum())) > 0:
-            msg = f"feature '{columns.cells}': {negative} negative energies found, the lowest {events.x.min():g}"
-            raise ValueRangeError(f"{msg}; expected 0 or more")
-
-    def _read(self, x: torch.Tensor) -> torch.Tensor:
-        """Cells (n, N) with what is below the threshold at 0."""
-        return torch.where(x >= self.threshold, x, 0.0)
-
-    def _layers(self, x: torch.Tensor) -> torch.Tensor:
-        """Energies (n, L) of the layers of cells (n, N)."""
-        return torch.stack([x[:, at].sum(1) for at in self.calorimeter.slices], dim=1)
-
-    def _e_inc(self, context: torch.Tensor) -> torch.Tensor:
-        """Incident energies (n,) in MeV, float64."""
-        incident: Any = self.incident
-        energies: torch.Tensor = (context[:, int(incident[0])].double() + incident[2]) * incident[1]
-        return energies
 
     def _mean_response(self, e_inc: torch.Tensor) -> torch.Tensor:
         log = torch.log(e_inc / _GEV)
@@ -188,7 +132,7 @@ class Showers(Preprocessing):
 
     def _fit_cells(self, x: torch.Tensor, context: torch.Tensor, layers: torch.Tensor, weight: torch.Tensor) -> None:
         """Fit the cells' network by its weighted likelihood."""
-        given = torch.cat([self.given(self.context_map(context[rows]), layers[rows]) for rows in _rows(len(x))])
+        given = torch.cat([self.given(self.context_map(context[rows]), layers[rows]) for rows in row_blocks(len(x))])
         y, hit = (torch.cat(part) for part in zip(*self._energies(x, context), strict=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -217,9 +161,8 @@ class Showers(Preprocessing):
 
     def _energies(self, x: torch.Tensor, context: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Logs y of energies over the threshold, and hits (n, N), in the canonical frame."""
-        for rows in _rows(len(x)):
-            own = self.frame.canonical(self._read(x[rows]), self.context_map.entry_of(context[rows]))
-            yield self.energies_over_threshold(own)
+        for rows in row_blocks(len(x)):
+            yield self.energies_over_threshold(self._in_frame(x[rows], context[rows]))
 
     def energies_over_threshold(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logs y of energies over the threshold, and hits, of cells (n, N) in MeV."""
@@ -303,9 +246,8 @@ class Showers(Preprocessing):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
-        for name in ("incident", "response"):
-            self.register_buffer(name, state[name])
-        self.context_map.restore(part_of(state, "context_map"))
+        self._restore_context(state)
+        self.register_buffer("response", state["response"])
         self.energies.restore(part_of(state, "energies"))
         fitted = part_of(state, "network")
         self.network = self._network(fitted["mlp.0.weight"].shape[1]).requires_grad_(requires_grad=False)
@@ -376,10 +318,6 @@ class GivenCells(Preprocessing):
         """Densities (n, N) of the cells given their conditions alone."""
         marginals: cells.Marginals = self.whole.network(self.conditions_of(context))
         return marginals
-
-
-def _rows(n: int) -> list[slice]:
-    return [slice(first, first + ROWS) for first in range(0, n, ROWS)]
 
 
 def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.float64]) -> torch.Tensor:

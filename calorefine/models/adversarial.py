@@ -44,7 +44,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         act: activation of both; that of `swish` is trained, layer by layer.
         critics: what each critic sees, and its weight; one of all features if left out.
         attributes: properties of the event that networks tell from its features, of generated as of reference events.
-        matched: quantities whose joint distribution with the context is compared by an energy distance, without a critic.
+        matched: quantities whose joint distribution with the context is compared by an energy distance, with no critic.
         enforce: means and widths that generated events are to have as the training sample has them.
         learning_rate: initial rate of both, for Adam.
         betas: moments of Adam.
@@ -130,8 +130,17 @@ class AdversarialModel(TrainedModel, recipe=False):
     def build(self, n_features: int, n_context: int) -> None:
         """Create generator, critics, networks of attributes, and the averaged generator."""
         self.generator = self.make_generator(n_features, n_context)
-        sizes, hidden = (n_features, n_context, self.critic_outputs), self.critic_hidden
-        self.critic, *others = (each.network(*sizes, hidden=hidden, act=self.act) for each in self.critic_options)
+        hidden = self.critic_hidden
+        self.critic, *others = (
+            each.network(
+                self.features.n_observed if each.observables else n_features,
+                n_context,
+                self.critic_outputs,
+                hidden=hidden,
+                act=self.act,
+            )
+            for each in self.critic_options
+        )
         self.other_critics = nn.ModuleList(others)
         self.regressions = nn.ModuleList(each.network(n_features, hidden, self.act) for each in self.attributes)
         self.average = averaged(self.generator)
@@ -144,7 +153,12 @@ class AdversarialModel(TrainedModel, recipe=False):
         """Critics, each of networks that `build` creates."""
         networks = (self.critic, *self.other_critics)
         return [
-            Critic(network, options.view(self.standardized), options.weight, eventwise=not options.similarities)
+            Critic(
+                network,
+                options.view(self.standardized, self.observed),
+                options.weight,
+                eventwise=not options.similarities,
+            )
             for network, options in zip(networks, self.critic_options, strict=True)
         ]
 
@@ -160,6 +174,10 @@ class AdversarialModel(TrainedModel, recipe=False):
         mean, width = self.moments[..., None, places, :].unbind(-1)
         values = self.quantities.values(texts, self.physical(x, context), self.physical_context(context))
         return ((values - mean) / width).to(x.dtype)
+
+    def observed(self, x: Tensor, context: Tensor) -> Tensor:
+        """Observables (B, m) of events (B, d) at context (B, c) in network units, as the preprocessing tells them."""
+        return self.features.observed(x, self.physical_context(context)).to(x.dtype)
 
     @abstractmethod
     def data_term(
@@ -266,10 +284,10 @@ class AdversarialModel(TrainedModel, recipe=False):
         def term(batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool) -> Tensor:
             with torch.no_grad():
                 reference = points(batch.x, batch.context)
-            samples, weight = (reference, points(generated, batch.context)), batch.weight
+            made, weight = points(generated, batch.context), batch.weight
             if not full:
-                *samples, weight = map(self.ranks.gathered, (*samples, weight))
-            return losses.energy_distance(*samples, weight=weight, mean_weight=mean_weight, unbiased=not full)
+                reference, made, weight = map(self.ranks.gathered, (reference, made, weight))
+            return losses.energy_distance(reference, made, weight=weight, mean_weight=mean_weight, unbiased=not full)
 
         return Auxiliary(term, matched.weight)
 

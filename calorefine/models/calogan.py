@@ -1,7 +1,7 @@
 r"""CaloGAN: a generator with one stream per layer, each of which attends to the layer before (arXiv:1712.10321).
 
-Every stream makes the cells of its layer from all latent numbers and the context.  From the second one on, what it makes
-is mixed, cell by cell, with a linear map of the layer before, in parts that the stream chooses itself:
+Every stream makes the cells of its layer from all latent numbers and the context.  From the second one on, what it
+makes is mixed, cell by cell, with a linear map of the layer before, in parts that the stream chooses itself:
 
 .. math:: y_l = (1 - a_l) \odot g_l(z, c) + a_l \odot W_l \, y_{l - 1} , \qquad a_l = \sigma(h_l(z, c)) .
 
@@ -11,6 +11,8 @@ critic) and regression of attributes are options of all GANs.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +60,8 @@ class LayerStreams(nn.Module):
         self.latent_size, self.sizes = latent_size, sizes
         n_in = latent_size + n_context
         self.streams = nn.ModuleList(LatentSkip(latent_size, n_context, n, hidden=hidden, act=act) for n in sizes)
-        self.transfers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
-        self.attentions = nn.ModuleList(
-            starting_small(MLP(n_in, n, hidden=hidden[:1], act=act)) for n in sizes[1:]
-        )
+        self.transfers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.attentions = nn.ModuleList(starting_small(MLP(n_in, n, hidden=hidden[:1], act=act)) for n in sizes[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., latent_size + n_context) to cells (..., N)."""
