@@ -78,7 +78,7 @@ def test_mask_and_values_are_joined(fitted):
     assert (hits >= GEOMETRY.threshold_mev).all()  # what isn't masked is a hit, however low its value
 
 
-def test_observables_are_those_of_showers(fitted):
+def test_observables_are_those_of_showers():
     """The same numbers as by numpy, on scales of their own."""
     x, context = tensors(draw(400, seed=4))
     e_inc = 1000 * context[:, 0].double()
