@@ -1,14 +1,17 @@
 r"""Preprocessing of showers for generators that make all cells at once: logarithms of their energies, cut at 0.
 
-In the canonical frame (`frame`), a cell of the energy E with the threshold T has :math:`v = \max(0, \ln (E / T))`: none
-below the threshold is 0, and a hit just above it nearly so.  Network values are u of
+In the canonical frame (`frame`), a cell of the energy E above the threshold T has v = ln(E / T) and the network value u
+of
 
-.. math:: v = \max(0, m + s u) ,
+.. math:: v = m + s u , \qquad v > 0 ,
 
-with m and s of the normal number whose positive part has the cell's mean of v and of v^2, and s within bounds: of rare
-hits they would tell too little.  Standard normal numbers thus are cells of about the right occupancy and spread.
-Values of no hit are at -m / s.  A generator makes exact zeros by values below it, which critics see as if they were at
-it: no gap tells them from those of reference showers, and what they see is continuous in what it makes.
+with m and s of the normal number whose positive part has the cell's mean of v and of v^2, no hit being v = 0, and s
+within bounds: of rare hits they would tell too little.  Standard normal numbers thus are cells of about the right
+occupancy and spread, and all of u below -m / s are no hit.
+
+That is an atom, and critics see it at one place, `GAP` below the lowest hit in v: no noise tells zeros that a generator
+makes from those of reference showers, and hits that are too many, just above the threshold, differ from them.  The step
+between has no gradient; in its place is that of a ramp of the same length, down to where the atom is.
 
 An event comes back from its network values as it was, to single precision.
 
@@ -34,6 +37,7 @@ NARROWEST, BROADEST = 0.3, 1.5  # s
 LOWEST, HIGHEST = -4.0, 40.0  # m / s
 HOTTEST = 14.0  # v, that of 120 GeV for a threshold of 0.1 MeV
 SMALLEST = 1e-6  # mean of v; that of cells without hits is 0
+GAP = 0.7  # in v, as ln(1 + E / T) has
 LEAST = 1e-5  # v of a hit at the threshold itself
 APART = 1e-4  # of a hit from the atom
 
@@ -82,7 +86,8 @@ class PlainCells(ShowerMap):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map showers (n, N) in MeV to network values (n, N)."""
-        return self._logs(self._in_frame(x, context)) / self.scale + self.floor
+        v = self._logs(self._in_frame(x, context))
+        return torch.where(v > 0, v / self.scale + self.floor, self.atom)
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, N) to showers (n, N) in MeV."""
@@ -93,9 +98,15 @@ class PlainCells(ShowerMap):
         v = (u - self.floor) * self.scale
         return torch.where(v > 0, self.threshold * v.clamp(0.0, HOTTEST).exp(), 0.0)
 
+    @property
+    def atom(self) -> torch.Tensor:
+        """Where (N,) cells without a hit are seen."""
+        return self.floor - GAP / self.scale
+
     def projected(self, u: torch.Tensor) -> torch.Tensor:
-        """Network values (..., N), those of no hit made equal."""
-        return torch.maximum(u, self.floor)
+        """Network values (..., N), those of no hit made equal, with the gradient of the ramp between."""
+        ramp = torch.maximum(u, self.atom)
+        return torch.where(u > self.floor, u, self.atom + (ramp - ramp.detach()))
 
     def observed(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Observables (n, k) of network values (n, N), in standard deviations from the mean of the training sample."""
@@ -142,7 +153,7 @@ class PlainCells(ShowerMap):
 
     def joined(self, y: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Network values (..., N) of `parts`."""
-        return torch.where(masked, self.floor, torch.maximum(y, self.floor + APART))
+        return torch.where(masked, self.atom, torch.maximum(y, self.floor + APART))
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""

@@ -1,9 +1,9 @@
 r"""Observables of showers by torch, with a gradient: what critics of showers see, and what checkpoints are chosen by.
 
 They are those of `shower_observables` (response, depth, and for each layer energy, center, width, occupancy and shares
-of the hottest cells), on scales on which they are of order 1: energies as logarithms, places in cells.  The number of
-hits has no gradient, so that the occupancy is told in parts: a hit counts :math:`v / (v + 1/2)` with
-:math:`v = \ln (E / T)`, which is 0 at the threshold T.
+of the hottest cells), on scales on which they are of order 1: energies as logarithms, places in cells, the root of the
+number of hits.  That number has the gradient of a soft one, in which a hit counts :math:`v / (v + 1/2)` with
+:math:`v = \ln (E / T)`, from 0 at the threshold T.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class ShowerSums:
                 mean = share @ where
                 told += [mean, (share @ where.square() - mean.square()).clamp_min(1e-4).sqrt()]
         v = torch.log((cells / self.threshold_mev).clamp_min(1.0))
-        told.append((v / (v + 0.5)).sum(1).sqrt())
+        soft = (v / (v + 0.5)).sum(1)
+        hits = (cells > 0).sum(1) + (soft - soft.detach())
+        told.append(hits.clamp_min(0.25).sqrt())
         ranks = [k for k in RANKS if k < len(layer)]
         top = share.topk(max(ranks), dim=1).values.cumsum(1) if ranks else share[:, :0]
         told += [top[:, k - 1] for k in ranks]

@@ -53,7 +53,7 @@ def test_network_values_come_back(fitted):
     u = fitted.projected(torch.randn(500, 36, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(fitted(fitted.inverse(u, context), context), u, rtol=1e-3, atol=1e-3)
     assert torch.equal(fitted.projected(u), u)
-    assert (u == fitted.floor).any() and (u > fitted.floor).any()
+    assert (u == fitted.atom).any() and (u > fitted.floor).any()
 
 
 def test_normal_numbers_are_like_cells(fitted, events):
@@ -62,7 +62,9 @@ def test_normal_numbers_are_like_cells(fitted, events):
     free = (fitted.scale > 0.301) & (fitted.scale < 1.499) & (fitted.floor < 2)
     assert free.sum() > 8
     noise = torch.randn(100_000, 36, generator=torch.Generator().manual_seed(2))
-    made, true = (((u - fitted.floor) * fitted.scale).double() for u in (fitted.projected(noise), fitted(x, context)))
+    made, true = (
+        ((u - fitted.floor) * fitted.scale).clamp_min(0).double() for u in (fitted.projected(noise), fitted(x, context))
+    )
     for k in (1, 2):
         expected = stats.mean((true**k).numpy(), events.weight)
         np.testing.assert_allclose((made**k).mean(0)[free], expected[free], rtol=0.1)  # errors of 2 %
@@ -86,15 +88,17 @@ def test_observables_are_those_of_showers():
     names = ["response", "depth", "e_layer_0", "e_layer_1"]
     for layer, shares in ((0, ["hottest", "", "five", "twenty"]), (1, ["hottest", "", "five"])):
         kinds = [f"{kind}_{axis}" for axis in ("eta", "phi") for kind in ("ec", "width")]
-        names += [kind and f"{kind}_{layer}" for kind in (*kinds, "", *shares)]
+        names += [kind and f"{kind}_{layer}" for kind in (*kinds, "occupancy", *shares)]
     assert found.shape == (400, len(names))
     pitch = {"eta_0": 10, "phi_0": 60, "eta_1": 40, "phi_1": 30}
     for name, values in zip(names, found.T, strict=True):
-        if not name:  # a soft occupancy, and the two hottest cells, which have no name of their own
+        if not name:  # the two hottest cells have no name of their own
             continue
         true = shower_observables.evaluate(name, x.numpy().astype(float), GEOMETRY, e_inc.numpy())
         if name.startswith("e_layer"):
             true = np.log1p(true / GEOMETRY.threshold_mev)
+        if name.startswith("occupancy"):
+            true = np.sqrt((true * len(GEOMETRY.layers[int(name[-1])])).clip(0.25))
         true = true / next((size for at, size in pitch.items() if name.endswith(at)), 1)
         np.testing.assert_allclose(values, true, atol=0.011 if "width" in name else 1e-9, err_msg=name)
 
