@@ -230,10 +230,10 @@ class AdversarialModel(TrainedModel, recipe=False):
         generated = self._generated(batch, noise).detach()
         terms = [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
         for critic in self.critics():
-            distance = self._distance(critic, batch, generated, self.mean_weight, full=False)
+            seen = critic.view(batch.x, batch.context), critic.view(generated, batch.context)
+            distance = self._distance(critic, seen, batch, self.mean_weight, full=False)
             some = slice(None, None, self.penalty_stride if critic.eventwise else 1)
-            ends = (critic.view(x, batch.context)[..., some, :] for x in (batch.x, generated))
-            points = losses.interpolate(*ends, noise=noise)
+            points = losses.interpolate(*(view[..., some, :] for view in seen), noise=noise)
             equal = None if critic.eventwise else torch.full_like(batch.weight, 1 / batch.weight.shape[-1])
             (values,) = critic((points, batch.context[..., some, :]), share=equal)
             terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
@@ -241,26 +241,31 @@ class AdversarialModel(TrainedModel, recipe=False):
 
     def _generator_terms(self, batch: Batch, noise: Noise, mean_weight: float | Tensor, *, full: bool) -> Tensor:
         generated = self._generated(batch, noise)
-        terms = [c.weight * self._distance(c, batch, generated, mean_weight, full=full) for c in self.critics()]
+        terms = []
+        for critic in self.critics():
+            with torch.no_grad():  # what is seen of reference events doesn't depend on the generator
+                reference = critic.view(batch.x, batch.context)
+            seen = reference, critic.view(generated, batch.context)
+            terms.append(critic.weight * self._distance(critic, seen, batch, mean_weight, full=full))
         terms += [other.weight * other.term(batch, generated, mean_weight, full=full) for other in self.auxiliaries()]
         return torch.stack(terms).sum(0)
 
     def _distance(
-        self, critic: Critic, batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool
+        self, critic: Critic, seen: tuple[Tensor, Tensor], batch: Batch, mean_weight: float | Tensor, *, full: bool
     ) -> Tensor:
-        """Data term (...) of one critic for events generated at the batch's contexts.
+        """Data term (...) of one critic by its views of the batch's events and of those generated at their contexts.
 
         Its values of reference events don't depend on the generator, and need no gradient where that is trained.
         """
-        samples = [(critic.view(x, batch.context), batch.context) for x in (batch.x, generated)]
+        reference, generated = ((view, batch.context) for view in seen)
         share = None if critic.eventwise else losses.shares(batch.weight, mean_weight)
-        if generated.requires_grad:
+        if seen[1].requires_grad:
             with torch.no_grad():
-                (reference,) = critic(samples[0], share=share)
-            (judged,) = critic(samples[1], share=share)
+                (true,) = critic(reference, share=share)
+            (made,) = critic(generated, share=share)
         else:
-            reference, judged = critic(*samples, share=share)
-        return self.data_term(reference, judged, batch.weight, mean_weight, full=full)
+            true, made = critic(reference, generated, share=share)
+        return self.data_term(true, made, batch.weight, mean_weight, full=full)
 
     def _attribute(self, attribute: Attribute, network: nn.Module) -> Auxiliary:
         def error(batch: Batch, x: Tensor, mean_weight: float | Tensor) -> Tensor:
