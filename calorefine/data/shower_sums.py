@@ -1,9 +1,10 @@
 r"""Observables of showers by torch, with a gradient: what critics of showers see, and what checkpoints are chosen by.
 
-They are those of `shower_observables` (response, depth, and for each layer energy, center, width, occupancy and shares
-of the hottest cells), on scales on which they are of order 1: energies as logarithms, places in cells, the root of the
-number of hits.  That number has the gradient of a soft one, in which a hit counts :math:`v / (v + 1/2)` with
-:math:`v = \ln (E / T)`, from 0 at the threshold T.
+They are those of `shower_observables` (response, depth, and for each layer energy, center, width, number of hits and
+shares of the hottest cells), on scales on which they are of order 1: energies as logarithms, places in cells, numbers
+as roots.  The number of hits has the gradient of a soft one, in which a hit counts :math:`v / (v + 1/2)` with
+:math:`v = \ln (E / T)`, from 0 at the threshold T.  Beside it are soft numbers of hits above some multiples of T, the
+spectrum of the cells: critics of single cells hardly see that hits near the threshold are too many.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from calorefine.geometry import AXES, Geometry, Layer, pitches
 
+ABOVE = (0.3, 1.0, 2.5)  # ln(E / T) beyond which hits are counted
+STEP = 0.1  # width of that step
 RANKS = (1, 2, 5, 20)  # hottest cells whose share of a layer is told
 
 
@@ -51,8 +54,10 @@ class ShowerSums:
                 told += [mean, (share @ where.square() - mean.square()).clamp_min(1e-4).sqrt()]
         v = torch.log((cells / self.threshold_mev).clamp_min(1.0))
         soft = (v / (v + 0.5)).sum(1)
-        hits = (cells > 0).sum(1) + (soft - soft.detach())
+        hit = cells > 0
+        hits = hit.sum(1) + (soft - soft.detach())
         told.append(hits.clamp_min(0.25).sqrt())
+        told += [((hit * torch.sigmoid((v - above) / STEP)).sum(1) + 0.25).sqrt() for above in ABOVE]
         ranks = [k for k in RANKS if k < len(layer)]
         top = share.topk(max(ranks), dim=1).values.cumsum(1) if ranks else share[:, :0]
         told += [top[:, k - 1] for k in ranks]

@@ -88,11 +88,11 @@ def test_observables_are_those_of_showers():
     names = ["response", "depth", "e_layer_0", "e_layer_1"]
     for layer, shares in ((0, ["hottest", "", "five", "twenty"]), (1, ["hottest", "", "five"])):
         kinds = [f"{kind}_{axis}" for axis in ("eta", "phi") for kind in ("ec", "width")]
-        names += [kind and f"{kind}_{layer}" for kind in (*kinds, "occupancy", *shares)]
+        names += [kind and f"{kind}_{layer}" for kind in (*kinds, "occupancy", "", "", "", *shares)]
     assert found.shape == (400, len(names))
     pitch = {"eta_0": 10, "phi_0": 60, "eta_1": 40, "phi_1": 30}
     for name, values in zip(names, found.T, strict=True):
-        if not name:  # the two hottest cells have no name of their own
+        if not name:  # the spectrum, and the two hottest cells, which have no name of their own
             continue
         true = shower_observables.evaluate(name, x.numpy().astype(float), GEOMETRY, e_inc.numpy())
         if name.startswith("e_layer"):
@@ -101,6 +101,14 @@ def test_observables_are_those_of_showers():
             true = np.sqrt((true * len(GEOMETRY.layers[int(name[-1])])).clip(0.25))
         true = true / next((size for at, size in pitch.items() if name.endswith(at)), 1)
         np.testing.assert_allclose(values, true, atol=0.011 if "width" in name else 1e-9, err_msg=name)
+
+
+def test_spectrum_counts_hits_away_from_its_steps():
+    """Cells without a hit count nowhere; one twice, five and fifty times the threshold above one, two and three."""
+    cells = torch.zeros(2, 36, dtype=torch.float64)
+    cells[0, :3] = GEOMETRY.threshold_mev * torch.tensor([2.0, 6.0, 50.0])
+    seen = ShowerSums(GEOMETRY, GEOMETRY.threshold_mev)(cells, torch.ones(2))[:, 8:12]
+    np.testing.assert_allclose(seen.square(), [[3, 3.25, 2.25, 1.25], [0.25] * 4], atol=0.1)
 
 
 def test_observables_are_in_standard_deviations(fitted, events):
