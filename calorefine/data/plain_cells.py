@@ -3,13 +3,12 @@ r"""Preprocessing of showers for generators that make all cells at once: logarit
 In the canonical frame (`frame`), a cell of the energy E above the threshold T has v = ln(E / T) and the network value u
 of
 
-.. math:: v = m + s u , \qquad v > 0 ,
+.. math:: v = a \, [(u - f + \delta)^p - \delta^p] , \qquad u > f ,
 
-with m and s of the normal number whose positive part has the cell's mean of v and of v^2, no hit being v = 0, and s
-within bounds: of rare hits they would tell too little.  Standard normal numbers thus are cells of about the right
-occupancy and spread, and all of u below -m / s are no hit.
+and no hit is all of u below f.  Of each cell, f, a and p are such that standard normal numbers have its occupancy and,
+of hits, its mean of v and of v^2.  A generator begins near the right spectrum of each cell.
 
-That is an atom, and critics see it at one place, `GAP` below the lowest hit in v: no noise tells zeros that a generator
+That is an atom, and critics see it at one place, `GAP` below the lowest hit: no noise tells zeros that a generator
 makes from those of reference showers, and hits that are too many, just above the threshold, differ from them.  The step
 between has no gradient; in its place is that of a ramp of the same length, down to where the atom is.
 
@@ -20,7 +19,6 @@ Critics and checkpoints may go by the event's observables (`shower_sums`), in st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -33,19 +31,20 @@ from calorefine.data.shower_sums import ShowerSums
 from calorefine.ddp import Ranks
 from calorefine.events import Columns, Events
 
-NARROWEST, BROADEST = 0.3, 1.5  # s
-LOWEST, HIGHEST = -4.0, 40.0  # m / s
+LEAST_POWER, MOST_POWER = 0.2, 3.0  # p
+SOFT = 0.05  # delta: the slope is finite at the threshold
+N_LEVELS = 200  # of normal numbers at which the spectrum is matched
 HOTTEST = 14.0  # v, that of 120 GeV for a threshold of 0.1 MeV
-SMALLEST = 1e-6  # mean of v; that of cells without hits is 0
-GAP = 0.7  # in v, as ln(1 + E / T) has
-LEAST = 1e-5  # v of a hit at the threshold itself
-APART = 1e-4  # of a hit from the atom
+RAREST = 1e-5  # occupancy, and that of cells without a hit
+GAP = 0.5  # between the atom and the lowest hit, in u
+LEAST = 1e-5  # v, and u - f, of a hit at the threshold itself
 
 
 class PlainCells(ShowerMap):
     """Map of the cells of a shower to their logarithms in the canonical frame, and back."""
 
     scale: torch.Tensor
+    power: torch.Tensor
     floor: torch.Tensor
     moments: torch.Tensor
 
@@ -56,7 +55,7 @@ class PlainCells(ShowerMap):
         return self
 
     def fit(self, events: Events, columns: Columns) -> Self:
-        """Find m and s of each cell, and mean and width of each observable, with weights of any sign.
+        """Find f, a and p of each cell, and mean and width of each observable, with weights of any sign.
 
         Raises:
             ConfigError: columns that say nothing of showers, or have further features, or an offset on a point of
@@ -66,16 +65,14 @@ class PlainCells(ShowerMap):
         self._fit_context(events, columns)
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
         share = torch.from_numpy(events.weight / events.weight.sum())
-        powers, seen = torch.zeros(2, self.n_columns, dtype=torch.float64), []
+        sums, seen = torch.zeros(3, self.n_columns, dtype=torch.float64), []
         for rows in row_blocks(len(x)):
             own = self._in_frame(x[rows], context[rows])
             v = self._logs(own).double()
-            powers += torch.stack([share[rows] @ v, share[rows] @ v.square()])
+            sums += torch.stack([share[rows] @ (v > 0).double(), share[rows] @ v, share[rows] @ v.square()])
             seen.append(self.sums(own, self._e_inc(context[rows])).double())
-        mean = powers[0].clamp_min(SMALLEST)
-        at = _over_width(torch.where(powers[0] > SMALLEST, powers[1] / mean.square(), torch.inf))
-        self.register_buffer("scale", (mean / _positive_part(at)[0]).clamp(NARROWEST, BROADEST).float())
-        self.register_buffer("floor", -at.float())
+        for name, value in zip(("floor", "scale", "power"), _spectrum(*sums), strict=True):
+            self.register_buffer(name, value.float())
         self.register_buffer("moments", _moments(torch.cat(seen), share).float())
         return self
 
@@ -87,7 +84,8 @@ class PlainCells(ShowerMap):
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map showers (n, N) in MeV to network values (n, N)."""
         v = self._logs(self._in_frame(x, context))
-        return torch.where(v > 0, v / self.scale + self.floor, self.atom)
+        beyond = (v / self.scale + SOFT**self.power) ** (1 / self.power) - SOFT
+        return torch.where(v > 0, self.floor + beyond.clamp_min(LEAST), self.atom)
 
     def inverse(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Map network values (n, N) to showers (n, N) in MeV."""
@@ -95,13 +93,14 @@ class PlainCells(ShowerMap):
 
     def own_cells(self, u: torch.Tensor) -> torch.Tensor:
         """Cells (..., N) in MeV, in the canonical frame, of network values (..., N)."""
-        v = (u - self.floor) * self.scale
-        return torch.where(v > 0, self.threshold * v.clamp(0.0, HOTTEST).exp(), 0.0)
+        beyond = u - self.floor
+        v = self.scale * ((beyond.clamp_min(0.0) + SOFT) ** self.power - SOFT**self.power)
+        return torch.where(beyond > 0, self.threshold * v.clamp_max(HOTTEST).exp(), 0.0)
 
     @property
     def atom(self) -> torch.Tensor:
         """Where (N,) cells without a hit are seen."""
-        return self.floor - GAP / self.scale
+        return self.floor - GAP
 
     def projected(self, u: torch.Tensor) -> torch.Tensor:
         """Network values (..., N), those of no hit made equal, with the gradient of the ramp between."""
@@ -153,12 +152,12 @@ class PlainCells(ShowerMap):
 
     def joined(self, y: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Network values (..., N) of `parts`."""
-        return torch.where(masked, self.atom, torch.maximum(y, self.floor + APART))
+        return torch.where(masked, self.atom, torch.maximum(y, self.floor + LEAST))
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
         self._restore_context(state)
-        for name in ("scale", "floor", "moments"):
+        for name in ("floor", "scale", "power", "moments"):
             self.register_buffer(name, state[name])
         return self
 
@@ -169,18 +168,24 @@ def _moments(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     return torch.stack([mean, (share @ (values - mean).square()).clamp_min(1e-6).sqrt()])
 
 
-def _positive_part(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of max(0, a + z) and of its square (N,), for normal numbers z, at a (N,)."""
-    density, above = torch.exp(-at.square() / 2) / math.sqrt(2 * math.pi), torch.special.ndtr(at)
-    return at * above + density, (1 + at.square()) * above + at * density
+def _spectrum(
+    occupancy: torch.Tensor, mean: torch.Tensor, square: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Numbers f, a and p (N,) for occupancies (N,) and the mean of v and v^2 (N,), which are 0 of no hit.
 
-
-def _over_width(ratio: torch.Tensor) -> torch.Tensor:
-    """Numbers a (N,) for which max(0, a + z) has these ratios (N,) of mean square to squared mean, within bounds."""
-    low, high = torch.full_like(ratio, LOWEST), torch.full_like(ratio, HIGHEST)
-    for _ in range(60):
-        at = (low + high) / 2
-        mean, square = _positive_part(at)
-        too_low = square / mean.square() > ratio
-        low, high = torch.where(too_low, at, low), torch.where(too_low, high, at)
-    return (low + high) / 2
+    A cell that has next to no hits gets those of a typical spectrum.
+    """
+    seen = occupancy > RAREST
+    occupancy = occupancy.clamp(RAREST, 1 - RAREST)
+    floor = -torch.special.ndtri(occupancy)
+    mean = torch.where(seen, mean / occupancy, 1.0).clamp_min(LEAST)
+    square = torch.where(seen, square / occupancy, 1.5)
+    levels = (torch.arange(N_LEVELS, dtype=torch.float64)[:, None] + 0.5) / N_LEVELS
+    beyond = (-torch.special.ndtri(levels * occupancy) - floor).clamp_min(0.0) + SOFT
+    low, high = torch.full_like(mean, LEAST_POWER), torch.full_like(mean, MOST_POWER)
+    for _ in range(40):
+        power = (low + high) / 2
+        v = beyond**power - SOFT**power
+        too_narrow = v.square().mean(0) / v.mean(0).square() < square / mean.square()
+        low, high = torch.where(too_narrow, power, low), torch.where(too_narrow, high, power)
+    return floor, mean / v.mean(0), power
