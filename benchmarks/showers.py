@@ -80,6 +80,7 @@ GENERATORS = {
     "fm": "flow_matching",
     "vae": "vae",
     "gan2": "two_step_gan",
+    "gan1": "atlas_gan",
 }
 REWEIGHTED, FLOWS = ("gan2",), ("coupling", "autoregressive")
 POINTS_GEV = (1.0, 2.0, 4.0, 8.0, 16.0)

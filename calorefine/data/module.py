@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from calorefine import keys, stats
 from calorefine.data.batches import Batch, BatchDataset, Epoch, ShuffledBatches, counted
 from calorefine.data.column_transforms import ColumnTransforms, Conditions, row_blocks
+from calorefine.data.plain_cells import PlainCells  # noqa: F401 (known by its name)
 from calorefine.data.preprocessing import Preprocessing
 from calorefine.data.remarks import dominant, remarks
 from calorefine.data.showers import Showers  # noqa: F401 (known by its name)

@@ -126,6 +126,22 @@ class Preprocessing(nn.Module, ABC):
         """Spread network values (n, k) of atoms and integers at context (n, c) over what is mapped to them."""
         return u
 
+    def projected(self, u: torch.Tensor) -> torch.Tensor:
+        """Network values (..., k) in which those that stand for one atom are made equal, where a map has that."""
+        return u
+
+    def observed(self, u: torch.Tensor, context: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Numbers (n, m) of order 1 by which critics and checkpoints may compare events, with a gradient.
+
+        Observables of network values (n, k) at context (n, c); the values themselves if the map knows none.
+        """
+        return u
+
+    @property
+    def n_observed(self) -> int:
+        """Number m of these."""
+        return self.n_columns
+
     def exact(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Network values (n, k), float32, whose inverse is x (n, d), also where `forward` has a limit."""
         limited: torch.Tensor = self(x, context)

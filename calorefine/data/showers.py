@@ -30,13 +30,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from calorefine import stats
 from calorefine.data import cells
-from calorefine.data.frame import Frame
 from calorefine.data.hit_counts import HitCounts, scaled_logs
 from calorefine.data.layer_energies import LayerEnergies
 from calorefine.data.preprocessing import ALONE, Preprocessing
-from calorefine.data.shower_conditions import ShowerConditions, part_of, showers_of
+from calorefine.data.shower_conditions import part_of
+from calorefine.data.shower_map import ShowerMap
 from calorefine.ddp import Ranks
-from calorefine.errors import ConfigError, ValueRangeError
 from calorefine.events import Columns, Events
 from calorefine.geometry import Geometry
 
@@ -50,7 +49,7 @@ NO_SLOPE = (
 )
 
 
-class Showers(Preprocessing):
+class Showers(ShowerMap):
     """Map of the cells of a shower to energies, counts and independent normal numbers, and back.
 
     Where the cells are, and which columns are the incident energy and the point of entry, `Columns.showers` tells.
@@ -62,10 +61,6 @@ class Showers(Preprocessing):
         batch_size: events in a batch of them.
         learning_rate: first rate of AdamW, which falls to 0 like a cosine.
     """
-
-    calorimeter: Geometry
-    frame: Frame
-    e_inc: str
 
     def __init__(
         self,
@@ -80,7 +75,6 @@ class Showers(Preprocessing):
         super().__init__()
         self.hidden, self.n_components = hidden, n_components
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.context_map = ShowerConditions()
 
     def bind(self, columns: Columns) -> Self:
         """Take geometry, incident energy and point of entry.
@@ -88,20 +82,9 @@ class Showers(Preprocessing):
         Raises:
             ConfigError: the columns don't tell.
         """
-        self.frame = self.context_map.bind(columns).frame
-        self.calorimeter, self.e_inc = self.frame.geometry, showers_of(columns).e_inc
+        super().bind(columns)
         self.energies = LayerEnergies(self.e_inc, [layer.number for layer in self.calorimeter.layers], self.threshold)
         return self
-
-    @property
-    def threshold(self) -> float:
-        """Threshold of the readout, in MeV; a tiny one where there is none."""
-        return self.calorimeter.threshold_mev or 1e-6
-
-    @property
-    def conditions(self) -> Preprocessing:
-        """Map of the context: its entry mirrored."""
-        return ShowerConditions()
 
     def fit(self, events: Events, columns: Columns) -> Self:
         """Fit energies and cells; arguments as in the base.
@@ -112,34 +95,13 @@ class Showers(Preprocessing):
             ValueRangeError: negative energies.
             WeightError: negative weights.
         """
-        self.bind(columns)._check(events, columns)
+        self._fit_context(events, columns)
         stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
-        self.context_map.fit(events, columns)
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
         layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in self._rows(len(x))])
         self.energies.fit(dataclasses.replace(events, x=layers.numpy()), columns)
         self._fit_networks(x, context, layers, torch.from_numpy(events.weight).float())
         return self
-
-    def _check(self, events: Events, columns: Columns) -> None:
-        if list(columns.features) != [columns.cells]:
-            msg = f"showers: features {', '.join(columns.features)} found, expected the cells '{columns.cells}' alone"
-            raise ConfigError(msg)
-        for name in self.context_map.entry:
-            if offset := columns.context_columns[name].offset:
-                msg = f"context '{name}': offset {offset:g} found, expected none: it says where a shower enters"
-                raise ConfigError(msg)
-        if (negative := int((events.x < 0).sum())) > 0:
-            msg = f"feature '{columns.cells}': {negative} negative energies found, the lowest {events.x.min():g}"
-            raise ValueRangeError(f"{msg}; expected 0 or more")
-
-    def _read(self, x: torch.Tensor) -> torch.Tensor:
-        """Cells (n, N) with what is below the threshold at 0."""
-        return torch.where(x >= self.threshold, x, 0.0)
-
-    def layers_of(self, x: torch.Tensor) -> torch.Tensor:
-        """Energies (n, L) of the layers of cells (n, N), float64."""
-        return torch.stack([x[:, at].sum(1, dtype=torch.float64) for at in self.calorimeter.slices], dim=1)
 
     def layers_made(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Energies (n, L) of the layers of network values (n, L), float64: none below the threshold."""
@@ -228,11 +190,7 @@ class Showers(Preprocessing):
 
     def _energies(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logs y of energies over the threshold, and hits (n, N), in the canonical frame."""
-        return self.energies_over_threshold(self._canonical(x, context))
-
-    def _canonical(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Cells (n, N) in MeV that are read out, in the canonical frame."""
-        return self.frame.canonical(self._read(x), self.context_map.entry_of(context))
+        return self.energies_over_threshold(self._in_frame(x, context))
 
     def energies_over_threshold(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logs y of energies over the threshold, and hits, of cells (n, N) in MeV."""
@@ -246,7 +204,7 @@ class Showers(Preprocessing):
             return x.new_zeros(0, self.n_columns)
         layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in self._rows(len(x))])
         others = [
-            self.normal_of(self._canonical(x[rows], context[rows]), self.context_map(context[rows]), layers[rows])
+            self.normal_of(self._in_frame(x[rows], context[rows]), self.context_map(context[rows]), layers[rows])
             for rows in self._rows(len(x))
         ]
         return torch.cat([self.energies(layers, context), torch.cat(others)], dim=1)
@@ -369,7 +327,7 @@ class Showers(Preprocessing):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
-        self.context_map.restore(part_of(state, "context_map"))
+        self._restore_context(state)
         self.energies.restore(part_of(state, "energies"))
         fitted = part_of(state, "network")
         self.counts, self.network = self._networks(fitted["mlp.0.weight"].shape[1] - len(self.sizes))

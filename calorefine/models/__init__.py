@@ -1,12 +1,13 @@
 """One recipe per file.
 
 `MODELS` is the registry that tests go by: a new recipe is one line here.  Students, which need a teacher, are
-beside, and so are generators in two steps, which need two recipes, and what makes cells of showers alone.
+beside, and so are generators in two steps, which need two recipes, and what makes showers alone.
 """
 
 from calorefine.models.affine_flow import AffineFlow
 from calorefine.models.autoregressive_cells import AutoregressiveCells
 from calorefine.models.base import GenerativeModel
+from calorefine.models.calogan import CaloGAN
 from calorefine.models.cramer_gan import CramerGAN
 from calorefine.models.distillation import FlowStudent, Student
 from calorefine.models.flow import Flow
@@ -25,6 +26,7 @@ __all__ = [
     "WGAN",
     "AffineFlow",
     "AutoregressiveCells",
+    "CaloGAN",
     "CramerGAN",
     "Flow",
     "FlowMatching",

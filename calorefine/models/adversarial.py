@@ -26,7 +26,7 @@ from calorefine.data.module import Prepared
 from calorefine.errors import ConfigError
 from calorefine.events import Events
 from calorefine.io.provenance import plain
-from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced, records
+from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced, Matched, records
 from calorefine.models.base import TrainedModel
 from calorefine.models.critics import ALL_FEATURES, Critic, CriticOptions
 from calorefine.models.quantities import Quantities
@@ -44,6 +44,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         act: activation of both; that of `swish` is trained, layer by layer.
         critics: what each critic sees, and its weight; one of all features if left out.
         attributes: properties of the event that networks tell from its features, of generated as of reference events.
+        matched: quantities whose joint distribution with the context is compared by an energy distance, with no critic.
         enforce: means and widths that generated events are to have as the training sample has them.
         learning_rate: initial rate of both, for Adam.
         betas: moments of Adam.
@@ -71,6 +72,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         act: Activation = "leaky_relu",
         critics: list[CriticOptions] = [ALL_FEATURES],  # noqa: B006 (never changed; shown by --print_config)
         attributes: list[Attribute] = [],  # noqa: B006
+        matched: list[Matched] = [],  # noqa: B006
         enforce: list[Enforced] = [],  # noqa: B006
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.0, 0.9),
@@ -90,8 +92,9 @@ class AdversarialModel(TrainedModel, recipe=False):
             raise ConfigError("critics: none given, expected at least one")
         check_decay(average_decay)
         self.critic_options, self.attributes = records(CriticOptions, critics), records(Attribute, attributes)
-        self.enforced = records(Enforced, enforce)
-        described = {"critics": self.critic_options, "attributes": self.attributes, "enforce": self.enforced}
+        self.matched, self.enforced = records(Matched, matched), records(Enforced, enforce)
+        described = {"critics": self.critic_options, "attributes": self.attributes}
+        described |= {"matched": self.matched, "enforce": self.enforced}
         self.hparams.update({name: plain(options) for name, options in described.items()})
         self.generator_hidden, self.critic_hidden, self.act = generator_hidden, critic_hidden, act
         self.learning_rate, self.betas = learning_rate, betas
@@ -111,6 +114,7 @@ class AdversarialModel(TrainedModel, recipe=False):
         """Expressions in physical units, to the option that each is of."""
         options = {text: "critics" for critic in self.critic_options for text in critic.quantities}
         options |= {attribute.expression: "attributes" for attribute in self.attributes}
+        options |= {text: "matched" for matched in self.matched for text in matched.quantities}
         return options | {enforced.expression: "enforce" for enforced in self.enforced}
 
     def take_events(self, train: Events) -> None:
@@ -118,27 +122,51 @@ class AdversarialModel(TrainedModel, recipe=False):
         if self.quantities.options:
             self.moments.copy_(self.quantities.moments(train))
 
+    def dequantized(self, batch: Batch, noise: Noise) -> Batch:
+        """Batch as critics see it: atoms that a generator can make are left as they are."""
+        spread = super().dequantized(batch, noise)
+        return Batch(self.features.projected(spread.x), spread.context, spread.weight)
+
     def build(self, n_features: int, n_context: int) -> None:
         """Create generator, critics, networks of attributes, and the averaged generator."""
-        self.generator = LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
-        sizes, hidden = (n_features, n_context, self.critic_outputs), self.critic_hidden
-        self.critic, *others = (each.network(*sizes, hidden=hidden, act=self.act) for each in self.critic_options)
+        self.generator = self.make_generator(n_features, n_context)
+        hidden = self.critic_hidden
+        self.critic, *others = (
+            each.network(
+                self.features.n_observed if each.observables else n_features,
+                n_context,
+                self.critic_outputs,
+                hidden=hidden,
+                act=self.act,
+            )
+            for each in self.critic_options
+        )
         self.other_critics = nn.ModuleList(others)
         self.regressions = nn.ModuleList(each.network(n_features, hidden, self.act) for each in self.attributes)
         self.average = averaged(self.generator)
+
+    def make_generator(self, n_features: int, n_context: int) -> nn.Module:
+        """Network that makes events (..., B, d) of latent numbers and context (..., B, latent_size + c)."""
+        return LatentSkip(self.latent_size, n_context, n_features, hidden=self.generator_hidden, act=self.act)
 
     def critics(self) -> list[Critic]:
         """Critics, each of networks that `build` creates."""
         networks = (self.critic, *self.other_critics)
         return [
-            Critic(network, options.view(self.standardized), options.weight, eventwise=not options.similarities)
+            Critic(
+                network,
+                options.view(self.standardized, self.observed),
+                options.weight,
+                eventwise=not options.similarities,
+            )
             for network, options in zip(networks, self.critic_options, strict=True)
         ]
 
     def auxiliaries(self) -> list[Auxiliary]:
         """Auxiliary terms, of networks that `build` creates."""
         pairs = zip(self.attributes, self.regressions, strict=True)
-        return [self._attribute(*pair) for pair in pairs] + [self._enforced(enforced) for enforced in self.enforced]
+        terms = [self._attribute(*pair) for pair in pairs] + [self._matched(matched) for matched in self.matched]
+        return terms + [self._enforced(enforced) for enforced in self.enforced]
 
     def standardized(self, texts: list[str], x: Tensor, context: Tensor) -> Tensor:
         """Quantities (..., B, k) of events and context in network units, less their mean, in standard deviations."""
@@ -146,6 +174,10 @@ class AdversarialModel(TrainedModel, recipe=False):
         mean, width = self.moments[..., None, places, :].unbind(-1)
         values = self.quantities.values(texts, self.physical(x, context), self.physical_context(context))
         return ((values - mean) / width).to(x.dtype)
+
+    def observed(self, x: Tensor, context: Tensor) -> Tensor:
+        """Observables (B, m) of events (B, d) at context (B, c) in network units, as the preprocessing tells them."""
+        return self.features.observed(x, self.physical_context(context)).to(x.dtype)
 
     @abstractmethod
     def data_term(
@@ -164,8 +196,7 @@ class AdversarialModel(TrainedModel, recipe=False):
 
     def generate(self, latent: Tensor, context: Tensor) -> Tensor:
         """Generate with the averaged generator."""
-        generated: Tensor = self.average(torch.cat([latent, context], dim=1))
-        return generated
+        return self.features.projected(self.average(torch.cat([latent, context], dim=1)))
 
     def setup(self, stage: str) -> None:
         """Set up; refuse several processes for critics that take statistics of a batch, of which each has a part."""
@@ -199,10 +230,10 @@ class AdversarialModel(TrainedModel, recipe=False):
         generated = self._generated(batch, noise).detach()
         terms = [other.loss(batch, generated) for other in self.auxiliaries() if other.loss is not None]
         for critic in self.critics():
-            distance = self._distance(critic, batch, generated, self.mean_weight, full=False)
+            seen = critic.view(batch.x, batch.context), critic.view(generated, batch.context)
+            distance = self._distance(critic, seen, batch, self.mean_weight, full=False)
             some = slice(None, None, self.penalty_stride if critic.eventwise else 1)
-            ends = (critic.view(x, batch.context)[..., some, :] for x in (batch.x, generated))
-            points = losses.interpolate(*ends, noise=noise)
+            points = losses.interpolate(*(view[..., some, :] for view in seen), noise=noise)
             equal = None if critic.eventwise else torch.full_like(batch.weight, 1 / batch.weight.shape[-1])
             (values,) = critic((points, batch.context[..., some, :]), share=equal)
             terms.append(self.penalty_weight * self.penalty(values, points, noise) - distance)
@@ -210,26 +241,31 @@ class AdversarialModel(TrainedModel, recipe=False):
 
     def _generator_terms(self, batch: Batch, noise: Noise, mean_weight: float | Tensor, *, full: bool) -> Tensor:
         generated = self._generated(batch, noise)
-        terms = [c.weight * self._distance(c, batch, generated, mean_weight, full=full) for c in self.critics()]
+        terms = []
+        for critic in self.critics():
+            with torch.no_grad():  # what is seen of reference events doesn't depend on the generator
+                reference = critic.view(batch.x, batch.context)
+            seen = reference, critic.view(generated, batch.context)
+            terms.append(critic.weight * self._distance(critic, seen, batch, mean_weight, full=full))
         terms += [other.weight * other.term(batch, generated, mean_weight, full=full) for other in self.auxiliaries()]
         return torch.stack(terms).sum(0)
 
     def _distance(
-        self, critic: Critic, batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool
+        self, critic: Critic, seen: tuple[Tensor, Tensor], batch: Batch, mean_weight: float | Tensor, *, full: bool
     ) -> Tensor:
-        """Data term (...) of one critic for events generated at the batch's contexts.
+        """Data term (...) of one critic by its views of the batch's events and of those generated at their contexts.
 
         Its values of reference events don't depend on the generator, and need no gradient where that is trained.
         """
-        samples = [(critic.view(x, batch.context), batch.context) for x in (batch.x, generated)]
+        reference, generated = ((view, batch.context) for view in seen)
         share = None if critic.eventwise else losses.shares(batch.weight, mean_weight)
-        if generated.requires_grad:
+        if seen[1].requires_grad:
             with torch.no_grad():
-                (reference,) = critic(samples[0], share=share)
-            (judged,) = critic(samples[1], share=share)
+                (true,) = critic(reference, share=share)
+            (made,) = critic(generated, share=share)
         else:
-            reference, judged = critic(*samples, share=share)
-        return self.data_term(reference, judged, batch.weight, mean_weight, full=full)
+            true, made = critic(reference, generated, share=share)
+        return self.data_term(true, made, batch.weight, mean_weight, full=full)
 
     def _attribute(self, attribute: Attribute, network: nn.Module) -> Auxiliary:
         def error(batch: Batch, x: Tensor, mean_weight: float | Tensor) -> Tensor:
@@ -246,6 +282,20 @@ class AdversarialModel(TrainedModel, recipe=False):
 
         return Auxiliary(term, attribute.weight, network, loss)
 
+    def _matched(self, matched: Matched) -> Auxiliary:
+        def points(x: Tensor, context: Tensor) -> Tensor:
+            return torch.cat([self.standardized(matched.quantities, x, context), context], dim=-1)
+
+        def term(batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool) -> Tensor:
+            with torch.no_grad():
+                reference = points(batch.x, batch.context)
+            made, weight = points(generated, batch.context), batch.weight
+            if not full:
+                reference, made, weight = map(self.ranks.gathered, (reference, made, weight))
+            return losses.energy_distance(reference, made, weight=weight, mean_weight=mean_weight, unbiased=not full)
+
+        return Auxiliary(term, matched.weight)
+
     def _enforced(self, enforced: Enforced) -> Auxiliary:
         def term(batch: Batch, generated: Tensor, mean_weight: float | Tensor, *, full: bool) -> Tensor:
             z = self.standardized([enforced.expression], generated, batch.context)[..., 0]
@@ -259,5 +309,4 @@ class AdversarialModel(TrainedModel, recipe=False):
     def _generated(self, batch: Batch, noise: Noise) -> Tensor:
         """Events (..., B, d) of the current generator at the batch's contexts."""
         latent = noise.normal(batch.weight.shape[-1], self.latent_size)
-        generated: Tensor = self.generator(torch.cat([latent, batch.context], dim=-1))
-        return generated
+        return self.features.projected(self.generator(torch.cat([latent, batch.context], dim=-1)))

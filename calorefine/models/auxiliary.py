@@ -147,6 +147,29 @@ class Enforced:
         return z if self.width is None else (z.square() - 1) / 2
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Quantities whose joint distribution with the context generated events are to have, by their energy distance.
+
+    Args:
+        quantities: of features and context in physical units, such as `sum(cells) / e_inc`.
+        weight: factor of the distance, in which each quantity counts in standard deviations.
+
+    Raises:
+        ConfigError: no quantity, or the weight is not positive.
+    """
+
+    quantities: list[str]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check what is given."""
+        if not self.quantities:
+            raise ConfigError("matched: no quantities found, expected at least one expression")
+        if self.weight <= 0:
+            raise ConfigError(f"matched: weight {self.weight} found, expected a positive number")
+
+
 def records(kind: type[_R], values: Iterable[_R | Mapping[str, Any]]) -> list[_R]:
     """Records of an option, which are plain containers where they come from a checkpoint."""
     return [value if isinstance(value, kind) else kind(**value) for value in values]  # type: ignore[arg-type]

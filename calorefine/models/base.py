@@ -217,7 +217,8 @@ class GenerativeModel(UpdatedModule, ABC):
             events: in physical units, weights of any sign.
 
         Returns:
-            (n,) contributions of the events, in network units; their mean is the distance.
+            (n,) contributions of the events, in network units or by the observables of the preprocessing, if it has
+            any; their mean is the distance.
         """
         events = Batch(*(array[:VALIDATION_EVENTS] for array in events))
         context = self.context(events.context)
@@ -225,9 +226,12 @@ class GenerativeModel(UpdatedModule, ABC):
         generated = self.generate(latent, context)
         if self.features.is_discrete:
             generated = self.features(self.features.inverse(generated, events.context), events.context)
+        samples = (
+            torch.cat([self.features.observed(u, events.context), context], dim=1)
+            for u in (self.features(events.x, events.context), generated)
+        )
         return losses.energy_contributions(
-            torch.cat([self.features(events.x, events.context), context], dim=1),
-            torch.cat([generated, context], dim=1),
+            *samples,
             weight=events.weight,
             mean_weight=float(events.weight.mean()),
             unbiased=True,

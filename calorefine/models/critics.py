@@ -72,6 +72,8 @@ class CriticOptions:
     Args:
         expression: what it sees: a quantity of features and context in physical units, such as `e_over_p * p_gev` or
             `sum(cells)`; all features, in network units, if left out.
+        observables: it sees what the preprocessing tells of an event in their place: of `PlainCells` energies, centers,
+            widths and occupancies of layers.
         also: quantities that it sees beside, such as the soft number of cells above 0.1,
             `sum(cells**4 / (cells**4 + 0.1**4))`.
         weight: factor of its distance in what the generator minimizes.
@@ -80,10 +82,11 @@ class CriticOptions:
             square of the batch.
 
     Raises:
-        ConfigError: a negative number.
+        ConfigError: a negative number, or observables and an expression.
     """
 
     expression: str | None = None
+    observables: bool = False
     also: list[str] = field(default_factory=list)
     weight: float = 1.0
     hidden: list[int] | None = None
@@ -91,6 +94,9 @@ class CriticOptions:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        if self.observables and self.expression is not None:
+            msg = f"critics: observables and the expression '{self.expression}' found, expected one of both"
+            raise ConfigError(f"{msg}; `also` names quantities beside")
         if self.weight <= 0:
             raise ConfigError(f"critics: weight {self.weight} found, expected a positive number")
         if self.similarities < 0:
@@ -101,22 +107,23 @@ class CriticOptions:
         """The quantities that it sees."""
         return [*([] if self.expression is None else [self.expression]), *self.also]
 
-    def network(self, n_features: int, n_context: int, n_out: int, *, hidden: list[int], act: Activation) -> nn.Module:
-        """Return the network, with these hidden layers if it has no others."""
-        n_in = len(self.quantities) + (n_features if self.expression is None else 0) + n_context
+    def network(self, n_seen: int, n_context: int, n_out: int, *, hidden: list[int], act: Activation) -> nn.Module:
+        """Return the network for features or observables (n_seen,), with these hidden layers if it has no others."""
+        n_in = len(self.quantities) + (n_seen if self.expression is None else 0) + n_context
         hidden = hidden if self.hidden is None else self.hidden
         if self.similarities:
             return SimilarityCritic(n_in, n_out, self.similarities, hidden=hidden, act=act)
         return MLP(n_in, n_out, hidden=hidden, act=act)
 
-    def view(self, standardized: Callable[[list[str], Tensor, Tensor], Tensor]) -> View:
-        """Return what it sees, by a function that gives quantities (..., B, k) of events and context."""
+    def view(self, standardized: Callable[[list[str], Tensor, Tensor], Tensor], observed: View = features) -> View:
+        """Return what it sees, by functions that give quantities (..., B, k) and observables of events and context."""
+        whole = observed if self.observables else features
         if not self.quantities:
-            return features
+            return whole
 
         def view(x: Tensor, context: Tensor) -> Tensor:
             seen = standardized(self.quantities, x, context)
-            return seen if self.expression is not None else torch.cat([x, seen], dim=-1)
+            return seen if self.expression is not None else torch.cat([whole(x, context), seen], dim=-1)
 
         return view
 

@@ -12,7 +12,8 @@ from calorefine import Column, Columns, Simulator
 from calorefine.data.layer_energies import LayerEnergies
 from calorefine.data.module import Prepared
 from calorefine.data.preprocessing import Preprocessing
-from calorefine.data.showers import ShowerConditions, Showers
+from calorefine.data.shower_conditions import ShowerConditions
+from calorefine.data.showers import Showers
 from calorefine.errors import ConfigError, ValueRangeError, WeightError
 from calorefine.geometry import Geometry, Layer
 from calorefine.models import WGAN, AffineFlow, FlowMatching

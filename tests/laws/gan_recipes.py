@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from calorefine import WGAN, CramerGAN
-from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced
+from calorefine.models.auxiliary import Attribute, Auxiliary, Enforced, Matched
 from calorefine.models.critics import Critic, CriticOptions
 from calorefine.nets import MLP
 from calorefine.stats import batch_mean
@@ -18,6 +18,8 @@ OPTIONS = {
     "SwishWGAN": partial(WGAN, act="swish"),
     "AttributeWGAN": partial(WGAN, attributes=[Attribute("q + a * p", weight=0.5)]),
     "EnforcedWGAN": partial(WGAN, enforce=[Enforced(mean="a * b"), Enforced(width="d", weight=2.0)]),
+    "MatchedWGAN": partial(WGAN, matched=[Matched(["a * p", "b + d"], weight=2.0)]),
+    "ObservedWGAN": partial(WGAN, critics=[CriticOptions(), CriticOptions(observables=True, also=["a + b"])]),
     "SimilarWGAN": partial(WGAN, critics=[CriticOptions(also=["a + b"], similarities=3, hidden=[16])]),
     "CramerGANWithAll": partial(
         CramerGAN,
