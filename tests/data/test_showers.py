@@ -164,7 +164,7 @@ def test_fitting_leaves_the_global_generator_alone(events):
 def test_what_is_refused(events):
     with pytest.raises(ConfigError, match=r"columns: `showers` isn't given, expected the geometry"):
         showers().fit(events, dataclasses.replace(COLUMNS, showers=None))
-    with pytest.raises(ConfigError, match=r"features showers, n found, expected the cells 'showers' alone"):
+    with pytest.raises(ConfigError, match=r"features n beside 'showers' found, expected the cells alone"):
         showers().fit(events, dataclasses.replace(COLUMNS, features={**COLUMNS.features, "n": None}))
     x = events.x.copy()
     x[3, 4] = -2
