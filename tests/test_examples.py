@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import uproot
@@ -134,6 +135,20 @@ def test_omnifold():
     last = next(line for line in done.stdout.splitlines() if line.strip().startswith("3 ")).split()
     assert float(last[1]) == pytest.approx(0.2, abs=0.08)
     assert float(last[2]) == pytest.approx(0.8, abs=0.08)
+
+
+@pytest.mark.slow
+def test_showers(tmp_path):
+    """The sixth example, with two epochs: every shower has its page's row, and the response is right."""
+    command = [sys.executable, "examples/06_showers.py", "--runs", str(tmp_path), "--epochs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "shower_flow" / "000"
+    with h5py.File(folder / "generated.h5") as made, h5py.File(tmp_path / "photon_showers_reference.h5") as reference:
+        np.testing.assert_array_equal(made["row"], reference["row"])
+        assert made["showers"][:].sum() == pytest.approx(reference["showers"][:].sum(), rel=0.05)
+    assert json.loads((folder / "showers.json").read_text())["classifiers"]
+    assert "<img" in (folder / "showers.html").read_text()
 
 
 def pairs_of_electrons(path, n, seed):
