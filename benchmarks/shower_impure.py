@@ -3,9 +3,9 @@
 The photons are the rows of PHOTONS that `benchmarks/showers.py` trains on.  Electrons come from the first 14 000 of
 ELECTRONS, those of the calibration sample.  A spectator between 0 and 1 is a peak for photons (0.5, width 0.05) and an
 exponential for electrons, independent of the shower within each.  sWeights are fitted at set-up, and positive ones made
-of them by a regression that sees eight observables of the showers, beside the conditions: it tells photons of the training
-rows from electrons with AUC 0.661, as one that is told which are which does (0.665), and with 504 cells 0.655.  Which
-shower is a photon's no training is told.  Three trainings of one configuration, with the same photons:
+of them by a regression that sees eight observables of the showers, beside the conditions: before its calibration it
+tells photons from electrons with AUC 0.661, where boosted trees that are told which are which have 0.665.  Which shower
+is a photon's no training is told.  Three trainings of one configuration, with the same photons:
 
 - `auc_flow_pure_high`: photons alone;
 - `auc_flow_impure_high`: the mixture with positive weights;
