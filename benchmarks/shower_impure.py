@@ -3,8 +3,9 @@
 The photons are the rows of PHOTONS that `benchmarks/showers.py` trains on.  Electrons come from the first 14 000 of
 ELECTRONS, those of the calibration sample.  A spectator between 0 and 1 is a peak for photons (0.5, width 0.05) and an
 exponential for electrons, independent of the shower within each.  sWeights are fitted at set-up, and positive ones made
-of them by a regression that sees observables of the showers, beside the conditions.  Which shower is a photon's no
-training is told.  Three trainings of one configuration, with the same photons:
+of them by a regression that sees eight observables of the showers, beside the conditions: before its calibration it
+tells photons from electrons with AUC 0.661, where boosted trees that are told which are which have 0.665.  Which shower
+is a photon's no training is told.  Three trainings of one configuration, with the same photons:
 
 - `auc_flow_pure_high`: photons alone;
 - `auc_flow_impure_high`: the mixture with positive weights;
@@ -37,8 +38,8 @@ from calorefine.twosample.showers import high_level
 
 ELECTRONS, CALIBRATION, FIRST_ELECTRON = 0.3, 14_000, 1_000_000
 PEAK, WIDTH, SCALE = 0.5, 0.05, 0.6  # of the spectator
-OF_LAYER = ("e_layer", "width_eta", "width_phi", "occupancy", "hottest")
-INPUTS = ["shower.response", "shower.depth", *(f"shower.{name}_{k}" for k in range(3) for name in OF_LAYER)]
+OBSERVABLES = "response depth width_eta_0 width_eta_1 width_phi_1 occupancy_0 occupancy_1 hottest_0"
+INPUTS = [f"shower.{name}" for name in OBSERVABLES.split()]
 SPLOT = {
     "class_path": "SPlot",
     "init_args": {
