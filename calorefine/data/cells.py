@@ -57,7 +57,7 @@ class Marginals(NamedTuple):
         """Those where a mask (...,) is true."""
         return Marginals(*(part[mask] for part in self))
 
-    def at(self, places: torch.Tensor) -> Marginals:
+    def at(self, places: torch.Tensor | slice) -> Marginals:
         """Those of the cells (n, k) at these places (k,) of all (n, N)."""
         return Marginals(*(part[:, places] for part in self))
 
@@ -67,7 +67,7 @@ class Marginals(NamedTuple):
         logit, share, mean, width = by.tensor_split([1, 1 + k, 1 + 2 * k], dim=-1)
         return Marginals(
             (self.logit + logit[..., 0]).clamp(-LARGEST_LOGIT, LARGEST_LOGIT),
-            _shares(self.log_share + share),
+            _shares((self.log_share + share).mT.contiguous()).mT,
             self.mean + self.width * mean,
             (self.width * width.clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp()).clamp_min(LEAST_WIDTH),
         )
@@ -118,7 +118,7 @@ class CellNetwork(nn.Module):
         super().__init__()
         self.n_cells, self.n_components = n_cells, n_components
         self.mlp = starting_small(MLP(n_conditions, n_cells * (1 + 3 * n_components), hidden=hidden, act="silu"))
-        self.register_buffer("offset", torch.zeros(n_cells, 1 + 3 * n_components))
+        self.register_buffer("offset", torch.zeros(1 + 3 * n_components, n_cells))
 
     @torch.no_grad()
     def start(self, showers: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
@@ -135,25 +135,29 @@ class CellNetwork(nn.Module):
         seen = n_hits > 1
         mean, width = torch.where(seen, mean, 0.0), torch.where(seen, width, 1.0).clamp_min(0.1)
         k = torch.linspace(-0.7, 0.7, self.n_components) if self.n_components > 1 else torch.zeros(1)
-        self.offset[:, 0] = torch.logit(share)
-        self.offset[:, 1 + self.n_components : 1 + 2 * self.n_components] = mean[:, None] + width[:, None] * k
-        self.offset[:, 1 + 2 * self.n_components :] = torch.log(torch.expm1(0.8 * width))[:, None]
+        self.offset[0] = torch.logit(share)
+        self.offset[1 + self.n_components : 1 + 2 * self.n_components] = mean + width * k[:, None]
+        self.offset[1 + 2 * self.n_components :] = torch.log(torch.expm1(0.8 * width))
 
     def forward(self, conditions: torch.Tensor) -> Marginals:
-        """Densities of the cells (n, N) at conditions (n, m)."""
-        out: torch.Tensor = self.mlp(conditions).view(len(conditions), self.n_cells, -1) + self.offset
-        logit, share, mean, width = out.tensor_split([1, 1 + self.n_components, 1 + 2 * self.n_components], dim=-1)
-        least = width.new_tensor([BROAD] + [LEAST_WIDTH] * (self.n_components - 1))
+        """Densities of the cells (n, N) at conditions (n, m).
+
+        In memory cells are the last axis: functions along a last axis as short as K are many times slower.
+        """
+        out: torch.Tensor = self.mlp(conditions).view(len(conditions), -1, self.n_cells) + self.offset
+        logit, share, mean, width = out.tensor_split([1, 1 + self.n_components, 1 + 2 * self.n_components], dim=1)
+        least = width.new_tensor([BROAD] + [LEAST_WIDTH] * (self.n_components - 1))[:, None]
         return Marginals(
-            logit[..., 0].clamp(-LARGEST_LOGIT, LARGEST_LOGIT), _shares(share), mean, functional.softplus(width) + least
+            logit[:, 0].clamp(-LARGEST_LOGIT, LARGEST_LOGIT),
+            _shares(share).mT,
+            mean.mT,
+            (functional.softplus(width) + least).mT,
         )
 
 
 def _shares(raw: torch.Tensor) -> torch.Tensor:
-    """Logs of shares (..., K) that are at least `LEAST_SHARE`."""
-    k = raw.shape[-1]
-    shares = raw.movedim(-1, 0).contiguous().softmax(0)  # along the last axis, if that is short, it is 30 times slower
-    return ((1 - k * LEAST_SHARE) * shares + LEAST_SHARE).log().movedim(0, -1)
+    """Logs of shares (..., K, N) that are at least `LEAST_SHARE`."""
+    return ((1 - raw.shape[-2] * LEAST_SHARE) * raw.softmax(-2) + LEAST_SHARE).log()
 
 
 def to_normal(marginals: Marginals, y: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:

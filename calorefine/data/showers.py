@@ -260,7 +260,7 @@ class Showers(ShowerMap):
         """Logs y over the threshold, and hits (n, N), of normal numbers z (n, N), as many in a layer as its count."""
         found = []
         for index, at in enumerate(self.calorimeter.slices):
-            own = marginals.at(torch.arange(at.start, at.stop, device=z.device))
+            own = marginals.at(at)
             own, hit = cells.with_counts(own, z[:, at], counts[:, index])
             found.append(cells.from_normal(own, z[:, at], hit))
         y, hits = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
