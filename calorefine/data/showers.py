@@ -406,6 +406,16 @@ class GivenCells(Preprocessing):
         conditions = self._conditions(context)
         return self.whole.layers_made(context[:, conditions.shape[1] :], self.whole.context_map.inverse(conditions))
 
+    def settled(self, context: torch.Tensor) -> torch.Tensor:
+        """Context (n, c) with the network values of its energies alone.
+
+        An empty layer has many network values.  What is made of them must not depend on which one was drawn: a
+        likelihood would need one more integral.
+        """
+        conditions = self._conditions(context)
+        energies = self.whole.energies(self.layers(context), self.whole.context_map.inverse(conditions))
+        return torch.cat([conditions, energies], dim=1)
+
     def counts(self, z: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Counts (n, L) of normal numbers z (n, L)."""
         return self.whole.counts_made(z, self._conditions(context), self.layers(context))

@@ -162,6 +162,7 @@ class AutoregressiveCells(LikelihoodModel):
     def generate(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Make one block after the other from normal numbers (n, L + N), each by its density given those before."""
         of, (number, latent) = self._of, latent.tensor_split([self.n_counts], dim=1)
+        context = of.settled(context)
         counts = of.counts(number, context)
         over = (of.layers(context) / of.whole.threshold - counts).clamp_min(0.0)
         given = self._known(context, counts)

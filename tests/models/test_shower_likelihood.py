@@ -13,6 +13,7 @@ from calorefine import Simulator
 from calorefine.cli import calorefine
 from calorefine.errors import ConfigError
 from calorefine.models import WGAN, AffineFlow, AutoregressiveCells, Flow, TwoStep
+from calorefine.nets import Noise
 from tests.models import six_cells
 from tests.models.six_cells import COLUMNS, GEOMETRY, T
 
@@ -67,6 +68,21 @@ def test_density_of_energies_given_a_pattern(simulator):
     for energy in (70, 100, 150, np.inf):
         found, expected = (own < energy).sum() / n, np.interp(energy, energies, below)
         assert abs(found - expected) < 5 * (max(expected, 1 / n) / n) ** 0.5 + 5e-4
+
+
+def test_cells_depend_on_energies_alone(simulator):
+    """Not on which of the network values of an empty layer was drawn: the likelihood knows none."""
+    events, model = six_cells.draw(500, 7), simulator.model
+    context = torch.from_numpy(events.context)
+    layers, _ = model.features.in_steps(torch.from_numpy(events.x), context)
+    values, c = model.features.first_map(layers, context), model.context(context)
+    noise = Noise(2).normal(len(events), model.then.latent_size)
+    spread = [model.features.energies.dequantize(values, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    with torch.no_grad():
+        made = [model.then.generate(noise, torch.cat([c, one], dim=1)) for one in spread]
+    assert (layers == 0).any(0).all()
+    assert ((spread[0] - spread[1]).abs() > 0.1).any()
+    assert ((made[0] - made[1]).abs() > 1e-2).float().mean() < 1e-3
 
 
 def test_cells_below_the_threshold_count_as_0(simulator):
