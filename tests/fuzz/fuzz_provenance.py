@@ -25,8 +25,8 @@ from calorefine.io.sample import WeightedFiles
 from calorefine.observables.reading import event_identity
 from calorefine.pages.provenance import provenance_section
 from calorefine.simulator import Simulator, provenance
+from calorefine.verbs.judged_files import training_n_eff
 from calorefine.verbs.propagate import _data_dof
-from calorefine.verbs.validate import _n_eff
 
 KEYS = {"run": np.zeros(6, np.int64), "event": np.arange(6)}
 
@@ -91,7 +91,7 @@ def case(rng: random.Random, folder: Path) -> str:
         lambda: sample.columns.expressions("features", "context"),
         lambda: event_identity(sample.source, None),
         lambda: _data_dof(sample.source),
-        lambda: _n_eff(told),
+        lambda: training_n_eff(told),
         lambda: provenance_section({"generated": [path]}, {path: "ab"}, {"generated": told}, {}),
     )
     for use in uses:
