@@ -212,6 +212,6 @@ class _Seen(NamedTuple):
 def _quadratic(e_inc: torch.Tensor, response: torch.Tensor, weight: NDArray[np.float64]) -> torch.Tensor:
     """Coefficients (3,) of the weighted mean response as a polynomial of log(E_inc / GeV); fewer if E_inc is fixed."""
     log = torch.log(e_inc / _GEV).numpy()
-    design = np.stack([np.ones_like(log), log, log**2], axis=1) * np.sqrt(weight)[:, None]
-    target = response.numpy() * np.sqrt(weight)
-    return torch.from_numpy(np.linalg.lstsq(design, target, rcond=1e-10)[0])
+    design = np.stack([np.ones_like(log), log, log**2], axis=1)
+    share = design.T * (weight / weight.sum())
+    return torch.from_numpy(np.linalg.lstsq(share @ design, share @ response.numpy(), rcond=1e-12)[0])

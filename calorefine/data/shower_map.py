@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from calorefine.data.frame import Frame
+from calorefine.data.layer_energies import LayerEnergies
 from calorefine.data.preprocessing import Preprocessing
 from calorefine.data.shower_conditions import ShowerConditions, part_of, showers_of
 from calorefine.errors import ConfigError, ValueRangeError
@@ -22,7 +24,7 @@ class ShowerMap(Preprocessing):
 
     calorimeter: Geometry
     frame: Frame
-    e_inc: str
+    energies: LayerEnergies
 
     def __init__(self) -> None:
         """Make the map of the context."""
@@ -36,7 +38,9 @@ class ShowerMap(Preprocessing):
             ConfigError: the columns don't tell.
         """
         self.frame = self.context_map.bind(columns).frame
-        self.calorimeter, self.e_inc = self.frame.geometry, showers_of(columns).e_inc
+        self.calorimeter = self.frame.geometry
+        numbers = [layer.number for layer in self.calorimeter.layers]
+        self.energies = LayerEnergies(showers_of(columns).e_inc, numbers, self.threshold)
         return self
 
     @property
@@ -49,21 +53,15 @@ class ShowerMap(Preprocessing):
         """Map of the context: its entry mirrored."""
         return ShowerConditions()
 
-    def _fit_context(self, events: Events, columns: Columns) -> None:
-        """Take what the columns tell, check the showers, and fit the map of the context; arguments as of `fit`.
+    def _check_showers(self, events: Events, columns: Columns) -> None:
+        """Take what the columns tell, and check the showers; arguments as of `fit`.
 
         Raises:
             ConfigError: columns that say nothing of showers, or have further features, or an offset on a point of
                 entry.
             ValueRangeError: negative energies.
         """
-        self.bind(columns)._check(events, columns)
-        self.context_map.fit(events, columns)
-        place = columns.context_names.index(self.e_inc)
-        offset = columns.context_columns[self.e_inc].offset or 0.0
-        self.register_buffer("incident", torch.tensor([place, columns.mev(self.e_inc), offset], dtype=torch.float64))
-
-    def _check(self, events: Events, columns: Columns) -> None:
+        self.bind(columns)
         if others := [name for name in columns.features if name != columns.cells]:
             msg = f"showers: features {', '.join(others)} beside '{columns.cells}' found, expected the cells alone"
             raise ConfigError(msg)
@@ -75,10 +73,18 @@ class ShowerMap(Preprocessing):
             msg = f"feature '{columns.cells}': {negative} negative energies found, the lowest {events.x.min():g}"
             raise ValueRangeError(f"{msg}; expected 0 or more")
 
-    def _restore_context(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what was fitted of the context."""
-        self.register_buffer("incident", state["incident"])
+    def _fit_energies(self, events: Events, columns: Columns) -> torch.Tensor:
+        """Fit the maps of the context and of the energies (n, L) of the layers, which are returned, in MeV, float64."""
+        self.context_map.fit(events, columns)
+        x = torch.from_numpy(events.x)
+        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in row_blocks(len(x))])
+        self.energies.fit(dataclasses.replace(events, x=layers.numpy()), columns)
+        return layers
+
+    def _restore_energies(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what was fitted of context and energies."""
         self.context_map.restore(part_of(state, "context_map"))
+        self.energies.restore(part_of(state, "energies"))
 
     def _read(self, x: torch.Tensor) -> torch.Tensor:
         """Cells (n, N) with what is below the threshold at 0."""
@@ -91,12 +97,6 @@ class ShowerMap(Preprocessing):
     def layers_of(self, x: torch.Tensor) -> torch.Tensor:
         """Energies (n, L) of the layers of cells (n, N), float64."""
         return torch.stack([x[:, at].sum(1, dtype=torch.float64) for at in self.calorimeter.slices], dim=1)
-
-    def _e_inc(self, context: torch.Tensor) -> torch.Tensor:
-        """Incident energies (n,) in MeV, float64."""
-        incident: Any = self.incident
-        energies: torch.Tensor = (context[:, int(incident[0])].double() + incident[2]) * incident[1]
-        return energies
 
 
 def row_blocks(n: int) -> list[slice]:

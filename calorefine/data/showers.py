@@ -18,7 +18,6 @@ little about counts and energies too, and where they differ, these win.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Self
@@ -31,7 +30,6 @@ from torch.nn.utils import clip_grad_norm_
 from calorefine import stats
 from calorefine.data import cells
 from calorefine.data.hit_counts import HitCounts, scaled_logs
-from calorefine.data.layer_energies import LayerEnergies
 from calorefine.data.preprocessing import ALONE, Preprocessing
 from calorefine.data.shower_conditions import part_of
 from calorefine.data.shower_map import ShowerMap
@@ -76,16 +74,6 @@ class Showers(ShowerMap):
         self.hidden, self.n_components = hidden, n_components
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
 
-    def bind(self, columns: Columns) -> Self:
-        """Take geometry, incident energy and point of entry.
-
-        Raises:
-            ConfigError: the columns don't tell.
-        """
-        super().bind(columns)
-        self.energies = LayerEnergies(self.e_inc, [layer.number for layer in self.calorimeter.layers], self.threshold)
-        return self
-
     def fit(self, events: Events, columns: Columns) -> Self:
         """Fit energies and cells; arguments as in the base.
 
@@ -95,11 +83,10 @@ class Showers(ShowerMap):
             ValueRangeError: negative energies.
             WeightError: negative weights.
         """
-        self._fit_context(events, columns)
+        self._check_showers(events, columns)
         stats.require_nonnegative(events.weight, "Showers, whose cells are fitted by likelihood")
         x, context = torch.from_numpy(events.x), torch.from_numpy(events.context)
-        layers = torch.cat([self.layers_of(self._read(x[rows])) for rows in self._rows(len(x))])
-        self.energies.fit(dataclasses.replace(events, x=layers.numpy()), columns)
+        layers = self._fit_energies(events, columns)
         self._fit_networks(x, context, layers, torch.from_numpy(events.weight).float())
         return self
 
@@ -327,8 +314,7 @@ class Showers(ShowerMap):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Take over what was fitted."""
-        self._restore_context(state)
-        self.energies.restore(part_of(state, "energies"))
+        self._restore_energies(state)
         fitted = part_of(state, "network")
         self.counts, self.network = self._networks(fitted["mlp.0.weight"].shape[1] - len(self.sizes))
         self.counts.load_state_dict(part_of(state, "counts"))

@@ -1,13 +1,15 @@
 r"""CaloGAN: a generator with one stream per layer, each of which attends to the layer before (arXiv:1712.10321).
 
-Every stream makes the cells of its layer from all latent numbers and the context.  From the second one on, what it
-makes is mixed, cell by cell, with a linear map of the layer before, in parts that the stream chooses itself:
+Every stream makes the cells of its layer from all latent numbers and the context; one before them makes the energies of
+the layers.  From the second one on, what a stream makes is mixed, cell by cell, with a linear map of what the one
+before has made, in parts that the stream chooses itself:
 
 .. math:: y_l = (1 - a_l) \odot g_l(z, c) + a_l \odot W_l \, y_{l - 1} , \qquad a_l = \sigma(h_l(z, c)) .
 
-The paper's streams are locally connected and its critic is a classifier; here they are fully connected, and it is a
-WGAN.  Its sparsity is that of the preprocessing, which makes exact zeros; minibatch discrimination (`similarities` of a
-critic) and regression of attributes are options of all GANs.
+The paper's streams are locally connected, its energies are sums of their cells, and its critic is a classifier; here
+they are fully connected, cells are scaled to the energies, and it is a WGAN.  Its sparsity is that of the
+preprocessing, which makes exact zeros; minibatch discrimination (`similarities` of a critic) and regression of
+attributes are options of all GANs.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ START = -2.0  # of h: at first little comes from the layer before
 
 
 class CaloGAN(WGAN):
-    """WGAN of showers with one stream per layer; arguments as of `AdversarialModel`, widths those of each stream."""
+    """WGAN of showers with a stream for the energies of the layers, and one per layer.
+
+    Arguments as of `AdversarialModel`, widths those of each stream.
+    """
 
     def make_generator(self, n_features: int, n_context: int) -> nn.Module:
         """Return the streams.
@@ -37,17 +42,18 @@ class CaloGAN(WGAN):
         if not isinstance(self.features, PlainCells):
             msg = f"CaloGAN: preprocessing {type(self.features).__name__} with {n_features} network values found"
             raise ConfigError(f"{msg}, expected the layers of preprocessing PlainCells")
-        sizes = [len(layer) for layer in self.features.calorimeter.layers]
+        layers = self.features.calorimeter.layers
+        sizes = [len(layers), *(len(layer) for layer in layers)]
         return LayerStreams(self.latent_size, n_context, sizes, hidden=self.generator_hidden, act=self.act)
 
 
 class LayerStreams(nn.Module):
-    """Generator of layers, one after the other; see the module's formula.
+    """Generator of energies and layers, one after the other; see the module's formula.
 
     Args:
-        latent_size: how many of the inputs are noise; where there are as many as cells, each cell begins with its own.
+        latent_size: how many of the inputs are noise; where there are as many as outputs, each begins with its own.
         n_context: how many are context.
-        sizes: numbers of cells of the layers.
+        sizes: numbers of outputs of the streams: energies of the layers, and cells of each.
         hidden: widths of the hidden layers of each stream.
         act: activation of the layers.
     """
@@ -64,7 +70,7 @@ class LayerStreams(nn.Module):
         self.attentions = nn.ModuleList(starting_small(MLP(n_in, n, hidden=hidden[:1], act=act)) for n in sizes[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., latent_size + n_context) to cells (..., N)."""
+        """Map (..., latent_size + n_context) to energies and cells (..., L + N)."""
         latent, context = x[..., : self.latent_size], x[..., self.latent_size :]
         layers: list[Tensor] = []
         for number, stream in enumerate(self.streams):

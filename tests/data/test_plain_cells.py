@@ -1,4 +1,4 @@
-"""Cells of showers as logarithms, for generators that make all at once: there and back, zeros, gradients, weights."""
+"""Showers for generators that make all at once: there and back, energies of layers, zeros, gradients, weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_shower_comes_back(fitted, spread):
     """Other events than those that fitted it; a cell has a hit if and only if it had one."""
     x, context = tensors(draw(2000, seed=1))
     u = fitted(x, context)
-    assert u.shape == x.shape
+    assert u.shape == (len(x), 2 + 36) == (len(x), fitted.n_columns)
     if spread:
         u = fitted.dequantize(u, torch.Generator().manual_seed(0), context)
     back = fitted.inverse(u, context)
@@ -47,13 +47,73 @@ def test_a_shower_comes_back(fitted, spread):
     assert torch.equal(back > 0, read(x) > 0)
 
 
-def test_network_values_come_back(fitted):
-    """Normal numbers, but for those of no hit, which are at one place; projecting them twice changes nothing."""
-    context = tensors(draw(500, seed=2))[1]
-    u = fitted.projected(torch.randn(500, 36, generator=torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(fitted(fitted.inverse(u, context), context), u, rtol=1e-3, atol=1e-3)
-    assert torch.equal(fitted.projected(u), u)
-    assert (u == fitted.atom).any() and (u > fitted.floor).any()
+def normal(n, seed):
+    """Network values (n, 2 + 36) that are standard normal, and a context."""
+    return torch.randn(n, 38, generator=torch.Generator().manual_seed(seed)), tensors(draw(n, seed=2))[1]
+
+
+def made_energies(fitted, u, context):
+    """Energies (n, 2) of the layers, of their network values and of generated cells."""
+    return fitted.energies.inverse(u[:, :2], context), fitted.layers_of(fitted.inverse(u, context))
+
+
+def test_cells_without_a_hit_are_at_one_place(fitted):
+    """Projecting network values twice changes nothing, and never the energies of layers."""
+    u, _ = normal(500, 1)
+    seen = fitted.projected(u)
+    assert torch.equal(fitted.projected(seen), seen) and torch.equal(seen[:, :2], u[:, :2])
+    hit = u[:, 2:] > fitted.floor
+    assert torch.equal(seen[:, 2:][hit], u[:, 2:][hit]) and 0 < hit.double().mean() < 1
+    assert torch.equal(seen[:, 2:][~hit], fitted.atom.expand_as(hit)[~hit])
+
+
+def test_cells_are_scaled_to_their_layer(fitted):
+    """Its energy is exact, no hit is below the threshold, and among hits that stay, ratios are kept."""
+    u, context = normal(2000, 1)
+    expected, found = made_energies(fitted, u, context)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
+    assert (expected[:, 1] == 0).any() and (expected[:, 1] > 0).any()
+    own, alone = fitted.own_cells(u, context), fitted.unscaled(u[:, 2:])
+    assert (own[own > 0] >= GEOMETRY.threshold_mev).all()
+    for at, total in zip(GEOMETRY.slices, expected.T, strict=True):
+        several = (own[:, at] > 0).sum(1) > 1
+        assert several.sum() > 100
+        kept = torch.where(own[several, at] > 0, alone[several, at], 0.0).double()
+        scaled = total[several, None] * kept / kept.sum(1, keepdim=True)
+        torch.testing.assert_close(own[several, at].double(), scaled, rtol=1e-3, atol=1e-4)
+        lost = (alone[several, at] > 0) & (own[several, at] == 0)
+        bound = GEOMETRY.threshold_mev * (alone[several, at].sum(1) / total[several])[:, None]
+        assert (alone[several, at] < bound)[lost].all() and lost.any()
+
+
+def test_a_layer_with_energy_has_a_hit(fitted):
+    """The cell nearest to one; of cells that all come below the threshold, the hottest is left."""
+    u, context = normal(300, 4)
+    u[:, 2:] = fitted.floor - 1
+    u[:, 2 + 5] += 0.3
+    u[:150, 2:] = fitted.floor + 1e-3  # all at the threshold
+    u[:150, 2 + 7] += 1e-3
+    expected, _ = made_energies(fitted, u, context)
+    first = fitted.own_cells(u, context)[:, :24].double()
+    torch.testing.assert_close(first.sum(1), expected[:, 0], rtol=1e-4, atol=1e-9)
+    alone = (first[150:] > 0).nonzero()
+    assert (expected[150:, 0] > 0).all() and torch.equal(alone[:, 1], torch.full((150,), 5))
+    few = expected[:150, 0] < 24 * GEOMETRY.threshold_mev
+    assert few.any() and ((first[:150][few] > 0).sum(1) == 1).all() and (first[:150][few, 7] > 0).all()
+
+
+def test_response_of_normal_numbers(fitted, events):
+    """They have its mean and width before any training."""
+    x, context = tensors(events)
+    u = torch.randn(len(x), 38, generator=torch.Generator().manual_seed(5))
+    responses = [
+        (cells.double().sum(1) / (1000 * context[:, 0].double())).numpy()
+        for cells in (fitted.inverse(u, context), read(x))
+    ]
+    means = [stats.mean(each, events.weight) for each in responses]
+    widths = [np.sqrt(stats.covariance(each[:, None], events.weight)[0, 0]) for each in responses]
+    assert means[0] == pytest.approx(means[1], abs=0.15 * widths[1])  # of 0.026
+    assert widths[0] == pytest.approx(widths[1], rel=0.3)  # empty layers leave it wider
 
 
 def test_normal_numbers_are_like_cells(fitted, events):
@@ -63,8 +123,8 @@ def test_normal_numbers_are_like_cells(fitted, events):
     assert free.sum() > 15
     noise = torch.randn(50_000, 36, generator=torch.Generator().manual_seed(2))
     made, true = (
-        torch.log(fitted.own_cells(u).clamp_min(GEOMETRY.threshold_mev) / GEOMETRY.threshold_mev).double()
-        for u in (noise, fitted(x, context))
+        torch.log(fitted.unscaled(u).clamp_min(GEOMETRY.threshold_mev) / GEOMETRY.threshold_mev).double()
+        for u in (noise, fitted(x, context)[:, 2:])
     )
     for k in (1, 2):
         expected = stats.mean((true**k).numpy(), events.weight)
@@ -77,10 +137,12 @@ def test_mask_and_values_are_joined(fitted):
     x, context = tensors(draw(300, seed=3))
     u = fitted(x, context)
     parts = fitted.parts(u)
-    assert torch.equal(~parts.masked, fitted._in_frame(x, context) > 0)
+    assert torch.equal(~parts.masked[:, 2:], fitted._in_frame(x, context) > 0)
+    assert not parts.masked[:, :2].any() and torch.equal(parts.maskable[0], fitted.maskable)
+    assert fitted.maskable.sum() == 36 and not fitted.maskable[:2].any()
     torch.testing.assert_close(fitted.joined(parts.y, parts.masked), u, rtol=0, atol=1e-3)
-    hits = fitted.inverse(fitted.joined(torch.full_like(u, -9.0), torch.zeros_like(parts.masked)), context)
-    assert (hits >= GEOMETRY.threshold_mev).all()  # what isn't masked is a hit, however low its value
+    hits = fitted.joined(torch.full_like(u, -9.0), torch.zeros_like(parts.masked))
+    assert (fitted.unscaled(hits[:, 2:]) >= GEOMETRY.threshold_mev).all()  # what isn't masked is a hit
 
 
 def test_observables_are_those_of_showers():
@@ -124,21 +186,37 @@ def test_observables_are_in_standard_deviations(fitted, events):
     np.testing.assert_allclose(np.diag(stats.covariance(seen, events.weight))[varying], 1, rtol=2e-2)
 
 
-def test_gradients_reach_the_cells(fitted):
+def test_gradients_reach_energies_and_cells(fitted):
     """Of the sum of all cells and of each observable; finite for empty layers and hot cells, 0 for cells below."""
-    context = tensors(draw(200, seed=5))[1]
-    u = torch.randn(200, 36, generator=torch.Generator().manual_seed(3))
-    u[:20], u[20:40] = -50.0, 200.0
+    u, context = normal(200, 3)
+    u[:20, 2:], u[20:40, 2:] = -50.0, 200.0
     u.requires_grad_()
-    (gradient,) = torch.autograd.grad(fitted.inverse(u, context).sum(), u)
-    hit = u > fitted.floor
-    assert gradient.isfinite().all() and (gradient[~hit] == 0).all()
-    assert (gradient[40:][hit[40:]] > 0).all()
+    hit = u[:, 2:] > fitted.floor
+    total = fitted.inverse(u, context).sum(1)
+    (gradient,) = torch.autograd.grad(total.sum(), u, retain_graph=True)
+    assert (gradient[:, 0].abs() > 1e-3 * total.detach()).double().mean() > 0.95
+    assert (gradient[:, 2:].abs().amax(1) < 1e-2 * gradient[:, 0].abs()).all()  # the sum is the energies'
+    own = fitted.own_cells(u, context)
+    (gradient,) = torch.autograd.grad(own.square().sum(), u, retain_graph=True)
+    assert gradient.isfinite().all() and (gradient[:, 2:][~hit] == 0).all()
+    assert (gradient[40:, 2:].abs().amax(1) > 0).double().mean() > 0.9
     seen = fitted.observed(u, context)
     assert seen.isfinite().all()
     for column in seen.T:
         (gradient,) = torch.autograd.grad(column.sum(), u, retain_graph=True)
         assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_signed_weights(events):
+    """A few events with weights +2 and -1 count once."""
+    few = events.take(np.arange(len(events)) < 800)
+    order = np.concatenate([np.arange(800), np.arange(800)])
+    weight = np.where(np.arange(1600) < 800, 2.0, -1.0)
+    signed = PlainCells().fit(dataclasses.replace(few.take(order), weight=weight), COLUMNS)
+    plain = PlainCells().fit(dataclasses.replace(few, weight=np.ones(800)), COLUMNS)
+    for name in ("floor", "scale", "power", "moments"):
+        torch.testing.assert_close(getattr(signed, name), getattr(plain, name), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(signed.energies.response, plain.energies.response, rtol=1e-6, atol=1e-9)
 
 
 def test_weights_are_repeated_events(events):
@@ -157,8 +235,10 @@ def test_weights_are_repeated_events(events):
 def test_state_without_a_checkpoint(fitted):
     again = Preprocessing.from_dict(fitted.to_dict(), fitted.state_dict(), COLUMNS)
     x, context = tensors(draw(50, seed=6))
-    assert torch.equal(again(x, context), fitted(x, context))
-    assert torch.equal(again.observed(x, context), fitted.observed(x, context))
+    u = fitted(x, context)
+    torch.testing.assert_close(again(x, context), u)  # whitened by an inverse, which isn't saved
+    assert torch.equal(again.inverse(u, context), fitted.inverse(u, context))
+    assert torch.equal(again.observed(u, context), fitted.observed(u, context))
 
 
 def test_what_is_refused(events):

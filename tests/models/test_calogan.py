@@ -75,6 +75,13 @@ def test_a_layer_depends_on_those_before_and_not_on_later_ones():
         before = after
 
 
+def test_the_first_stream_makes_the_energies(events, fitted):
+    """And the first layer attends to them."""
+    model = made(CaloGAN, events, fitted, latent_size=38, generator_hidden=[8], critic_hidden=[8])
+    assert model.generator.sizes == [2, 24, 12]
+    assert model.generator.transfers[0].weight.shape == (24, 2)
+
+
 def test_cells_begin_with_noise_of_their_own():
     """With as many latent numbers as cells they are not the same for two of them."""
     torch.manual_seed(3)
@@ -86,7 +93,7 @@ def test_cells_begin_with_noise_of_their_own():
 @pytest.mark.parametrize("recipe", [WGAN, CaloGAN])
 def test_generators_of_showers(recipe, events, fitted, tmp_path):
     """Exact zeros, gradients in all parts of the generator, and the same showers after loading."""
-    model = made(recipe, events, fitted, latent_size=36, generator_hidden=[16], critic_hidden=[16], **OPTIONS)
+    model = made(recipe, events, fitted, latent_size=38, generator_hidden=[16], critic_hidden=[16], **OPTIONS)
     batch = batch_of(model, events)
     model.loss(batch, Noise(1)).backward()
     for name, parameter in model.generator.named_parameters():
@@ -102,20 +109,20 @@ def test_generators_of_showers(recipe, events, fitted, tmp_path):
 
 def test_critics_see_what_is_read_out(events, fitted):
     """Values below the atom are at it, in reference and generated events: no noise tells them apart."""
-    model = made(WGAN, events, fitted, latent_size=36)
+    model = made(WGAN, events, fitted, latent_size=38)
     batch = batch_of(model, events)
-    assert torch.equal(model.dequantized(batch, Noise(1)).x, batch.x)
-    generated = model._generated(batch, Noise(2))
+    assert torch.equal(model.dequantized(batch, Noise(1)).x[:, 2:], batch.x[:, 2:])
+    generated = model._generated(batch, Noise(2))[:, 2:]
     hit = generated > fitted.floor
     assert torch.equal(generated[~hit], fitted.atom.expand_as(hit)[~hit]) and (~hit).any() and hit.any()
 
 
 def test_a_matched_quantity_moves_the_generator(events, fitted):
-    """Its distance is 0 on average for the events themselves, and grows with the energy of all cells."""
-    model = made(WGAN, events, fitted, latent_size=36, **OPTIONS)
+    """Its distance is 0 on average for the events themselves, and grows with the energies of the layers."""
+    model = made(WGAN, events, fitted, latent_size=38, **OPTIONS)
     batch = batch_of(model, events)
     term = next(auxiliary.term for auxiliary in model.auxiliaries() if auxiliary.network is None)
-    brighter = [batch.x + torch.where(batch.x > fitted.floor, by, 0.0) for by in (0.0, 0.2, 0.5)]
+    brighter = [batch.x + torch.tensor([by, *[0.0] * 37]) for by in (0.0, 0.5, 1.0)]
     distances = [float(term(batch, x, model.mean_weight, full=True)) for x in brighter]
     assert distances[0] == pytest.approx(0, abs=1e-6)
     assert 0 < distances[1] < distances[2]
@@ -123,11 +130,11 @@ def test_a_matched_quantity_moves_the_generator(events, fitted):
 
 def test_checkpoints_are_chosen_by_observables(events, fitted):
     """The distance that validates is that of observables and context."""
-    model = made(WGAN, events, fitted, latent_size=36)
+    model = made(WGAN, events, fitted, latent_size=38)
     x, context, weight = map(torch.from_numpy, (events.x, events.context, events.weight))
     weight = weight.float()
     terms = model.validation_terms(Batch(x, context, weight))
-    conditions, latent = model.context(context), Noise(0).normal(len(x), 36)
+    conditions, latent = model.context(context), Noise(0).normal(len(x), 38)
     first, second = (
         torch.cat([fitted.observed(u, context), conditions], dim=1)
         for u in (fitted(x, context), model.generate(latent, conditions))
@@ -139,7 +146,7 @@ def test_checkpoints_are_chosen_by_observables(events, fitted):
 
 def test_a_vae_masks_cells(events, fitted):
     model = made(VAE, events, fitted, n_code=4, hidden=[16])
-    assert model.latent_size == 4 + 36 + 36
+    assert model.latent_size == 4 + 38 + 36
     conditions = {name: events.context[:50, k] for k, name in enumerate(COLUMNS.context)}
     showers = Simulator(model, model.spec).sample(conditions, seed=1)["showers"]
     assert ((showers == 0) | (showers >= 0.5 * (1 - 1e-5))).all() and (showers == 0).any()
