@@ -104,12 +104,13 @@ def test_it_is_the_density_of_what_it_makes(showers, trained):
     """Noise that stands for given cells makes them again."""
     batch = batch_of(showers, dependent(300, 4))
     number, z = batch.x.tensor_split([N_LAYERS], dim=1)
-    counts = trained.features.counts(number, batch.context)
-    given = trained._known(batch.context, counts)
+    context = trained.features.settled(batch.context)
+    counts = trained.features.counts(number, context)
+    given = trained._known(context, counts)
     y, hit = showers.decoded(z, given.marginals, counts)
     with torch.no_grad():
         noise = noise_of(trained, given, y, hit, counts, z)
-        again = trained.generate(torch.cat([number, noise], dim=1), batch.context)
+        again = trained.generate(torch.cat([number, noise], dim=1), context)
     away = (again - batch.x).abs()
     assert (away > 2e-2).float().mean() < 1e-3
 
