@@ -14,16 +14,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from nflows.transforms import CompositeTransform, PiecewiseRationalQuadraticCouplingTransform
+from nflows.transforms import CompositeTransform
 
 from calorefine.errors import ConfigError
 from calorefine.models.density import standard_normal_log_prob
+from calorefine.models.splines import SMALLEST_BIN, SMALLEST_SLOPE, SplineCoupling
 from calorefine.nets import Activation, Conditioner
 
 N_BINS = 8
 TAIL_BOUND = 5.0
-SMALLEST_BIN = 0.01
-SMALLEST_SLOPE = 0.01
 
 
 def couplings(
@@ -52,7 +51,7 @@ def couplings(
     """
     return CompositeTransform(
         [
-            PiecewiseRationalQuadraticCouplingTransform(
+            SplineCoupling(
                 mask,
                 lambda n_in, n_out: Conditioner(n_in + n_context, n_out, hidden=hidden, act=act),
                 **splines(n_bins, tail_bound),
