@@ -18,6 +18,8 @@ says by how much the judging showers' cells are more probable than independent o
 `response_width_all_...` is the standard deviation of the response less its mean, times the root of the incident energy,
 of generated over judging showers, less 1.  With `--points` mean and standard deviation of the response are compared
 with Geant4's at fixed energies; `--only coupling_gap` trains without 3 to 5.5 GeV, for `response_gap_mean_4`.
+`--only student` trains what learns in one pass from flow matching of the same seed; its CPU time leaves its teacher's
+out.  So `--only calogan vae_cells`, other generators of whole showers in one step.
 
     python benchmarks/showers.py FILE --points POINTS --work W --workers 2 --json showers.json
     python benchmarks/showers.py FILE --work W --only coupling:1 --json part.json
@@ -82,6 +84,8 @@ GENERATORS = {
     "gan2": "two_step_gan",
     "gan1": "atlas_gan",
 }
+OTHERS = {"student": "student", "calogan": "calogan", "vae_cells": "vae_cells"}  # where --only names them
+TEACHER = "fm"
 REWEIGHTED, FLOWS = ("gan2",), ("coupling", "autoregressive")
 POINTS_GEV = (1.0, 2.0, 4.0, 8.0, 16.0)
 GAP, GAP_MEV = "_gap", (3000.0, 5500.0)  # generators that aren't trained there
@@ -329,20 +333,27 @@ def milliseconds(simulator: Simulator, sample: Sample) -> dict[int, float]:
 
 def configuration(label: str, sample: Sample, work: Path) -> dict[str, Any]:
     """The shipped configuration for this file, without the showers of the gap where they are left out."""
-    told: dict[str, Any] = yaml.safe_load((CONFIGS / f"{GENERATORS[label.removesuffix(GAP)]}.yaml").read_text())
+    name = (GENERATORS | OTHERS)[label.removesuffix(GAP)]
+    told: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     told["data"] |= {"files": str(sample.training(work)), "columns": sample.columns()}
     if label.endswith(GAP):
         low, high = GAP_MEV
         told["data"]["columns"]["cut"] = f"(incident_energies < {low}) || (incident_energies > {high})"
-    then = told["model"]["init_args"]["then"].get("init_args", {})
-    if "latent_size" in then:
-        then["latent_size"] = sample.geometry.n_cells
+    options = told["model"]["init_args"]
+    cells = options.get("then", {}).get("init_args", {})
+    if "latent_size" in cells:
+        cells["latent_size"] = sample.geometry.n_cells
+    if "latent_size" in options:  # a network value for the energy of each layer, too
+        options["latent_size"] = sample.geometry.n_cells + len(sample.geometry.layers)
     return told
 
 
 def train(label: str, seed: int, sample: Sample, work: Path) -> Path:
     """Train a configuration on the rows that train, unless that is done; return the checkpoint."""
-    return fitted(label, configuration(label, sample, work), seed, work)
+    told = configuration(label, sample, work)
+    if label == "student":
+        told["model"]["init_args"]["teacher"] = str(train(TEACHER, seed, sample, work))
+    return fitted(label, told, seed, work)
 
 
 def fitted(label: str, told: dict[str, Any], seed: int, work: Path) -> Path:

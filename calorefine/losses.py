@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 
 from calorefine.nets import Noise
+from calorefine.pairs import energy_kernel, kernel_sums
 from calorefine.stats import batch_mean, require_nonnegative
 
 
@@ -62,10 +63,11 @@ def energy_distance(
     Returns:
         () tensor.
     """
-    terms = energy_contributions(reference, generated, weight=weight, mean_weight=mean_weight, unbiased=unbiased)
-    return terms.mean(-1)
+    total = energy_kernel(*_leading(reference, generated, weight), paired=not unbiased)
+    return total.reshape(weight.shape[:-1]) / _n_pairs(weight, mean_weight, unbiased=unbiased)
 
 
+@torch.no_grad()
 def energy_contributions(
     reference: torch.Tensor,
     generated: torch.Tensor,
@@ -74,14 +76,22 @@ def energy_contributions(
     mean_weight: float | torch.Tensor,
     unbiased: bool,
 ) -> torch.Tensor:
-    """Contributions (B,) of the events to the energy distance, which is their mean; arguments as there."""
-    cross = distances(reference, generated)
-    kernel = cross + cross.mT - distances(reference, reference) - distances(generated, generated)
-    if unbiased:
-        kernel = kernel - torch.diag_embed(kernel.diagonal(dim1=-2, dim2=-1))
+    """Contributions (..., B) of the events to the energy distance, which is their mean; without gradient."""
+    sums, _ = kernel_sums(*_leading(reference, generated, weight), paired=not unbiased)
+    pairs = _n_pairs(weight, mean_weight, unbiased=unbiased)
+    return weight * sums.reshape(weight.shape) * (weight.shape[-1] / _of_events(pairs))
+
+
+def _leading(reference: torch.Tensor, generated: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Samples (..., B, k) and weights (..., B) with one leading axis."""
+    points = (sample.reshape(-1, *sample.shape[-2:]) for sample in (reference, generated))
+    return *points, weight.reshape(-1, weight.shape[-1])
+
+
+def _n_pairs(weight: torch.Tensor, mean_weight: float | torch.Tensor, *, unbiased: bool) -> float | torch.Tensor:
+    """Pairs of events (...,), each in units of the squared mean weight."""
     n = weight.shape[-1]
-    square = _of_events(mean_weight) ** 2
-    return weight * (kernel @ weight[..., None])[..., 0] / ((n - 1 if unbiased else n) * square)
+    return n * (n - 1 if unbiased else n) * mean_weight**2
 
 
 def squared_mean(

@@ -114,10 +114,12 @@ class Sandbox:
             with uproot.open(ROOT / "examples" / "data" / f"{name}.root") as file:
                 table = file["events"].arrays(library="np", entry_stop=rows)
             self.write(data / f"{name}.root", table)
-        showers = "photon_showers.h5"
-        with h5py.File(ROOT / "examples" / "data" / showers) as file, h5py.File(data / showers, "w") as out:
-            for name in file:
-                out.create_dataset(name, data=file[name][:300])
+        parts = {data / "photon_showers.h5": slice(300), folder / "reference_showers.h5": slice(300, 600)}
+        with h5py.File(ROOT / "examples" / "data" / "photon_showers.h5") as file:
+            for path, rows in parts.items():
+                with h5py.File(path, "w") as out:
+                    for name in file:
+                        out.create_dataset(name, data=file[name][rows])
         other = {"el_P": table["p_gev"] * 1000, "RUN": table["run"], "EVT": table["event"]}
         self.write(folder / "other.root", other | {name: table[name] for name in ("x_in_cell_mm", "n_pv")})
         for text in (text for page in PAGES for text in blocks(page, "yaml", "python")):

@@ -69,8 +69,8 @@ def spline(
         inverse: transform by the inverse.
     """
     n_bins = (parameters.shape[1] + 1) // 3
-    logits = (scale * parameters[:, : 2 * n_bins]).unflatten(1, (2, n_bins))
-    widths, heights = (_knots(each, bound) for each in logits.unbind(1))
+    logits = scale * parameters[:, :n_bins], scale * parameters[:, n_bins : 2 * n_bins]
+    widths, heights = (_knots(each, bound) for each in logits)
     along = heights if inverse else widths
     inside = x.clamp(-bound, bound)
     index = (inside[:, None] >= along.starts[:, 1:]).sum(1, keepdim=True)
