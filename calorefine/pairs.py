@@ -22,7 +22,7 @@ _LEAST = 1e-8  # of a squared distance, whose root has a finite slope
 
 
 def energy_kernel(reference: Tensor, generated: Tensor, weight: Tensor, *, paired: bool) -> Tensor:
-    """Sum (k,) of w_i w_j k_ij (`losses.energy_distance`) of points (k, B, d), weights (k, B); with i = j if `paired`."""
+    """Sum (k,) of w_i w_j k_ij (`losses.energy_distance`): points (k, B, d), weights (k, B), i = j if `paired`."""
     apply: Callable[..., Tensor] = _EnergyKernel.apply
     return apply(reference, generated, weight, paired)
 
