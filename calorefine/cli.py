@@ -67,8 +67,6 @@ def _lightning(args: Sequence[str] | None = None) -> Any:
 
 def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     """Call the function of a verb with the options of its command line."""
-    import torch
-
     from calorefine.io.sample import WeightedFiles
     from calorefine.options import OptionsParser, load_yaml, mode_of, refuse_unfit
 
@@ -85,8 +83,15 @@ def _run(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
     refuse_unfit(parser, parsed)
     _import_modules(parsed.pop("modules"))
     given = parser.instantiate(parsed)
-    torch.set_num_threads(1)
+    _one_thread()
     return function(**{key: value for key, value in given.items() if key != "config"})
+
+
+def _one_thread() -> None:
+    """Small networks want one thread each; what else runs beside is other processes."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _records(content: Any, samples: Sequence[str]) -> Any:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from calorefine.errors import ConfigError
 
@@ -188,5 +187,7 @@ def pitches(layer: Layer) -> tuple[float, float]:
     places = np.column_stack([layer.eta, layer.phi])
     if len(places) < 2:
         return 1.0, 1.0
+    from scipy.spatial import cKDTree
+
     nearest = float(cKDTree(places).query(places, k=2)[0][:, 1].mean())
     return (nearest or 1.0,) * 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from hist import intervals
 from numpy.typing import ArrayLike
 
 from calorefine.stats import FloatArray
@@ -26,6 +25,8 @@ def count_interval(sums: FloatArray, variance: FloatArray, errors: FloatArray, u
 
     References: Garwood, Biometrika 28 (1936) 437; Bohm and Zech, arXiv:1309.1287.
     """
+    from hist import intervals
+
     ends, filled = np.stack([sums - errors, sums + errors]), (sums > 0) & (variance > 0)
     ends[:, filled] = intervals.poisson_interval(sums[filled], variance[filled])
     empty = (sums == 0) & (variance == 0)
@@ -47,6 +48,8 @@ def binomial_interval(share: FloatArray, variance: FloatArray, errors: FloatArra
 
     References: Clopper and Pearson, Biometrika 26 (1934) 404; Korn and Graubard, Survey Methodology 24 (1998) 193.
     """
+    from hist import intervals
+
     ends, inside = np.stack([share - errors, share + errors]), (share > 0) & (share < 1) & (variance > 0)
     size = np.broadcast_to(np.asarray(n_eff, np.float64), share.shape).copy()
     size[inside] = (share * (1 - share))[inside] / variance[inside]

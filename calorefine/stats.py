@@ -7,15 +7,15 @@ Two ways to average exist, and each has one helper here.  *Statistics of a sampl
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy import stats as distributions
 
 from calorefine.errors import WeightError
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -109,6 +109,8 @@ class WeightSums:
 
 def row_sums(values: Any, index: IntArray, size: int) -> Any:
     """Sums (size, K) of rows (n, K) with the same index (n,); of a sparse array, as one."""
+    from scipy import sparse
+
     one_hot = sparse.csr_array((np.ones(len(index)), (index, np.arange(len(index)))), shape=(size, len(index)))
     return one_hot @ values
 
@@ -238,7 +240,9 @@ def sidak(p_value: float, n_tests: int) -> float:
 
 def chi2_p_value(chi2: float, ndf: int) -> float:
     """Probability of a chi2 as large; 1 without degrees of freedom."""
-    return float(distributions.chi2.sf(chi2, ndf)) if ndf > 0 else 1.0
+    from scipy.special import chdtrc
+
+    return float(chdtrc(ndf, max(chi2, 0.0))) if ndf > 0 else 1.0
 
 
 def weights_dof(weight: ArrayLike, group: IntArray | None = None) -> float:

@@ -50,3 +50,25 @@ def test_every_verb_has_its_help(verb, capsys):
         calorefine([verb, "--help"])
     assert end.value.code == 0
     assert f"usage: calorefine {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verb", "heavy"),
+    [
+        ("sample", ["torch", "pytorch_lightning", "sklearn", "scipy.stats", "matplotlib"]),
+        ("log-prob", ["torch", "pytorch_lightning", "sklearn", "scipy.stats", "matplotlib"]),
+        ("propagate", ["pytorch_lightning", "sklearn", "matplotlib"]),
+        ("splot", ["torch", "pytorch_lightning"]),
+        ("fractions", ["torch", "pytorch_lightning"]),
+    ],
+)
+def test_help_of_a_verb_waits_for_nothing_that_it_does_not_need(verb, heavy):
+    """Imports are what a command takes before it does anything."""
+    code = (
+        "import contextlib, sys\n"
+        "from calorefine.cli import calorefine\n"
+        f"with contextlib.suppress(SystemExit):\n    calorefine([{verb!r}, '--help'])\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout[-200:]

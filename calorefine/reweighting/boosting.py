@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import skops.io  # type: ignore[import-untyped]  # no annotations
 import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs, no py.typed
@@ -45,6 +44,8 @@ class Trees(Classifiers):
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain containers."""
+        import skops.io  # type: ignore[import-untyped]  # no annotations
+
         packed = skops.io.dumps(self.classifiers)
         return {"bound": self.bound, "classifiers": torch.frombuffer(bytearray(packed), dtype=torch.uint8)}
 
@@ -55,6 +56,8 @@ class Trees(Classifiers):
         Raises:
             CheckpointError: it was written with a scikit-learn that this one can't read, or holds other types.
         """
+        import skops.io
+
         packed = state["classifiers"].numpy().tobytes()
         try:
             return cls(skops.io.loads(packed, trusted=TRUSTED), state["bound"])

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ from calorefine.io.reductions import branches
 from calorefine.io.rewrite import Rewriter
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.table import warn_of_row_keys
-from calorefine.reweighting.reweighter import Reweighter
 from calorefine.stats import FloatArray
+
+if TYPE_CHECKING:
+    from calorefine.reweighting.reweighter import Reweighter
 
 LEAST_ROWS = 20_000  # in a chunk
 CUT = "\0cut"

@@ -16,8 +16,6 @@ from calorefine.io.provenance import recorded
 from calorefine.io.rewrite import rewriting
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.sources import TreeFormat
-from calorefine.simulator import outside_domain, provenance, warn_of_outside
-from calorefine.simulator_map import load_simulator
 
 IN_DOMAIN_SUFFIX = "_in_domain"  # after the branch's name: of two models' branches each has its own domain
 
@@ -46,6 +44,8 @@ class LogProbSummary:
 
     def __str__(self) -> str:
         """Report for the terminal."""
+        from calorefine.simulator import outside_domain
+
         mean = self.total / max(self.n_events - self.n_impossible, 1)
         return (
             f"{self.output}: {self.n_events} events with branch {self.branch}, mean {mean:.4f} nats; "
@@ -90,6 +90,9 @@ def log_prob_file(
     Raises:
         CalorefineError: bad input, or a model without a likelihood; nothing is left under the output's name.
     """
+    from calorefine.simulator import provenance, warn_of_outside
+    from calorefine.simulator_map import load_simulator
+
     simulator = load_simulator(checkpoint)
     simulator.require_likelihood()
     sample, known = WeightedFiles(files, tree), simulator.columns

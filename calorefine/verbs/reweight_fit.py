@@ -14,6 +14,7 @@ from calorefine.io.provenance import made_by
 from calorefine.io.sample import WeightedFiles
 from calorefine.io.writer import not_an_input, replacing
 from calorefine.pages.reweighting import write_diagnostics
+from calorefine.reweighting.boosting import BoostingRatio  # noqa: F401 (an estimator that options may name)
 from calorefine.reweighting.diagnostics import Diagnostics, diagnose
 from calorefine.reweighting.network import NetworkRatio
 from calorefine.reweighting.ratio import RatioEstimator

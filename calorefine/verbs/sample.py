@@ -23,10 +23,6 @@ from calorefine.io.shower_checks import ENERGIES, SHOWERS
 from calorefine.io.sources import Source, TreeFormat
 from calorefine.io.table import check_unique, warn_of_row_keys
 from calorefine.keys import KeyArray
-from calorefine.reweighting.latent_resampling import RefinedSimulator
-from calorefine.reweighting.reweighter import Reweighter
-from calorefine.simulator import AnySimulator, identity, outside_domain, provenance, warn_of_outside
-from calorefine.simulator_map import load_simulator
 
 
 @dataclass
@@ -49,11 +45,13 @@ class SampleSummary:
     n_outside: Counter[str] = field(default_factory=Counter)
     n_outside_any: int = 0
     seconds: float = 0.0
-    refined: RefinedSimulator | None = None
+    refined: Any = None  # its module is imported where it is needed, so that --help starts at once
     contexts: Any = field(default_factory=hashlib.sha256)
 
     def __str__(self) -> str:
         """Report for the terminal."""
+        from calorefine.simulator import outside_domain
+
         rate = self.n_generated / max(self.seconds, 1e-9)
         lines = [f"{self.output}: {self.n_generated} events in {self.seconds:.1f} s ({rate:,.0f} per second)"]
         lines.append(outside_domain("in_domain", self.n_outside_any, self.n_conditions, self.n_outside))
@@ -108,6 +106,9 @@ def sample_file(
     Raises:
         CalorefineError: bad input; nothing is left under the output's name.
     """
+    from calorefine.simulator import identity, provenance, warn_of_outside
+    from calorefine.simulator_map import load_simulator
+
     start = time.perf_counter()
     simulator = load_simulator(checkpoint)
     columns = _columns(simulator.columns, context, key)
@@ -120,7 +121,7 @@ def sample_file(
     if Path(output).suffix.lower() in SUFFIXES:
         carried = _with_energies(carried, columns, sample.source)
     corrections = [Path(reweighter)] if reweighter else []
-    refined = RefinedSimulator(simulator, Reweighter.load(reweighter)) if reweighter else None
+    refined = _refined(simulator, reweighter) if reweighter else None
     summary = SampleSummary(Path(output), refined=refined)
     seen: list[KeyArray] = []
     with rewriting(
@@ -152,6 +153,14 @@ def sample_file(
     warn_of_outside(str(sample.source), summary.n_outside_any, summary.n_conditions, summary.n_outside, simulator)
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _refined(simulator: Any, reweighter: str) -> Any:
+    """The simulator with a reweighter's correction."""
+    from calorefine.reweighting.latent_resampling import RefinedSimulator
+    from calorefine.reweighting.reweighter import Reweighter
+
+    return RefinedSimulator(simulator, Reweighter.load(reweighter))
 
 
 def _carried(pass_through: str | list[str], columns: Columns) -> list[str]:
@@ -187,7 +196,7 @@ def _columns(columns: Columns, context: dict[str, Column] | None, key: list[str]
 
 
 def _generated(
-    simulator: AnySimulator, chunk: Chunk, seed: int, n_per_event: int, summary: SampleSummary
+    simulator: Any, chunk: Chunk, seed: int, n_per_event: int, summary: SampleSummary
 ) -> dict[str, NDArray[Any]]:
     """Generate the events of one chunk, and count them."""
     given: dict[str, Any] = {"seed": seed, "key": chunk.key, "n_per_event": n_per_event}
