@@ -200,6 +200,7 @@ def _generated(
 ) -> dict[str, NDArray[Any]]:
     """Generate the events of one chunk, and count them."""
     given: dict[str, Any] = {"seed": seed, "key": chunk.key, "n_per_event": n_per_event}
+    generated: dict[str, NDArray[Any]]
     if summary.refined:
         generated = summary.refined.sample(chunk.values, event_key=chunk.event_key, **given)
     else:
