@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs, no py.typed
 
+from calorefine import trees
 from calorefine.errors import CheckpointError
 from calorefine.reweighting.ratio import Classifiers, Folded, RatioEstimator, WeightedRows
 from calorefine.stats import FloatArray
@@ -92,11 +93,11 @@ class BoostingRatio(RatioEstimator):
 
     def fit_members(self, generated: Folded, reference: Folded, *, seed: int) -> Trees:
         """Train one member after the other."""
-        trees = []
+        classifiers = []
         for k in range(self.n_folds * self.n_repeats):
             of_generated, of_reference = [rows.take(fold != k % self.n_folds) for rows, fold in (generated, reference)]
-            trees.append(self._fit_one(of_generated, of_reference.with_positive_weights(), seed=seed + 1000 * k))
-        return Trees(trees, self.bound)
+            classifiers.append(self._fit_one(of_generated, of_reference.with_positive_weights(), seed=seed + 1000 * k))
+        return Trees(classifiers, self.bound)
 
     def _fit_one(
         self, generated: WeightedRows, reference: WeightedRows, *, seed: int
@@ -106,4 +107,5 @@ class BoostingRatio(RatioEstimator):
         fixed = {"max_features": FEATURES_PER_SPLIT, "early_stopping": False, "random_state": seed}
         model = HistGradientBoostingClassifier(max_iter=self.n_trees, **self._tree_options(), **fixed)
         target = np.repeat([0, 1], [len(generated), len(reference)])
-        return model.fit(np.concatenate([generated.values, reference.values]), target, np.concatenate(weights))
+        table = np.concatenate([generated.values, reference.values])
+        return trees.fitted(model, table, target, np.concatenate(weights))

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs, no py.typed
 
-from calorefine import keys, stats
+from calorefine import keys, stats, trees
 from calorefine.errors import ConfigError, FitError, WeightError
 from calorefine.events import Events
 from calorefine.stats import FloatArray
@@ -206,7 +206,7 @@ def _split(generated: Events, reference: Events, *, seed: int, number: int) -> S
     model = HistGradientBoostingClassifier(max_iter=N_TREES, early_stopping=False, random_state=number)
     table = np.concatenate([train_g.table, train_r.table])
     weight = np.concatenate([_training_weight(events) for events in (train_g, train_r)])
-    model.fit(table, np.repeat([1, 0], [len(train_g), len(train_r)]), sample_weight=weight * len(table))
+    trees.fitted(model, table, np.repeat([1, 0], [len(train_g), len(train_r)]), weight * len(table))
     scores = [model.predict_proba(events.table)[:, 1] for events in (test_g, test_r)]
     weights, event_keys = (test_g.weight, test_r.weight), (test_g.event_key, test_r.event_key)
     auc, error = auc_with_error(scores[0], scores[1], weights=weights, event_keys=event_keys)

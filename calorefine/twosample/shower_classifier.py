@@ -30,7 +30,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[impo
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from calorefine import keys, stats
+from calorefine import keys, stats, trees
 from calorefine.errors import ConfigError, EmptySelectionError, TrainingError
 from calorefine.stats import FloatArray, batch_mean
 from calorefine.twosample.classifier import Separation, Split, auc_with_error, jensen_shannon, summary
@@ -388,7 +388,7 @@ def _boosted(parts: list[list[Points]], *, seed: int) -> list[FloatArray]:
     fixed = {"max_leaf_nodes": 15, "early_stopping": False, "random_state": seed}
     model = HistGradientBoostingClassifier(max_iter=N_TREES, learning_rate=0.06, **fixed)
     tables = [np.concatenate([points.values for points in part]) for part in parts]
-    model.fit(tables[0], 1 - _labels(parts[0]), sample_weight=_shares(parts[0]))
+    trees.fitted(model, tables[0], 1 - _labels(parts[0]), _shares(parts[0]))
     stop_weight, sign = _shares(parts[1]), 2 * _labels(parts[1]) - 1
     stages = [float(stop_weight @ np.logaddexp(0, sign * odds)) for odds in _staged(model, tables[1])]
     best = int(np.argmin(stages))

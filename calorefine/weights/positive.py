@@ -46,7 +46,7 @@ from sklearn.base import RegressorMixin, clone  # type: ignore[import-untyped]  
 from sklearn.ensemble import HistGradientBoostingRegressor  # type: ignore[import-untyped]  # no stubs, no py.typed
 from sklearn.utils.validation import has_fit_parameter  # type: ignore[import-untyped]  # no stubs, no py.typed
 
-from calorefine import keys, stats
+from calorefine import keys, stats, trees
 from calorefine.errors import ConfigError, FitError, ValueRangeError, WeightError
 from calorefine.events import Events
 from calorefine.stats import FloatArray, IntArray
@@ -223,7 +223,8 @@ class PositiveWeights:
                 name = type(model).__name__
                 raise ConfigError(f"positive weights: {name}.fit takes no sample_weight, which a bootstrap needs")
             options["sample_weight"] = counts.astype(np.float64)
-        self._guarded(model, "fit", number, table, weight, **options)
+        with trees.one_sort():
+            self._guarded(model, "fit", number, table, weight, **options)
         return model
 
     def _guarded(
