@@ -61,7 +61,8 @@ def kernel_sums(
     """
     across = _between(reference, generated, weight, paired=paired, slopes=slopes)
     alone = [
-        _within(points, weight, slopes=wanted) for points, wanted in zip((reference, generated), slopes, strict=True)
+        _within(points, weight, paired=paired, slopes=wanted)
+        for points, wanted in zip((reference, generated), slopes, strict=True)
     ]
     sums = across[0].sums + across[1].sums - alone[0].sums - alone[1].sums
     first, second = (one.slopes - other.slopes for one, other in zip(across, alone, strict=True))
@@ -111,15 +112,15 @@ def _between(a: Tensor, b: Tensor, weight: Tensor, *, paired: bool, slopes: tupl
     return of_a, of_b
 
 
-def _within(a: Tensor, weight: Tensor, *, slopes: bool) -> _Sums:
-    """Sums of points (k, m, d) with weights (k, m) over the others of the sample."""
+def _within(a: Tensor, weight: Tensor, *, paired: bool, slopes: bool) -> _Sums:
+    """Sums of points (k, m, d) with weights (k, m) over the sample; `paired`: with themselves, as equal points."""
     of = _Sums.none(a, weight, slopes=slopes)
     left, right, along = _left(a), _right(a), _weighted(a, weight)
     for rows in _tiles(a, a.shape[1]):
         rest, after = slice(rows.start, None), slice(rows.stop, None)
         distance = _distances(left[:, rows], right[..., rest])
         beside = distance[..., rows.stop - rows.start :]
-        _diagonal(distance, 0).fill_(0.0)
+        _diagonal(distance, 0).fill_(_LEAST**0.5 if paired else 0.0)
         of.add(rows, distance, weight[:, rest])
         of.add(after, beside.mT, weight[:, rows])
         if slopes:

@@ -29,8 +29,8 @@ def plain_energy_distance(reference, generated, weight, mean_weight, *, unbiased
 
     cross = distances(reference, generated)
     off = 1 - torch.eye(len(weight), dtype=weight.dtype)
-    alone = (distances(reference, reference) + distances(generated, generated)) * off
-    kernel = (cross + cross.T) * (off if unbiased else 1) - alone
+    alone = distances(reference, reference) + distances(generated, generated)
+    kernel = (cross + cross.T - alone) * (off if unbiased else 1)
     n = len(weight)
     return weight @ kernel @ weight / (n * (n - 1 if unbiased else n) * mean_weight**2)
 
