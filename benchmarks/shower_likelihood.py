@@ -50,10 +50,10 @@ def log_prob(simulator: Simulator, showers: Showers) -> np.ndarray:
 
 def auc(photons: np.ndarray, electrons: np.ndarray) -> tuple[float, float]:
     """Probability that an electron has the higher score, and its error; rows of both are independent."""
-    scores = photons, electrons
+    scores = electrons, photons  # the first is asked to be the higher
     ends = np.cumsum([len(one) for one in scores])
     event_keys = np.arange(ends[0], dtype=np.uint64), np.arange(ends[0], ends[1], dtype=np.uint64)
-    return auc_with_error(*scores, weights=(np.ones(len(photons)), np.ones(len(electrons))), event_keys=event_keys)
+    return auc_with_error(*scores, weights=(np.ones(len(electrons)), np.ones(len(photons))), event_keys=event_keys)
 
 
 def classified(samples: list[Sample], judges: list[Showers]) -> list[np.ndarray]:
